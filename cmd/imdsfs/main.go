@@ -1,0 +1,71 @@
+// Command imdsfs serves EC2 instance metadata over HTTP and as a filesystem, from one tree.
+//
+// Each subcommand has a file of its own (serve.go, check.go, get.go, tree.go, version.go); text.go
+// holds what errors look like and the exit codes. Only this package logs at start-up and decides
+// exit codes.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/fs"
+)
+
+func main() {
+	fs.ProbeMain() // a child that only looks at a path ends here
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole program; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	root := newRootCommand(stdout, stderr)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.Execute(); err != nil {
+		return report(stderr, err)
+	}
+	return 0
+}
+
+func newRootCommand(stdout, stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "imdsfs",
+		Short: "EC2 instance metadata over HTTP and as files",
+		Long: `imdsfs serves EC2 instance metadata (IMDSv1 and IMDSv2) over HTTP and as files in a FUSE mount,
+both from one tree: a TOML file, or the machine it runs on.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 the answer is no.`,
+		Example: `  imdsfs serve -c instance.toml
+  imdsfs check instance.toml
+  imdsfs get instance-id`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              exactArgs(0, "a subcommand that imdsfs has"),
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
+	})
+	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newVersionCommand(stdout))
+	return root
+}
+
+// exactArgs refuses another number of arguments than n as wrong usage; want names what belongs there.
+func exactArgs(n int, want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		err := fmt.Errorf("%s takes %s", cmd.CommandPath(), want)
+		if n == 0 && len(args) > 0 {
+			err = fmt.Errorf("unexpected argument %q: %s takes %s", args[0], cmd.CommandPath(), want)
+		}
+		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
+	}
+}

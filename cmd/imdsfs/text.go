@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// Exit codes, the same for every subcommand.
+const (
+	exitFailed  = 1
+	exitUsage   = 2 // wrong usage
+	exitInvalid = 3 // the input (configuration) is invalid
+	exitNo      = 4 // the answer is no: get of a path that does not exist
+)
+
+// cliError is an error with the exit code it ends the program with and what to do about it.
+type cliError struct {
+	code int
+	err  error
+	hint string
+}
+
+func (e *cliError) Error() string { return e.err.Error() }
+func (e *cliError) Unwrap() error { return e.err }
+
+// failure wraps err with the exit code and a hint ("" for none).
+func failure(code int, hint string, err error) error {
+	return &cliError{code: code, err: err, hint: hint}
+}
+
+// report prints err the way every subcommand does and returns the exit code:
+//
+//	imdsfs: error: open /etc/imdsfs/imdsfs.toml: permission denied
+//	imdsfs: hint: run as root, or give a file of your own with -c
+//
+// Lower case, no final full stop; faults of an input one a line, each with its place.
+func report(w io.Writer, err error) int {
+	code, hint := exitFailed, ""
+	var ce *cliError
+	if errors.As(err, &ce) {
+		code, hint = ce.code, ce.hint
+	}
+	var faults source.Faults
+	if errors.As(err, &faults) {
+		code = exitInvalid
+		for _, f := range faults {
+			fmt.Fprintf(w, "imdsfs: error: %s\n", f)
+		}
+	} else {
+		fmt.Fprintf(w, "imdsfs: error: %s\n", strings.TrimSuffix(err.Error(), "."))
+	}
+	if hint != "" {
+		fmt.Fprintf(w, "imdsfs: hint: %s\n", hint)
+	}
+	return code
+}

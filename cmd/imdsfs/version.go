@@ -1,0 +1,39 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// Set by the linker: -X main.version=v1.2.3 -X main.commit=0123abc.
+var version, commit string
+
+func newVersionCommand(stdout io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version of imdsfs and of what it is built with",
+		Example: "  imdsfs version",
+		Args:    exactArgs(0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(stdout, "imdsfs %s commit %s %s go-fuse %s\n",
+				cmp.Or(version, "devel"), cmp.Or(commit, "unknown"), runtime.Version(), moduleVersion("github.com/hanwen/go-fuse/v2"))
+			return err
+		},
+	}
+}
+
+func moduleVersion(path string) string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == path {
+				return m.Version
+			}
+		}
+	}
+	return "unknown"
+}

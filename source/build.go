@@ -1,0 +1,103 @@
+package source
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Env is what a build needs to know besides the fragments.
+type Env struct {
+	Now        time.Time // wall clock
+	LaunchTime time.Time // used when no source states launch-time; zero: not known
+	UID, GID   uint32    // of the daemon: the owner of every file unless a rule says otherwise
+}
+
+// Build merges fragments (the later wins), derives, checks, and returns a snapshot that shares with
+// prev (nil at first) whatever did not change. The error is Faults, all of them.
+func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
+	b := merge(fragments)
+	b.env = env
+	if prev != nil {
+		b.rolled = prev.rolled
+	}
+	b.derive()
+	b.check()
+	if len(b.faults) > 0 {
+		return nil, b.faults
+	}
+	return b.assemble(prev), nil
+}
+
+// A builder is one build: what is stated, then what is derived as well.
+type builder struct {
+	env      Env
+	leaves   map[string]leaf
+	labels   map[string]string // directory path → how the listing above prints it
+	instance map[string]Value
+	stated   map[string]Value // options
+	lock     []string
+	tags     map[string]Value
+	keys     []PublicKey
+	role     *Role
+	identity *Role
+	access   []AccessRule
+	base     time.Time // mtime of values that nobody stated
+
+	options  Options
+	snowball bool
+	versions []string
+	rolled   map[string]rolling
+	rolledTo map[string]rolling
+	refresh  time.Time
+	faults   Faults
+	warnings Faults
+}
+
+type leaf struct {
+	Value
+	expires time.Time
+}
+
+func merge(fragments []*Fragment) *builder {
+	b := &builder{
+		leaves: map[string]leaf{}, labels: map[string]string{}, instance: map[string]Value{},
+		stated: map[string]Value{}, tags: map[string]Value{}, rolledTo: map[string]rolling{},
+	}
+	for _, f := range fragments {
+		for path, v := range f.Leaves {
+			b.leaves[path] = leaf{Value: v}
+		}
+		maps.Copy(b.instance, f.Instance)
+		maps.Copy(b.stated, f.Options)
+		maps.Copy(b.tags, f.Tags)
+		b.lock = append(b.lock, f.Lock...)
+		b.access = append(b.access, f.Access...)
+		b.warnings = append(b.warnings, f.Warnings...)
+		if len(f.PublicKeys) > 0 {
+			b.keys = f.PublicKeys
+		}
+		b.role = cmp.Or(f.Role, b.role)
+		b.identity = cmp.Or(f.IdentityRole, b.identity)
+	}
+	return b
+}
+
+// settings lists the facts that are no leaves, for check and status.
+func (b *builder) settings() []Setting {
+	var out []Setting
+	for key, v := range b.instance {
+		text := strings.ReplaceAll(string(v.Bytes), "\n", " ")
+		out = append(out, Setting{"instance." + key, text, v.Origin})
+	}
+	for _, name := range OptionNames() {
+		out = append(out, Setting{"metadata-options." + name, b.options.Text(name), b.options.Origins[name]})
+	}
+	slices.SortFunc(out, func(a, b Setting) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+func (b *builder) fault(f Fault) { b.faults = append(b.faults, f) }
+func (b *builder) warn(f Fault)  { b.warnings = append(b.warnings, f) }

@@ -1,0 +1,176 @@
+package source
+
+import "strings"
+
+// A category is one row of the table of what EC2 serves.
+type category struct {
+	path     string // "*" stands for any one name
+	since    string // version that introduced it; "": undated, every version has it
+	snowball bool   // Snowball Edge has it too
+}
+
+// categories is the table of paths that EC2 has, with the version that introduced each (EC2 user
+// guide, "Instance metadata categories" and "Dynamic data categories"; rows without a date there are
+// undated here). Directories stand in it only where they are dated by themselves.
+var categories = []category{
+	{"user-data", "1.0", true},
+
+	{"meta-data/ami-id", "1.0", true},
+	{"meta-data/ami-launch-index", "1.0", false},
+	{"meta-data/ami-manifest-path", "1.0", false},
+	{"meta-data/ancestor-ami-ids", "2007-10-10", false},
+	{"meta-data/autoscaling/target-lifecycle-state", "2021-07-15", false},
+	{"meta-data/block-device-mapping/*", "2007-12-15", false},
+	{"meta-data/elastic-gpus/associations/*", "2016-11-30", false},
+	{"meta-data/elastic-inference/associations/*", "2018-11-29", false},
+	{"meta-data/events/maintenance/history", "2018-08-17", false},
+	{"meta-data/events/maintenance/scheduled", "2018-08-17", false},
+	{"meta-data/events/recommendations/rebalance", "2020-10-27", false},
+	{"meta-data/hibernation/configured", "", false},
+	{"meta-data/hostname", "1.0", true},
+	{"meta-data/iam", "2012-01-12", false},
+	{"meta-data/iam/info", "2012-01-12", false},
+	{"meta-data/iam/security-credentials/*", "2012-01-12", false},
+	{"meta-data/iam/security-credentials-extended/*", "2012-01-12", false},
+	{"meta-data/identity-credentials", "2018-05-23", false},
+	{"meta-data/identity-credentials/ec2/info", "2018-05-23", false},
+	{"meta-data/identity-credentials/ec2/security-credentials/ec2-instance", "2018-05-23", false},
+	{"meta-data/instance-action", "2008-09-01", false},
+	{"meta-data/instance-id", "1.0", true},
+	{"meta-data/instance-life-cycle", "2019-10-01", false},
+	{"meta-data/instance-type", "2007-08-29", true},
+	{"meta-data/ipv6", "2021-01-03", false},
+	{"meta-data/kernel-id", "2008-02-01", false},
+	{"meta-data/local-hostname", "2007-01-19", true},
+	{"meta-data/local-ipv4", "1.0", true},
+	{"meta-data/mac", "2011-01-01", true},
+	{"meta-data/managed-ssh-keys/signer-cert", "", false},
+	{"meta-data/managed-ssh-keys/signer-ocsp/*", "", false},
+	{"meta-data/managed-ssh-keys/active-keys/*", "", false},
+	{"meta-data/metrics/vhostmd", "2011-05-01", false},
+	{"meta-data/network", "2011-01-01", true},
+	{"meta-data/network/interfaces/macs/*/device-number", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/interface-id", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/ipv4-associations/*", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/ipv4-prefix", "", false},
+	{"meta-data/network/interfaces/macs/*/ipv6-prefix", "", false},
+	{"meta-data/network/interfaces/macs/*/ipv6s", "2016-06-30", false},
+	{"meta-data/network/interfaces/macs/*/local-hostname", "2007-01-19", true},
+	{"meta-data/network/interfaces/macs/*/local-ipv4s", "2011-01-01", true},
+	{"meta-data/network/interfaces/macs/*/mac", "2011-01-01", true},
+	{"meta-data/network/interfaces/macs/*/network-card", "2020-11-01", false},
+	{"meta-data/network/interfaces/macs/*/outpost-arn", "", false},
+	{"meta-data/network/interfaces/macs/*/owner-id", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/public-hostname", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/public-ipv4s", "2011-01-01", true},
+	{"meta-data/network/interfaces/macs/*/security-groups", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/security-group-ids", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/subnet-id", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/subnet-ipv4-cidr-block", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/subnet-ipv6-cidr-blocks", "2016-06-30", false},
+	{"meta-data/network/interfaces/macs/*/vpc-id", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/vpc-ipv4-cidr-block", "2011-01-01", false},
+	{"meta-data/network/interfaces/macs/*/vpc-ipv4-cidr-blocks", "2016-06-30", false},
+	{"meta-data/network/interfaces/macs/*/vpc-ipv6-cidr-blocks", "2016-06-30", false},
+	{"meta-data/placement/availability-zone", "2008-02-01", false},
+	{"meta-data/placement/availability-zone-id", "2019-10-01", false},
+	{"meta-data/placement/group-name", "2020-08-24", false},
+	{"meta-data/placement/host-id", "2020-08-24", false},
+	{"meta-data/placement/partition-number", "2020-08-24", false},
+	{"meta-data/placement/region", "2020-08-24", false},
+	{"meta-data/product-codes", "2007-03-01", false},
+	{"meta-data/profile", "", false},
+	{"meta-data/public-hostname", "2007-01-19", false},
+	{"meta-data/public-ipv4", "2007-01-19", true},
+	{"meta-data/public-keys/*/openssh-key", "1.0", true},
+	{"meta-data/ramdisk-id", "2007-10-10", false},
+	{"meta-data/reservation-id", "1.0", true},
+	{"meta-data/security-groups", "1.0", true},
+	{"meta-data/services/domain", "2014-02-25", false},
+	{"meta-data/services/partition", "2015-10-20", false},
+	{"meta-data/spot/instance-action", "2016-11-15", false},
+	{"meta-data/spot/termination-time", "2014-11-05", false},
+	{"meta-data/system", "2022-09-24", false},
+	{"meta-data/tags", "2021-03-23", false},
+	{"meta-data/tags/instance/*", "2021-03-23", false},
+
+	{"dynamic/fws", "2009-04-04", false},
+	{"dynamic/fws/instance-monitoring", "2009-04-04", false},
+	{"dynamic/instance-identity", "2009-04-04", true},
+	{"dynamic/instance-identity/document", "2009-04-04", true},
+	{"dynamic/instance-identity/dsa2048", "", false},
+	{"dynamic/instance-identity/pkcs7", "2009-04-04", false},
+	{"dynamic/instance-identity/rsa2048", "", false},
+	{"dynamic/instance-identity/signature", "2009-04-04", false},
+}
+
+// A catalog finds the category of a path, one name at a time.
+type catalog struct {
+	row  *category // nil: only a way to others
+	next map[string]*catalog
+}
+
+var catalogRoot = newCatalog()
+
+func newCatalog() *catalog {
+	root := &catalog{}
+	for i := range categories {
+		c := root
+		for name := range strings.SplitSeq(categories[i].path, "/") {
+			if c.next == nil {
+				c.next = map[string]*catalog{}
+			}
+			if c.next[name] == nil {
+				c.next[name] = &catalog{}
+			}
+			c = c.next[name]
+		}
+		c.row = &categories[i]
+	}
+	return root
+}
+
+// child is the entry for name below c, nil where EC2 has none. A nil catalog has no children.
+func (c *catalog) child(name string) *catalog {
+	if c == nil {
+		return nil
+	}
+	if n := c.next[name]; n != nil {
+		return n
+	}
+	return c.next["*"]
+}
+
+// since is the version that introduced the entry by itself, "" if undated or unknown.
+func (c *catalog) since() string {
+	if c == nil || c.row == nil {
+		return ""
+	}
+	return c.row.since
+}
+
+// lookup is the row for a leaf's path, nil if EC2 has no such path.
+func lookup(path string) *category {
+	c := catalogRoot
+	for name := range strings.SplitSeq(path, "/") {
+		c = c.child(name)
+	}
+	if c == nil || len(c.next) > 0 {
+		return nil
+	}
+	return c.row
+}
+
+// isSecret reports whether the leaf at path must be kept from other users and out of every print.
+func isSecret(path string) bool {
+	return path == UserData || isCredential(path)
+}
+
+func isCredential(path string) bool {
+	rest, ok := strings.CutPrefix(path, "meta-data/iam/security-credentials")
+	if ok && (strings.HasPrefix(rest, "/") || strings.HasPrefix(rest, "-extended/")) {
+		return true
+	}
+	rest, ok = strings.CutPrefix(path, "meta-data/identity-credentials/")
+	return ok && strings.Contains(rest, "/security-credentials/")
+}

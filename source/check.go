@@ -1,0 +1,184 @@
+package source
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Bounds of a tree.
+const (
+	MaxUserData = 16 << 10 // bytes, raw, as in EC2
+	MaxLeaf     = 1 << 20  // bytes
+	MaxTree     = 64 << 20 // bytes, all leaves together
+	maxName     = 255      // bytes, of one name: NAME_MAX of the mount
+)
+
+// tagKeyPattern and the reserved names are EC2's rule for keys that are shown in the metadata.
+var tagKeyPattern = regexp.MustCompile(`^[0-9a-zA-Z\-_+=,.@:]{1,255}$`)
+
+// ValidTagKey reports whether EC2 allows key while tags are shown in the metadata.
+func ValidTagKey(key string) bool {
+	return tagKeyPattern.MatchString(key) && key != "." && key != ".." && key != "_index"
+}
+
+// check refuses what would break an invariant of the tree, and warns of traps.
+func (b *builder) check() {
+	b.checkAddresses()
+	b.checkSettings()
+	b.checkTags()
+	paths := slices.Sorted(maps.Keys(b.leaves))
+	total := 0
+	for i, path := range paths {
+		l := b.leaves[path]
+		total += len(l.Bytes)
+		b.checkLeaf(path, l)
+		// Paths below this one sort behind it, after those that continue its last name with a
+		// byte below '/'.
+		for _, other := range paths[i+1:] {
+			if !strings.HasPrefix(other, path) {
+				break
+			}
+			if other[len(path)] == '/' {
+				b.conflict(path, other)
+				break
+			}
+		}
+	}
+	if total > MaxTree {
+		b.fault(Fault{Place: "the tree", Text: fmt.Sprintf("%d bytes of values, more than the limit of %d", total, MaxTree)})
+	}
+	for _, r := range b.access {
+		if r.Mode != nil && *r.Mode&0o004 != 0 {
+			b.warnWide(r)
+		}
+	}
+	if _, ok := b.leaves["meta-data/instance-id"]; !ok {
+		b.warn(Fault{Place: "the tree", Key: "meta-data/instance-id", Text: "nobody states the instance's id", Hint: "most clients need it"})
+	}
+}
+
+func (b *builder) checkLeaf(path string, l leaf) {
+	place, key := place(l, path)
+	names := strings.Split(path, "/")
+	if path != UserData && (len(names) < 2 || names[0] != MetaData && names[0] != Dynamic) {
+		b.fault(Fault{Place: place, Key: key, Text: path + " is outside meta-data, dynamic and user-data"})
+	}
+	for _, name := range names {
+		if why := badName(name); why != "" {
+			b.fault(Fault{Place: place, Key: key, Text: fmt.Sprintf("the name %.60q %s", name, why)})
+		}
+	}
+	switch size := len(l.Bytes); {
+	case path == UserData && size > MaxUserData:
+		b.fault(Fault{Place: place, Key: key, Text: fmt.Sprintf("%d bytes of user-data, more than EC2's limit of %d", size, MaxUserData)})
+	case size > MaxLeaf:
+		b.fault(Fault{Place: place, Key: key, Text: fmt.Sprintf("a value of %d bytes, more than the limit of %d", size, MaxLeaf)})
+	}
+	if l.Origin.Kind != Stated {
+		return
+	}
+	switch row := lookup(path); {
+	case row == nil:
+		b.warn(Fault{Place: place, Key: key, Text: "EC2 has no path /latest/" + path, Hint: "it is served all the same"})
+	case b.snowball && !row.snowball:
+		b.warn(Fault{Place: place, Key: key, Text: "Snowball Edge has no path /latest/" + path, Hint: "it is served all the same"})
+	}
+}
+
+// badName says why a name cannot stand in a listing and a directory, "" if it can.
+func badName(name string) string {
+	switch {
+	case name == "":
+		return "is empty"
+	case name == "." || name == "..":
+		return "means a directory"
+	case len(name) > maxName:
+		return fmt.Sprintf("is longer than %d bytes", maxName)
+	case !utf8.ValidString(name):
+		return "is not UTF-8"
+	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || unicode.IsControl(r) }):
+		return "holds a slash or a control character"
+	}
+	return ""
+}
+
+func (b *builder) conflict(leafPath, below string) {
+	l, m := b.leaves[leafPath], b.leaves[below]
+	if l.Origin.Kind != Stated { // show the fault where somebody can mend it
+		l, m = m, l
+		leafPath, below = below, leafPath
+	}
+	p, key := place(l, leafPath)
+	other, _ := place(m, below)
+	b.fault(Fault{Place: p, Key: key, Text: fmt.Sprintf("a value cannot also be a directory: %s stands against %s (%s)", leafPath, below, other)})
+}
+
+// place is where a fault of a leaf is to be looked for.
+func place(l leaf, path string) (place, key string) {
+	if l.Origin.Kind != Stated {
+		return "/latest/" + path, l.Origin.String()
+	}
+	key = l.Origin.Key
+	if key == "" {
+		key = path
+	}
+	return l.Origin.Place, key
+}
+
+func (b *builder) checkSettings() {
+	for _, v := range b.versions {
+		if !ValidVersion(v) {
+			b.fault(faultAt(b.instance["versions"], fmt.Sprintf("%.40q is no version", v), `versions are "1.0" and dates such as "2021-03-23"`))
+		}
+	}
+	if b.snowball {
+		for name, fixed := range map[string]string{OptionHopLimit: "1", OptionHTTPProtocolIPv6: "disabled"} {
+			if v, ok := b.stated[name]; ok && string(v.Bytes) != fixed {
+				b.fault(faultAt(v, "on Snowball Edge this is always "+fixed, "leave it out"))
+			}
+		}
+	}
+	zone, ok1 := b.text("meta-data/placement/availability-zone")
+	region, ok2 := b.text("meta-data/placement/region")
+	if ok1 && ok2 && !strings.HasPrefix(zone, region) {
+		b.warn(faultAt(b.leaves["meta-data/placement/region"].Value, fmt.Sprintf("the zone %s is not in the region %s", zone, region),
+			"some clients take the region from the zone"))
+	}
+}
+
+func (b *builder) checkTags() {
+	if !b.options.InstanceMetadataTags {
+		if len(b.tags) > 0 {
+			first := b.tags[slices.Min(slices.Collect(maps.Keys(b.tags)))]
+			b.warn(faultAt(first, "tags are not shown while instance-metadata-tags is disabled",
+				`set instance-metadata-tags = "enabled" under [metadata-options] to show them`))
+		}
+		return
+	}
+	for key, v := range b.tags {
+		if !ValidTagKey(key) {
+			b.fault(faultAt(v, fmt.Sprintf("'%s' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\-_+=,.@:]{1,255}), "+
+				"and must not be a reserved name ('.', '..', '_index')", strings.ToValidUTF8(key, "?")), "rename it, or disable instance-metadata-tags"))
+		}
+	}
+}
+
+// warnWide warns of a rule that lets everybody read a secret.
+func (b *builder) warnWide(r AccessRule) {
+	for _, path := range slices.Sorted(maps.Keys(b.leaves)) {
+		if isSecret(path) && covers(r, path) {
+			b.warn(Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "everybody on this machine may read /latest/" + path,
+				Hint: "give it a group and mode 0440 instead"})
+			return
+		}
+	}
+}
+
+func covers(r AccessRule, path string) bool {
+	return r.Path == "" || path == r.Path || strings.HasPrefix(path, r.Path+"/")
+}

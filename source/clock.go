@@ -1,0 +1,106 @@
+package source
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Clock tells the time; everything that happens by itself asks it, so that tests turn time by hand.
+type Clock interface {
+	// Now is the wall clock: credential expiry, events, Last-Modified.
+	Now() time.Time
+	// Boot is CLOCK_BOOTTIME: time since boot, suspend included. Token expiry counts it, so a
+	// step of the wall clock neither voids nor stretches a token.
+	Boot() time.Duration
+	// At returns a channel that receives once the wall clock has reached t, and a function
+	// that gives the wait up.
+	At(t time.Time) (<-chan time.Time, func())
+}
+
+// SystemClock is the machine's clock.
+func SystemClock() Clock { return systemClock{} }
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time { return time.Now() }
+
+func (systemClock) Boot() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic("clock_gettime(CLOCK_BOOTTIME): " + err.Error()) // Linux has had it since 2.6.39
+	}
+	return time.Duration(ts.Nano())
+}
+
+func (systemClock) At(t time.Time) (<-chan time.Time, func()) {
+	timer := time.NewTimer(time.Until(t))
+	return timer.C, func() { timer.Stop() }
+}
+
+// A ManualClock stands still until a test moves it.
+type ManualClock struct {
+	mu    sync.Mutex
+	now   time.Time
+	boot  time.Duration
+	waits map[chan time.Time]time.Time
+}
+
+// NewManualClock returns a clock that shows now, one hour after boot.
+func NewManualClock(now time.Time) *ManualClock {
+	return &ManualClock{now: now, boot: time.Hour, waits: map[chan time.Time]time.Time{}}
+}
+
+func (c *ManualClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *ManualClock) Boot() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.boot
+}
+
+// Advance lets d pass on both clocks.
+func (c *ManualClock) Advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.boot += d
+	c.set(c.now.Add(d))
+}
+
+// Step sets the wall clock alone, as an administrator or NTP would.
+func (c *ManualClock) Step(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.set(now)
+}
+
+func (c *ManualClock) set(now time.Time) {
+	c.now = now
+	for ch, t := range c.waits {
+		if !t.After(now) {
+			ch <- now
+			delete(c.waits, ch)
+		}
+	}
+}
+
+func (c *ManualClock) At(t time.Time) (<-chan time.Time, func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ch := make(chan time.Time, 1)
+	if !t.After(c.now) {
+		ch <- c.now
+		return ch, func() {}
+	}
+	c.waits[ch] = t
+	return ch, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.waits, ch)
+	}
+}

@@ -1,0 +1,84 @@
+package source
+
+import (
+	"slices"
+	"strings"
+)
+
+// OriginKind tells how a value came to be.
+type OriginKind uint8
+
+const (
+	Stated  OriginKind = iota // a source says so
+	Derived                   // it follows from other values
+	Default                   // nobody says; the documented default
+)
+
+// An Origin is the provenance of a value.
+type Origin struct {
+	Kind OriginKind
+	// Place, for Stated: "web-1.toml:14", "/sys/class/dmi/id/product_name"; for Default: a
+	// remark, may be empty.
+	Place string
+	// Key, for Stated: the key in the file, "meta-data.instance-id". May be empty.
+	Key string
+	// From, for Derived: the paths or keys that it follows from.
+	From []string
+}
+
+// String is what check prints: "web-1.toml:14", "derived from meta-data/mac", "default".
+func (o Origin) String() string {
+	switch {
+	case o.Kind == Derived:
+		return "derived from " + strings.Join(o.From, ", ")
+	case o.Kind == Default && o.Place != "":
+		return "default: " + o.Place
+	case o.Kind == Default:
+		return "default"
+	}
+	return o.Place
+}
+
+func (o Origin) equal(p Origin) bool {
+	return o.Kind == p.Kind && o.Place == p.Place && o.Key == p.Key && slices.Equal(o.From, p.From)
+}
+
+// A Fault is one thing wrong with the input.
+type Fault struct {
+	Place string // "web-1.toml:14"; never empty
+	Key   string // "meta-data.instance-id"; may be empty
+	Text  string // what is wrong; holds no secret
+	Hint  string // what to do; may be empty
+}
+
+// String is one line: "web-1.toml:14: instance.platfrom: unknown key (did you mean platform?)".
+func (f Fault) String() string {
+	s := f.Place
+	if f.Key != "" {
+		s += ": " + f.Key
+	}
+	s += ": " + f.Text
+	if f.Hint != "" {
+		s += " (" + f.Hint + ")"
+	}
+	return s
+}
+
+// Faults are all the faults of an input. As an error it prints one a line.
+type Faults []Fault
+
+func (f Faults) Error() string {
+	lines := make([]string, len(f))
+	for i, x := range f {
+		lines[i] = x.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Err is nil if there is no fault, so that it can be returned as an error.
+func (f Faults) Err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return f
+}

@@ -1,0 +1,85 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// A Store keeps the running snapshot of one instance. Snapshot never blocks; Reload and Rebuild run
+// one at a time, and hand the new snapshot to the doors in the order they were given.
+type Store struct {
+	env     func() Env
+	sources []Source
+	doors   []Door
+	current atomic.Pointer[Snapshot]
+
+	mu        sync.Mutex  // one change at a time
+	fragments []*Fragment // the last good one of each source
+}
+
+// NewStore returns a store without a snapshot: call Reload. env is asked at each build.
+func NewStore(env func() Env, sources ...Source) *Store {
+	return &Store{env: env, sources: sources}
+}
+
+// Attach adds a door. The mount comes before HTTP, so that whatever HTTP has shown is already on the
+// mount. A door that is attached after the first Reload gets the running snapshot at once.
+func (s *Store) Attach(d Door) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doors = append(s.doors, d)
+	if cur := s.current.Load(); cur != nil {
+		d.Publish(cur)
+	}
+}
+
+// Snapshot is the running snapshot, nil before the first successful Reload.
+func (s *Store) Snapshot() *Snapshot { return s.current.Load() }
+
+// Reload asks every source anew, builds, checks and publishes. On an error (Faults if the input is
+// at fault) the running snapshot stays.
+func (s *Store) Reload(ctx context.Context) (Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fragments := make([]*Fragment, len(s.sources))
+	var faults Faults
+	for i, src := range s.sources {
+		f, err := src.Load(ctx)
+		var fs Faults
+		switch {
+		case errors.As(err, &fs):
+			faults = append(faults, fs...)
+		case err != nil:
+			return Change{}, fmt.Errorf("source %s: %w", src.Name(), err)
+		}
+		fragments[i] = f
+	}
+	if len(faults) > 0 {
+		return Change{}, faults
+	}
+	return s.publish(fragments)
+}
+
+// Rebuild builds from what the sources said last, when Snapshot.Refresh has come.
+func (s *Store) Rebuild() (Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.publish(s.fragments)
+}
+
+func (s *Store) publish(fragments []*Fragment) (Change, error) {
+	old := s.current.Load()
+	next, err := Build(old, s.env(), fragments...)
+	if err != nil {
+		return Change{}, err
+	}
+	s.fragments = fragments
+	s.current.Store(next)
+	for _, d := range s.doors {
+		d.Publish(next)
+	}
+	return Diff(old, next), nil
+}
