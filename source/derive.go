@@ -117,7 +117,7 @@ func (b *builder) deriveInstance() {
 }
 
 func (b *builder) derivePlace() {
-	const zoneKey, regionKey = "meta-data/placement/availability-zone", "meta-data/placement/region"
+	const zoneKey = "meta-data/placement/availability-zone"
 	if zone, ok := b.text(zoneKey); ok {
 		if region := regionOf(zone); region != "" {
 			b.follows(regionKey, region, zoneKey)
@@ -138,7 +138,7 @@ func (b *builder) deriveDefaults() {
 	b.fallback("meta-data/ami-launch-index", "0", "")
 	b.fallback("meta-data/ami-manifest-path", "(unknown)", "")
 	b.fallback("meta-data/block-device-mapping/ami", "/dev/xvda", "")
-	b.follows("meta-data/block-device-mapping/root", string(b.leaves["meta-data/block-device-mapping/ami"].Bytes), "meta-data/block-device-mapping/ami")
+	b.mirror("meta-data/block-device-mapping/ami", "meta-data/block-device-mapping/root")
 	b.fallback("meta-data/events/maintenance/history", "[]", "")
 	b.fallback("meta-data/events/maintenance/scheduled", "[]", "")
 	b.fallback("meta-data/instance-action", "none", "")

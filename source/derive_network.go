@@ -31,18 +31,16 @@ func (b *builder) deriveNetwork() {
 			top, below := "meta-data/"+m.instance, macsPath+primary+"/"+m.iface
 			if text, ok := b.text(below); ok {
 				if m.instance != m.iface {
-					text, _, _ = strings.Cut(text, "\n")
+					text = b.firstLine(below)
 				}
 				b.follows(top, text, below)
-			} else if text, ok := b.text(top); ok {
-				b.follows(below, text, top)
 			}
+			b.mirror(top, below)
 		}
 	}
 	b.fallback("meta-data/security-groups", "default", "")
 	if primary != "" {
-		groups, _ := b.text("meta-data/security-groups")
-		b.follows(macsPath+primary+"/security-groups", groups, "meta-data/security-groups")
+		b.mirror("meta-data/security-groups", macsPath+primary+"/security-groups")
 	}
 	b.number(macs, primary)
 	for _, mac := range slices.Sorted(maps.Keys(macs)) {
@@ -109,10 +107,8 @@ func (b *builder) deriveInterface(mac string) {
 	b.follows(dir+"mac", mac, b.firstBelow(dir))
 	b.follows(dir+"owner-id", account, "instance.account-id")
 	b.fallback(dir+"interface-id", "eni-"+hexOf(17, "interface", id+" "+mac), "from the instance id and the mac")
-	if cidr, ok := b.text(dir + "vpc-ipv4-cidr-block"); ok {
-		b.follows(dir+"vpc-ipv4-cidr-blocks", cidr, dir+"vpc-ipv4-cidr-block")
-	} else if cidrs, ok := b.text(dir + "vpc-ipv4-cidr-blocks"); ok {
-		first, _, _ := strings.Cut(cidrs, "\n")
+	b.mirror(dir+"vpc-ipv4-cidr-block", dir+"vpc-ipv4-cidr-blocks")
+	if first := b.firstLine(dir + "vpc-ipv4-cidr-blocks"); first != "" {
 		b.follows(dir+"vpc-ipv4-cidr-block", first, dir+"vpc-ipv4-cidr-blocks")
 	}
 	b.associate(dir)
@@ -149,54 +145,70 @@ func (b *builder) associate(dir string) {
 
 // deriveNames fills in the host names of the instance and of each interface.
 func (b *builder) deriveNames() {
-	const idKey, ipKey, regionKey = "meta-data/instance-id", "meta-data/local-ipv4", "meta-data/placement/region"
-	region, ok := b.text(regionKey)
-	if !ok {
-		return
-	}
-	id, hasID := b.text(idKey)
-	ip, hasIP := b.text(ipKey)
+	const host, localHost, publicHost = "meta-data/hostname", "meta-data/local-hostname", "meta-data/public-hostname"
+	b.mirror(host, localHost) // whoever states one of the two means both
+	b.mirror(localHost, host)
 	kind, _ := b.text("instance.hostname-type")
-	for _, key := range []string{"meta-data/hostname", "meta-data/local-hostname"} {
-		// Whoever states one of the two means both.
-		for _, other := range []string{"meta-data/hostname", "meta-data/local-hostname"} {
-			if l, ok := b.leaves[other]; ok && l.Origin.Kind == Stated && other != key {
-				b.follows(key, string(l.Bytes), other)
-			}
+	for _, key := range []string{host, localHost} {
+		if kind == "ip-name" {
+			b.privateName(key, "meta-data/local-ipv4")
 		}
-		switch {
-		case hasIP && kind == "ip-name":
-			b.follows(key, privateDNS(privateName(ip), region), ipKey, regionKey)
-		case hasID:
-			b.follows(key, privateDNS(id, region), idKey, regionKey, "instance.hostname-type")
-		}
+		b.resourceName(key)
 	}
-	domain, _ := b.text("meta-data/services/domain")
-	if public, ok := b.text("meta-data/public-ipv4"); ok {
-		b.follows("meta-data/public-hostname", publicDNS(public, region, domain), "meta-data/public-ipv4", regionKey)
-	}
+	b.publicName(publicHost, "meta-data/public-ipv4")
 
 	primary, _ := b.text("meta-data/mac")
 	for mac := range b.macs() {
 		dir := macsPath + mac + "/"
 		if mac == primary {
-			for _, name := range []string{"local-hostname", "public-hostname"} {
-				if text, ok := b.text("meta-data/" + name); ok {
-					b.follows(dir+name, text, "meta-data/"+name)
-				}
-			}
+			b.mirror(localHost, dir+"local-hostname")
+			b.mirror(publicHost, dir+"public-hostname")
 		}
-		locals, _ := b.text(dir + "local-ipv4s")
-		if first, _, _ := strings.Cut(locals, "\n"); first != "" {
-			b.follows(dir+"local-hostname", privateDNS(privateName(first), region), dir+"local-ipv4s", regionKey)
-		} else if hasID {
-			b.follows(dir+"local-hostname", privateDNS(id, region), idKey, regionKey)
-		}
-		publics, _ := b.text(dir + "public-ipv4s")
-		if first, _, _ := strings.Cut(publics, "\n"); first != "" {
-			b.follows(dir+"public-hostname", publicDNS(first, region, domain), dir+"public-ipv4s", regionKey)
-		}
+		b.privateName(dir+"local-hostname", dir+"local-ipv4s")
+		b.resourceName(dir + "local-hostname")
+		b.publicName(dir+"public-hostname", dir+"public-ipv4s")
 	}
+}
+
+// mirror fills in one key from another that says the same.
+func (b *builder) mirror(from, to string) {
+	if text, ok := b.text(from); ok {
+		b.follows(to, text, from)
+	}
+}
+
+const regionKey = "meta-data/placement/region"
+
+// privateName fills in the private DNS name of the first address at ipKey.
+func (b *builder) privateName(key, ipKey string) {
+	region, ok := b.text(regionKey)
+	if ip := b.firstLine(ipKey); ok && ip != "" {
+		b.follows(key, privateDNS("ip-"+strings.ReplaceAll(ip, ".", "-"), region), ipKey, regionKey)
+	}
+}
+
+// resourceName fills in the private DNS name that is made of the instance's id.
+func (b *builder) resourceName(key string) {
+	const idKey = "meta-data/instance-id"
+	region, ok := b.text(regionKey)
+	if id := b.firstLine(idKey); ok && id != "" {
+		b.follows(key, privateDNS(id, region), idKey, regionKey)
+	}
+}
+
+// publicName fills in the public DNS name of the first address at ipKey.
+func (b *builder) publicName(key, ipKey string) {
+	region, ok := b.text(regionKey)
+	domain, _ := b.text("meta-data/services/domain")
+	if ip := b.firstLine(ipKey); ok && ip != "" {
+		b.follows(key, publicDNS(ip, region, domain), ipKey, regionKey)
+	}
+}
+
+func (b *builder) firstLine(key string) string {
+	text, _ := b.text(key)
+	line, _, _ := strings.Cut(text, "\n")
+	return line
 }
 
 // checkAddresses refuses addresses that are none: names and interfaces are derived from them.

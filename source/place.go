@@ -58,8 +58,6 @@ func privateDNS(host, region string) string {
 	return host + "." + region + ".compute.internal"
 }
 
-func privateName(ipv4 string) string { return "ip-" + strings.ReplaceAll(ipv4, ".", "-") }
-
 // publicDNS is the public name that EC2 gives to a public IPv4 address.
 func publicDNS(ipv4, region, domain string) string {
 	host := "ec2-" + strings.ReplaceAll(ipv4, ".", "-")

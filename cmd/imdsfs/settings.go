@@ -1,0 +1,162 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/host"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+const (
+	defaultConfig = "/etc/imdsfs/imdsfs.toml"
+	defaultMount  = "/run/metadata"
+	defaultListen = "127.0.0.1:1338" // the port of the common mock
+	none          = "none"
+)
+
+// settings are the flags of serve; each is a key of [server] too, and a flag wins.
+type settings struct {
+	config     string // "": no file, the host source alone
+	mount      string
+	listen     []string
+	runtimeDir string
+	stateDir   string
+	allowFrom  []string
+	hosts      []string
+	logLevel   string
+	logFormat  string
+	admin      string
+	metrics    string
+	sources    []string
+}
+
+func (s *settings) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&s.config, "config", "c", "", "instance file (default "+defaultConfig+" if it exists, else the host is described)")
+	f.StringVar(&s.mount, "mount", "", "`DIR` to mount on, or none (default "+defaultMount+")")
+	f.StringArrayVar(&s.listen, "listen", nil, "`ADDR` to answer HTTP on, link-local, or none; repeatable (default "+defaultListen+")")
+	f.StringVar(&s.runtimeDir, "runtime-dir", "", "`DIR` for locks, keys and addresses, gone with the boot (default "+defaultRuntimeDir()+")")
+	f.StringVar(&s.stateDir, "state-dir", "", "`DIR` for what has to last (default "+defaultStateDir()+")")
+	f.StringArrayVar(&s.allowFrom, "allow-from", nil, "`WHO` is answered: local, a CIDR, or iface:NAME; repeatable (default local)")
+	f.StringArrayVar(&s.hosts, "host", nil, "further `NAME` that a request's Host header may hold; repeatable")
+	f.StringVar(&s.logLevel, "log-level", "", "debug, info, warn or error (default info)")
+	f.StringVar(&s.logFormat, "log-format", "", "text or json (default text)")
+	f.StringVar(&s.admin, "admin", "", "`SOCKET` for administration; not built into this version")
+	f.StringVar(&s.metrics, "metrics", "", "`ADDR` for metrics; not built into this version")
+}
+
+// resolve settles every setting: the flag, else the file's [server], else the default.
+func (s *settings) resolve() error {
+	for name, value := range map[string]string{"--admin": s.admin, "--metrics": s.metrics} {
+		if value != "" {
+			return failure(exitUsage, "leave it out", fmt.Errorf("%s is not built into this version", name))
+		}
+	}
+	if s.config == "" {
+		if _, err := os.Stat(defaultConfig); err == nil {
+			s.config = defaultConfig
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	var server tomlfile.Server
+	if s.config != "" {
+		path, err := filepath.Abs(s.config) // a reload must find it again
+		if err != nil {
+			return err
+		}
+		file, err := tomlfile.Load(s.config)
+		if err != nil {
+			return invalid(s.config, err)
+		}
+		s.config, server = path, file.Server
+	}
+	s.mount = first(s.mount, server.Mount, defaultMount)
+	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
+	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
+	s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir())
+	s.allowFrom = firstList(s.allowFrom, server.AllowFrom, []string{"local"})
+	s.hosts = firstList(s.hosts, server.Hosts)
+	s.logLevel = first(s.logLevel, server.LogLevel, "info")
+	s.logFormat = first(s.logFormat, server.LogFormat, "text")
+	s.sources = server.Sources
+	if s.mount == none && len(s.listen) == 1 && s.listen[0] == none {
+		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
+	}
+	return nil
+}
+
+// invalid makes err end the program as invalid input, unless the file could not be read at all.
+func invalid(path string, err error) error {
+	var faults source.Faults
+	if errors.As(err, &faults) {
+		return failure(exitInvalid, "see all of it with: imdsfs check "+path, err)
+	}
+	return err
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func firstList(lists ...[]string) []string {
+	for _, l := range lists {
+		if len(l) > 0 {
+			return l
+		}
+	}
+	return nil
+}
+
+// sourcesOf are the sources by the names of [server] sources; nil means the file alone, or without
+// a file the host alone.
+func sourcesOf(config string, names []string) []source.Source {
+	switch {
+	case len(names) == 0 && config == "":
+		names = []string{"host"}
+	case len(names) == 0:
+		names = []string{"file"}
+	}
+	var sources []source.Source
+	for _, name := range names {
+		if name == "host" {
+			sources = append(sources, host.New(host.Options{}))
+		} else {
+			sources = append(sources, tomlfile.New(config))
+		}
+	}
+	return sources
+}
+
+func ids() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }
+
+func isRoot() bool { return os.Geteuid() == 0 }
+
+func defaultRuntimeDir() string {
+	if isRoot() {
+		return "/run/imdsfs"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "imdsfs")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
+}
+
+func defaultStateDir() string {
+	if isRoot() {
+		return "/var/lib/imdsfs"
+	}
+	home, _ := os.UserHomeDir()
+	return filepath.Join(first(os.Getenv("XDG_STATE_HOME"), filepath.Join(home, ".local/state")), "imdsfs")
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// makeDirs creates the run-time directory (others may look up the address in it) and the state
+// directory (nobody else's business).
+func makeDirs(s *settings) error {
+	if err := os.MkdirAll(s.runtimeDir, 0o755); err != nil {
+		return failure(exitFailed, "choose another with --runtime-dir", err)
+	}
+	if err := os.MkdirAll(s.stateDir, 0o700); err != nil {
+		return failure(exitFailed, "choose another with --state-dir", err)
+	}
+	for _, dir := range []string{s.runtimeDir, s.stateDir} {
+		if err := ownDir(dir); err != nil {
+			return failure(exitFailed, "choose a directory that only you can change", err)
+		}
+	}
+	return nil
+}
+
+// ownDir refuses a directory that another user could put keys into.
+func ownDir(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
+	if st.Uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("%s belongs to uid %d, not to us", dir, st.Uid)
+	}
+	if st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s is writable by others (mode %04o)", dir, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open.
+func lockRuntimeDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "daemon.lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, failure(exitFailed, "choose another with --runtime-dir", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own",
+				fmt.Errorf("an imdsfs is already running with the run-time directory %s", dir))
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// launchTime is when imdsfs first served in this state directory: the instance's launch, if nobody
+// states another.
+func launchTime(stateDir string, now time.Time) (time.Time, error) {
+	path := filepath.Join(stateDir, "launch.json")
+	var state struct {
+		LaunchTime time.Time `json:"launch-time"`
+	}
+	text, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(text, &state); err != nil {
+			return time.Time{}, failure(exitFailed, "remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
+		}
+		return state.LaunchTime, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return time.Time{}, err
+	}
+	state.LaunchTime = now.UTC().Truncate(time.Second)
+	text, err = json.Marshal(state)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return state.LaunchTime, writeFile(path, append(text, '\n'), 0o600)
+}
+
+// writeFile replaces the file at path as a whole: after a crash there is the old one or the new one.
+func writeFile(path string, content []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone once it is renamed
+	defer f.Close()
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
