@@ -26,8 +26,10 @@ func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
 	b.derive()
 	b.check()
 	if len(b.faults) > 0 {
+		b.faults.sort()
 		return nil, b.faults
 	}
+	b.warnings.sort()
 	return b.assemble(prev), nil
 }
 

@@ -1,7 +1,9 @@
 package source
 
 import (
+	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -73,6 +75,22 @@ func (f Faults) Error() string {
 		lines[i] = x.String()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// sort puts faults in the order of files and lines; those of one line stay as they are.
+func (f Faults) sort() {
+	position := func(x Fault) (file string, line int) {
+		i := strings.LastIndexByte(x.Place, ':')
+		if n, err := strconv.Atoi(x.Place[i+1:]); i >= 0 && err == nil {
+			return x.Place[:i], n
+		}
+		return x.Place, 0
+	}
+	slices.SortStableFunc(f, func(a, b Fault) int {
+		fileA, lineA := position(a)
+		fileB, lineB := position(b)
+		return cmp.Or(strings.Compare(fileA, fileB), cmp.Compare(lineA, lineB))
+	})
 }
 
 // Err is nil if there is no fault, so that it can be returned as an error.

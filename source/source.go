@@ -28,7 +28,8 @@ import (
 type Source interface {
 	// Name is the name used in [server] sources: "file", "host".
 	Name() string
-	// Load reads the place anew. The error may be [Faults].
+	// Load reads the place anew. The error may be [Faults]; then a fragment may come with it, of
+	// what could be made out, for further faults to be found in.
 	Load(context.Context) (*Fragment, error)
 }
 

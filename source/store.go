@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -48,19 +49,31 @@ func (s *Store) Reload(ctx context.Context) (Change, error) {
 	var faults Faults
 	for i, src := range s.sources {
 		f, err := src.Load(ctx)
-		var fs Faults
+		var bad Faults
 		switch {
-		case errors.As(err, &fs):
-			faults = append(faults, fs...)
+		case errors.As(err, &bad):
+			faults = append(faults, bad...)
 		case err != nil:
 			return Change{}, fmt.Errorf("source %s: %w", src.Name(), err)
 		}
 		fragments[i] = f
 	}
 	if len(faults) > 0 {
-		return Change{}, faults
+		return Change{}, s.allFaults(faults, fragments)
 	}
 	return s.publish(fragments)
+}
+
+// allFaults adds to the faults that the sources found those that a build finds in what they could
+// make out, so that the user mends all at once.
+func (s *Store) allFaults(faults Faults, fragments []*Fragment) Faults {
+	fragments = slices.DeleteFunc(fragments, func(f *Fragment) bool { return f == nil })
+	var more Faults
+	if _, err := Build(s.current.Load(), s.env(), fragments...); errors.As(err, &more) {
+		faults = append(faults, more...)
+	}
+	faults.sort()
+	return faults
 }
 
 // Rebuild builds from what the sources said last, when Snapshot.Refresh has come.

@@ -44,7 +44,7 @@ with 3. Warnings do not change the exit code.`,
 				case errors.As(err, &bad):
 					faults = append(faults, bad...)
 				case err != nil:
-					return failure(exitInvalid, "", err)
+					return err
 				}
 			}
 			return faults.Err()

@@ -34,6 +34,7 @@ type settings struct {
 	admin      string
 	metrics    string
 	sources    []string
+	server     tomlfile.Server // as read at the start, to notice changes
 }
 
 func (s *settings) addFlags(cmd *cobra.Command) {
@@ -76,6 +77,7 @@ func (s *settings) resolve() error {
 			return invalid(s.config, err)
 		}
 		s.config, server = path, file.Server
+		s.server = server
 	}
 	s.mount = first(s.mount, server.Mount, defaultMount)
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})

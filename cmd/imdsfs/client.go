@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	endpointVariable  = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+	linkLocalEndpoint = "http://169.254.169.254"
+	systemRuntimeDir  = "/run/imdsfs"
+
+	tokenTTL       = "21600" // seconds; the most that EC2 gives
+	connectTimeout = time.Second
+	requestTimeout = 5 * time.Second
+
+	maxAnswer      = 1<<20 + 64<<10 // bytes: the largest leaf, and room for a service that allows more
+	maxListenFile  = 4 << 10        // bytes
+	maxToken       = 1 << 10        // bytes; EC2's have 56
+	maxHeaderBytes = 64 << 10
+
+	hintForbidden = "enable http-endpoint, make the service answer to this name (serve --host), or keep proxies from adding X-Forwarded-For"
+	hintStranger  = "see what runs there, or point at another with --endpoint"
+)
+
+// errNotFound is the answer 404.
+var errNotFound = errors.New("no such metadata")
+
+// clientFlags are the flags of the subcommands that read an instance metadata service.
+type clientFlags struct {
+	endpoint   string
+	runtimeDir string
+	v1         bool
+	timeout    time.Duration
+}
+
+func (f *clientFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` of the service (default $"+endpointVariable+
+		", else the local daemon, else "+linkLocalEndpoint+")")
+	flags.StringVar(&f.runtimeDir, "runtime-dir", "", "`DIR` where the local daemon leaves its address (default "+defaultRuntimeDir()+")")
+	flags.BoolVar(&f.v1, "v1", false, "ask without a session token (IMDSv1)")
+	flags.DurationVar(&f.timeout, "timeout", requestTimeout, "time for each request")
+}
+
+// client returns a client of the service that the flags, the environment or the local daemon name.
+func (f *clientFlags) client(ctx context.Context) (*client, error) {
+	if f.timeout <= 0 {
+		return nil, failure(exitUsage, "say for example --timeout 5s", fmt.Errorf("--timeout %s: not a time to wait", f.timeout))
+	}
+	// At most half of the time goes into connecting, so that the two time-outs can be told apart.
+	dialer := &net.Dialer{Timeout: min(connectTimeout, f.timeout/2)}
+	base, err := f.resolve(ctx, dialer)
+	if err != nil {
+		return nil, err
+	}
+	return &client{
+		base: base, v1: f.v1, timeout: f.timeout,
+		http: &http.Client{
+			Transport: &http.Transport{
+				Proxy:                  nil, // instance metadata never goes through a proxy
+				DialContext:            dialer.DialContext,
+				DisableCompression:     true,
+				MaxResponseHeaderBytes: maxHeaderBytes,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// resolve finds the service, in the order that the help of get tells.
+func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (*url.URL, error) {
+	if f.endpoint != "" {
+		return parseEndpoint("--endpoint", f.endpoint)
+	}
+	if text := os.Getenv(endpointVariable); text != "" {
+		return parseEndpoint(endpointVariable, text)
+	}
+	dirs := []string{f.runtimeDir}
+	if f.runtimeDir == "" {
+		dirs = []string{defaultRuntimeDir(), systemRuntimeDir}
+	}
+	for _, dir := range dirs {
+		for _, address := range listening(dir) {
+			// A daemon that was killed leaves the file behind.
+			conn, err := dialer.DialContext(ctx, "tcp", address.String())
+			if err == nil {
+				conn.Close()
+				return &url.URL{Scheme: "http", Host: address.String()}, nil
+			}
+		}
+	}
+	return parseEndpoint("", linkLocalEndpoint)
+}
+
+// parseEndpoint checks the URL that name, a flag or a variable, gives.
+func parseEndpoint(name, text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		// The text is not repeated: it may hold a password.
+		return nil, failure(exitUsage, "a good one is http://127.0.0.1:1338", fmt.Errorf("%s: not the URL of a service", name))
+	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
+	return u, nil
+}
+
+// listening are the addresses that a daemon with the run-time directory dir said it listens on, one a
+// line; none if there is no such daemon.
+func listening(dir string) []netip.AddrPort {
+	f, err := os.Open(listenFile(dir))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	// Where everybody may make a directory, only root's or our own is believed.
+	info, err := f.Stat()
+	if err != nil || strings.HasPrefix(dir, os.TempDir()) && !ownedByUs(info) {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxListenFile))
+	if err != nil {
+		return nil
+	}
+	var addresses []netip.AddrPort
+	for line := range strings.Lines(string(text)) {
+		if address, err := netip.ParseAddrPort(strings.TrimSpace(line)); err == nil {
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses
+}
+
+func ownedByUs(info os.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (stat.Uid == 0 || int(stat.Uid) == os.Geteuid())
+}
+
+// A client reads one instance metadata service, by IMDSv2 unless v1 is set. It fetches one session
+// token and keeps it.
+type client struct {
+	base    *url.URL
+	v1      bool
+	timeout time.Duration // of a request
+	http    *http.Client
+	token   string
+}
+
+// get returns the body at an absolute path that is not percent-encoded. The error is errNotFound for
+// 404, and else ready for report.
+func (c *client) get(ctx context.Context, path string) ([]byte, error) {
+	for renewed := false; ; renewed = true {
+		header := http.Header{}
+		if !c.v1 {
+			if c.token == "" {
+				if err := c.renewToken(ctx); err != nil {
+					return nil, err
+				}
+			}
+			header.Set("X-Aws-Ec2-Metadata-Token", c.token)
+		}
+		code, body, err := c.do(ctx, http.MethodGet, path, header, maxAnswer)
+		switch {
+		case err != nil:
+			return nil, err
+		case code == http.StatusOK:
+			return body, nil
+		case code == http.StatusNotFound:
+			return nil, errNotFound
+		case code == http.StatusUnauthorized && !c.v1 && !renewed:
+			c.token = "" // it expired, or the service started anew
+		default:
+			return nil, failure(exitFailed, c.hint(code), fmt.Errorf("GET %s: %s", c.url(path), status(code)))
+		}
+	}
+}
+
+func (c *client) renewToken(ctx context.Context) error {
+	const path = "/latest/api/token"
+	refused := func(hint, what string) error {
+		return failure(exitFailed, hint, fmt.Errorf("no session token: PUT %s: %s", c.url(path), what))
+	}
+	header := http.Header{"X-Aws-Ec2-Metadata-Token-Ttl-Seconds": {tokenTTL}}
+	code, body, err := c.do(ctx, http.MethodPut, path, header, maxToken)
+	switch {
+	case errors.Is(err, errTimeout):
+		return failure(exitFailed, "from a container or through a proxy http-put-response-hop-limit must be 2 or more; --v1 asks without a token",
+			fmt.Errorf("no session token: %w", err))
+	case err != nil:
+		return err
+	case code == http.StatusForbidden:
+		return refused(hintForbidden+"; --v1 asks without a token", status(code))
+	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed:
+		return refused("the service does not know IMDSv2: --v1 asks without a token", status(code))
+	case code != http.StatusOK:
+		return refused(c.hint(code), status(code))
+	case len(body) == 0 || strings.ContainsFunc(string(body), func(r rune) bool { return r <= ' ' || r > '~' }):
+		return refused(hintStranger, "the answer is no token, so this is no instance metadata service")
+	}
+	c.token = string(body)
+	return nil
+}
+
+// do sends one request and returns the status code and the body, which is at most limit bytes long.
+func (c *client) do(ctx context.Context, method, path string, header http.Header, limit int64) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, c.base.String(), nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	request.URL = c.url(path)
+	header.Set("User-Agent", "imdsfs")
+	request.Header = header
+	response, err := c.http.Do(request)
+	if err != nil {
+		return 0, nil, c.explain(method, path, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return response.StatusCode, nil, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	if err != nil {
+		return 0, nil, c.explain(method, path, err)
+	}
+	if int64(len(body)) > limit {
+		return 0, nil, fmt.Errorf("%s %s: the answer is longer than %d bytes", method, c.url(path), limit)
+	}
+	return response.StatusCode, body, nil
+}
+
+// url is the address of an absolute path. Two slashes stay two, as typed.
+func (c *client) url(path string) *url.URL {
+	u := *c.base
+	u.Path += path
+	return &u
+}
+
+// errTimeout is the error of a request that a service took and did not answer in time.
+var errTimeout = errors.New("no answer in time")
+
+// explain turns what net/http says of a failed request into what it means.
+func (c *client) explain(method, path string, err error) error {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err
+	}
+	var op *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &op) && op.Op == "dial":
+		text := op.Err.Error()
+		if op.Timeout() {
+			text = "connect: timed out"
+		}
+		return failure(exitFailed, "start one with: imdsfs serve; or point at one with --endpoint URL or "+endpointVariable,
+			fmt.Errorf("no instance metadata service answers at %s: %s", c.base, text))
+	case errors.Is(err, context.DeadlineExceeded):
+		return failure(exitFailed, "see whether the service is well, or wait longer with --timeout",
+			fmt.Errorf("%s %s: %w (%s)", method, c.url(path), errTimeout, c.timeout))
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = errors.New("the connection was closed before the whole answer came")
+	}
+	return failure(exitFailed, hintStranger, fmt.Errorf("%s %s: %w", method, c.url(path), err))
+}
+
+// hint says what to do about the status code of an answer, "" if nothing.
+func (c *client) hint(code int) string {
+	switch {
+	case code == http.StatusUnauthorized && c.v1:
+		return "the service requires a session token (http-tokens is required): leave out --v1"
+	case code == http.StatusUnauthorized:
+		return "the service refuses the token that it has just given: see whether more than one answers at this address"
+	case code == http.StatusForbidden:
+		return hintForbidden
+	case code >= 300 && code < 400:
+		return "redirects are not followed: point at the service itself with --endpoint"
+	case code >= 500 && code < 600:
+		return "try again in a moment"
+	}
+	return ""
+}
+
+func status(code int) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
+}
+
+// absolute is the path that the user means by an argument: "mac" is /latest/meta-data/mac.
+func absolute(path string) string {
+	if strings.HasPrefix(path, "/") {
+		return path
+	}
+	return "/latest/meta-data/" + path
+}

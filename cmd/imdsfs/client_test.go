@@ -1,0 +1,568 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"unicode"
+)
+
+// A fakeService imitates an instance metadata service that requires IMDSv2. Its fields change how.
+type fakeService struct {
+	t       *testing.T
+	tree    map[string]string // by request URI
+	useful  int64             // how many requests a token is good for; 0: all
+	noToken bool              // fail the test when a token is asked for or shown
+
+	tokens atomic.Int64 // handed out
+	used   atomic.Int64 // requests with the last token
+}
+
+func (s *fakeService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	const header = "X-Aws-Ec2-Metadata-Token"
+	if got := r.Header.Get("Accept-Encoding"); got != "" {
+		s.t.Errorf("%s %s: asks for the encoding %s", r.Method, r.RequestURI, got)
+	}
+	if s.noToken && (r.Method == http.MethodPut || r.Header.Get(header) != "") {
+		s.t.Errorf("%s %s: a token is asked for or shown", r.Method, r.RequestURI)
+	}
+	if r.Method == http.MethodPut {
+		if r.RequestURI != "/latest/api/token" || r.Header.Get(header+"-Ttl-Seconds") != "21600" || r.ContentLength != 0 {
+			s.t.Errorf("token request %s, TTL %q, length %d", r.RequestURI, r.Header.Get(header+"-Ttl-Seconds"), r.ContentLength)
+		}
+		s.used.Store(0)
+		fmt.Fprintf(w, "TOKEN%d==", s.tokens.Add(1))
+		return
+	}
+	good := r.Header.Get(header) == fmt.Sprintf("TOKEN%d==", s.tokens.Load())
+	if n := s.used.Add(1); !s.noToken && (!good || s.useful > 0 && n > s.useful) {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	body, ok := s.tree[r.RequestURI]
+	if !ok {
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, "<html>404 - Not Found</html>")
+		return
+	}
+	fmt.Fprint(w, body)
+}
+
+// serveHTTP returns the address of a server that stops with the test.
+func serveHTTP(t *testing.T, h http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(h)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server.URL
+}
+
+// serveBytes returns the address of a server that answers every connection with text and closes it.
+func serveBytes(t *testing.T, text string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Read(make([]byte, 4096)) // closing with unread bytes would reset the connection
+			fmt.Fprint(conn, text)
+			conn.Close()
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
+// deadAddress returns an address where nothing listens.
+func deadAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+func imdsfs(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func answer(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+// onToken answers the token request by h and anything else by the value "v1".
+func onToken(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			h(w, r)
+			return
+		}
+		fmt.Fprint(w, "v1")
+	}
+}
+
+// onData gives a token and answers anything else by h.
+func onData(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			fmt.Fprint(w, "TOKEN==")
+			return
+		}
+		h(w, r)
+	}
+}
+
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+var smallTree = map[string]string{
+	"/latest/meta-data/":                          "instance-id\nplacement/",
+	"/latest/meta-data/instance-id":               "i-0a1b2c3d4e5f67890",
+	"/latest/meta-data/placement/":                "region",
+	"/latest/meta-data/public-keys/0/openssh-key": "ssh-ed25519 AAAA web\n",
+	"/latest/user-data":                           "\x1f\x8b\x00\xff",
+	"/2021-03-23/meta-data/mac":                   "06:2b:3c:4d:5e:6f",
+	"//latest//meta-data/mac":                     "06:2b:3c:4d:5e:6f",
+	"/latest/meta-data/tags/instance/a,b=c:d@e+f": "raw",
+	"/latest/meta-data/a%20b%25%3Fc%23%C3%A4":     "escaped",
+}
+
+func TestGetPrintsTheBodyByteForByte(t *testing.T) {
+	service := &fakeService{t: t, tree: smallTree}
+	endpoint := serveHTTP(t, service)
+	for path, want := range map[string]string{
+		"instance-id":                   "i-0a1b2c3d4e5f67890",
+		"/latest/meta-data/instance-id": "i-0a1b2c3d4e5f67890",
+		"":                              "instance-id\nplacement/",
+		"placement/":                    "region",
+		"public-keys/0/openssh-key":     "ssh-ed25519 AAAA web\n",
+		"/latest/user-data":             "\x1f\x8b\x00\xff",
+		"/2021-03-23/meta-data/mac":     "06:2b:3c:4d:5e:6f",
+		"//latest//meta-data/mac":       "06:2b:3c:4d:5e:6f",
+		"tags/instance/a,b=c:d@e+f":     "raw",
+		"a b%?c#ä":                      "escaped",
+	} {
+		code, out, errs := imdsfs("get", "--endpoint", endpoint, path)
+		if code != 0 || out != want || errs != "" {
+			t.Errorf("get %q: exit %d, %q, errors %q; want %q", path, code, out, errs, want)
+		}
+	}
+}
+
+func TestGetWithV1NeverTouchesTokens(t *testing.T) {
+	endpoint := serveHTTP(t, &fakeService{t: t, tree: smallTree, noToken: true})
+	code, out, errs := imdsfs("get", "--v1", "--endpoint", endpoint+"/", "instance-id")
+	if code != 0 || out != "i-0a1b2c3d4e5f67890" {
+		t.Errorf("exit %d, %q, errors %q", code, out, errs)
+	}
+}
+
+func TestExpiredTokenIsRenewedOnce(t *testing.T) {
+	service := &fakeService{t: t, tree: smallTree, useful: 1}
+	c, err := (&clientFlags{endpoint: serveHTTP(t, service), timeout: requestTimeout}).client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if body, err := c.get(t.Context(), "/latest/meta-data/instance-id"); err != nil || string(body) != "i-0a1b2c3d4e5f67890" {
+			t.Errorf("%q, %v", body, err)
+		}
+	}
+	if n := service.tokens.Load(); n != 3 {
+		t.Errorf("%d tokens for 3 requests that each use one up", n)
+	}
+}
+
+func TestFailuresSayWhatAndWhatToDo(t *testing.T) {
+	var puts atomic.Int64
+	alwaysUnauthorized := func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			puts.Add(1)
+			fmt.Fprint(w, "TOKEN==")
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	handle := func(h http.HandlerFunc) func(*testing.T) string {
+		return func(t *testing.T) string { return serveHTTP(t, h) }
+	}
+	raw := func(text string) func(*testing.T) string {
+		return func(t *testing.T) string { return serveBytes(t, text) }
+	}
+	for _, test := range []struct {
+		name     string
+		endpoint func(*testing.T) string
+		args     []string
+		code     int
+		err      string // regular expression of the whole line; tree asks for the listing above x first
+		hint     string
+	}{
+		{"nothing listens", deadAddress, nil, exitFailed,
+			`no instance metadata service answers at http://127\.0\.0\.1:\d+: connect: connection refused`, `start one with: imdsfs serve; .*--endpoint.*`},
+		{"404", handle((&fakeService{t: t}).ServeHTTP), nil, exitNo, `/latest/meta-data/x: no such metadata`, ``},
+		{"401 with a fresh token, twice", handle(alwaysUnauthorized), nil, exitFailed,
+			`GET http://\S+/latest/meta-data/x?: 401 Unauthorized`, `.*refuses the token.*`},
+		{"401 without a token", handle(answer(401)), []string{"--v1"}, exitFailed, `GET \S+: 401 Unauthorized`, `.*leave out --v1`},
+		{"403", handle(onData(answer(403))), nil, exitFailed, `GET \S+: 403 Forbidden`, `enable http-endpoint.*`},
+		{"503", handle(onData(answer(503))), nil, exitFailed, `GET \S+: 503 Service Unavailable`, `try again.*`},
+		{"unknown status", handle(onData(answer(799))), nil, exitFailed, `GET \S+: 799`, ``},
+		{"redirect", handle(onData(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 301) })), nil, exitFailed,
+			`GET \S+/latest/meta-data/x?: 301 Moved Permanently`, `redirects are not followed.*`},
+		{"token 403", handle(onToken(answer(403))), nil, exitFailed,
+			`no session token: PUT http://\S+/latest/api/token: 403 Forbidden`, `enable http-endpoint.*; --v1 asks without a token`},
+		{"token 404", handle(onToken(answer(404))), nil, exitFailed, `no session token: PUT \S+: 404 Not Found`, `.*--v1.*`},
+		{"token 405", handle(onToken(answer(405))), nil, exitFailed, `no session token: PUT \S+: 405 Method Not Allowed`, `.*--v1.*`},
+		{"token 400", handle(onToken(answer(400))), nil, exitFailed, `no session token: PUT \S+: 400 Bad Request`, ``},
+		{"token redirect", handle(onToken(answer(302))), nil, exitFailed, `no session token: PUT \S+: 302 Found`, `redirects.*`},
+		{"token times out", handle(onToken(hang)), []string{"--timeout", "150ms"}, exitFailed,
+			`no session token: PUT \S+/latest/api/token: no answer in time \(150ms\)`, `.*http-put-response-hop-limit.*--v1.*`},
+		{"token is a page", handle(onToken(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>Sign in</html>\n") })), nil, exitFailed,
+			`no session token: PUT \S+: the answer is no token.*`, `see what runs there.*`},
+		{"token is empty", handle(onToken(answer(200))), nil, exitFailed, `no session token: PUT \S+: the answer is no token.*`, `see what runs there.*`},
+		{"token is huge", handle(onToken(func(w http.ResponseWriter, _ *http.Request) { w.Write(bytes.Repeat([]byte("T"), maxToken+1)) })), nil, exitFailed,
+			`PUT \S+: the answer is longer than 1024 bytes`, ``},
+		{"value times out", handle(onData(hang)), []string{"--timeout", "150ms"}, exitFailed,
+			`GET \S+/latest/meta-data/x?: no answer in time \(150ms\)`, `.*--timeout`},
+		{"value stops half way", handle(onData(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			fmt.Fprint(w, "half")
+			w.(http.Flusher).Flush()
+			hang(w, r)
+		})), []string{"--timeout", "150ms"}, exitFailed, `GET \S+: no answer in time \(150ms\)`, `.*--timeout`},
+		{"value is huge", handle(onData(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, maxAnswer+1)) })), nil, exitFailed,
+			`GET \S+: the answer is longer than 1114112 bytes`, ``},
+		{"value is cut short", raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), []string{"--v1"}, exitFailed,
+			`GET \S+: the connection was closed before the whole answer came`, `see what runs there.*`},
+		{"nothing is said", raw(""), []string{"--v1"}, exitFailed, `GET \S+: the connection was closed before the whole answer came`, `see what runs there.*`},
+		{"garbage", raw("SSH-2.0-\x1b[2Jgarbage\r\n"), []string{"--v1"}, exitFailed, `GET \S+: .*malformed HTTP.*`, `see what runs there.*`},
+		{"endless headers", raw("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 10*maxHeaderBytes)), []string{"--v1"}, exitFailed, `GET \S+: .*header.*`, `see what runs there.*`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			puts.Store(0)
+			for _, command := range []string{"get", "tree"} {
+				args := append([]string{command, "--endpoint", test.endpoint(t), "x"}, test.args...)
+				code, out, errs := imdsfs(args...)
+				if out != "" {
+					t.Errorf("%s printed %q", command, out)
+				}
+				want := "imdsfs: error: " + test.err + "\n"
+				if test.hint != "" {
+					want += "imdsfs: hint: " + test.hint + "\n"
+				}
+				if code != test.code || !regexp.MustCompile("^"+want+"$").MatchString(errs) {
+					t.Errorf("%s: exit %d, want %d\ngot  %s\nwant %s", command, code, test.code, errs, want)
+				}
+				if strings.ContainsFunc(errs, func(r rune) bool { return r != '\n' && unicode.IsControl(r) }) {
+					t.Errorf("%s prints a control character: %q", command, errs)
+				}
+			}
+			if test.name == "401 with a fresh token, twice" && puts.Load() != 4 {
+				t.Errorf("%d tokens fetched by two commands, want two each", puts.Load())
+			}
+		})
+	}
+}
+
+func TestWrongUsageExitsWith2(t *testing.T) {
+	t.Setenv(endpointVariable, "")
+	for _, args := range [][]string{
+		{"get"}, {"get", "a", "b"}, {"get", "--no-such-flag", "a"}, {"tree", "a", "b"},
+		{"get", "--timeout", "0s", "a"}, {"get", "--timeout", "-1s", "a"}, {"get", "--timeout", "soon", "a"},
+		{"get", "--endpoint", "127.0.0.1:1338", "a"}, {"get", "--endpoint", "localhost:1338", "a"},
+		{"get", "--endpoint", "ftp://127.0.0.1", "a"}, {"get", "--endpoint", "http://", "a"}, {"get", "--endpoint", "http://h/?q", "a"},
+		{"tree", "--endpoint", "http://user:hunter2@127.0.0.1"},
+	} {
+		code, out, errs := imdsfs(args...)
+		if code != exitUsage || out != "" || !strings.HasPrefix(errs, "imdsfs: error: ") || !strings.Contains(errs, "\nimdsfs: hint: ") {
+			t.Errorf("%v: exit %d, printed %q, errors %q", args, code, out, errs)
+		}
+		if strings.Contains(errs, "hunter2") {
+			t.Errorf("%v: the password is printed: %q", args, errs)
+		}
+	}
+}
+
+func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
+	alive := strings.TrimPrefix(serveHTTP(t, answer(200)), "http://")
+	dead := strings.TrimPrefix(deadAddress(t), "http://")
+	const flag, variable = "http://127.0.0.1:1", "http://127.0.0.1:2"
+	for _, test := range []struct {
+		name, flag, variable, file, want string
+	}{
+		{"flag", flag, variable, alive, flag},
+		{"variable", "", variable + "/", alive, variable},
+		{"local daemon", "", "", alive + "\n", "http://" + alive},
+		{"second address of the local daemon", "", "", dead + "\n" + alive + "\n", "http://" + alive},
+		{"killed daemon", "", "", dead + "\n", linkLocalEndpoint},
+		{"no daemon", "", "", "", linkLocalEndpoint},
+		{"file of something else", "", "", "\x00garbage\nexample.org:80\nhttp://" + alive + "\n", linkLocalEndpoint},
+		{"endless file", "", "", strings.Repeat("\n", maxListenFile) + alive + "\n", linkLocalEndpoint},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if test.file != "" {
+				if err := os.WriteFile(listenFile(dir), []byte(test.file), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Setenv(endpointVariable, test.variable)
+			f := clientFlags{endpoint: test.flag, runtimeDir: dir, timeout: requestTimeout}
+			c, err := f.client(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.base.String(); got != test.want {
+				t.Errorf("endpoint %s, want %s", got, test.want)
+			}
+			if c.http.Transport.(*http.Transport).Proxy != nil {
+				t.Error("a proxy may be used")
+			}
+		})
+	}
+}
+
+func TestAddressLeftByAStrangerIsNotBelieved(t *testing.T) {
+	if !isRoot() {
+		if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
+			t.Fatal("needs root, to give a file away")
+		}
+		t.Skip("needs root, to give a file away")
+	}
+	dir := t.TempDir()
+	file := listenFile(dir)
+	if err := os.WriteFile(file, []byte("127.0.0.1:1338\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := listening(dir); len(got) != 1 {
+		t.Fatalf("our own file gives %v", got)
+	}
+	if err := os.Chown(file, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if got := listening(dir); len(got) != 0 {
+		t.Errorf("a stranger's file gives %v", got)
+	}
+}
+
+func TestBadVariableIsNamed(t *testing.T) {
+	t.Setenv(endpointVariable, "169.254.169.254")
+	code, _, errs := imdsfs("get", "mac")
+	if code != exitUsage || !strings.Contains(errs, endpointVariable) {
+		t.Errorf("exit %d, errors %q", code, errs)
+	}
+}
+
+func TestHelpHasAnExample(t *testing.T) {
+	for _, command := range []string{"get", "tree"} {
+		code, out, _ := imdsfs(command, "--help")
+		for _, part := range []string{"Examples:\n  imdsfs " + command, "--endpoint URL", "--timeout", "--v1", "Exit codes:"} {
+			if code != 0 || !strings.Contains(out, part) {
+				t.Errorf("%s --help: exit %d, no %q in\n%s", command, code, part, out)
+			}
+		}
+	}
+	for _, flag := range []string{"--values", "--full", "--secrets"} {
+		if _, out, _ := imdsfs("tree", "--help"); !strings.Contains(out, flag) {
+			t.Errorf("tree --help does not tell of %s", flag)
+		}
+	}
+}
+
+var bigTree = map[string]string{
+	"/":                                  "2021-03-23\nlatest",
+	"/2021-03-23/":                       "meta-data\nuser-data",
+	"/2021-03-23/meta-data/":             "mac",
+	"/2021-03-23/meta-data/mac":          "06:2b:3c:4d:5e:6f",
+	"/latest/":                           "dynamic\nmeta-data\nuser-data",
+	"/latest/user-data":                  "#!/bin/sh\nPASSWORD=hunter2",
+	"/latest/dynamic/":                   "instance-identity/",
+	"/latest/dynamic/instance-identity/": "document",
+	"/latest/dynamic/instance-identity/document":                                   "{\n  \"accountId\" : \"000000000000\"\n}",
+	"/latest/meta-data/":                                                           "events/\ngone\ngone-too/\niam/\nidentity-credentials/\nlong\nmac\npublic-keys/\ntags/\nweird",
+	"/latest/meta-data/events/":                                                    "",
+	"/latest/meta-data/iam/":                                                       "info\nsecurity-credentials/",
+	"/latest/meta-data/iam/info":                                                   "{}",
+	"/latest/meta-data/iam/security-credentials/":                                  "web-role",
+	"/latest/meta-data/iam/security-credentials/web-role":                          "{ hunter2 }",
+	"/latest/meta-data/identity-credentials/":                                      "ec2/",
+	"/latest/meta-data/identity-credentials/ec2/":                                  "security-credentials/",
+	"/latest/meta-data/identity-credentials/ec2/security-credentials/":             "ec2-instance",
+	"/latest/meta-data/identity-credentials/ec2/security-credentials/ec2-instance": "{ hunter2 }",
+	"/latest/meta-data/long":                                                       strings.Repeat("ä", 100),
+	"/latest/meta-data/mac":                                                        "06:2b:3c:4d:5e:6f",
+	"/latest/meta-data/public-keys/":                                               "0=my,key\n10=ops",
+	"/latest/meta-data/public-keys/0/":                                             "openssh-key",
+	"/latest/meta-data/public-keys/0/openssh-key":                                  "ssh-ed25519 AAAA web\n",
+	"/latest/meta-data/public-keys/10/":                                            "openssh-key",
+	"/latest/meta-data/public-keys/10/openssh-key":                                 "ssh-ed25519 BBBB ops\n",
+	"/latest/meta-data/tags/":                                                      "instance/",
+	"/latest/meta-data/tags/instance/":                                             "0=x\nempty",
+	"/latest/meta-data/tags/instance/0=x":                                          "a tag, not a key",
+	"/latest/meta-data/tags/instance/empty":                                        "",
+	"/latest/meta-data/weird":                                                      "\x1b[2J\xff\tend",
+}
+
+// longest is what 80 columns leave of the value.
+var longest = strings.Repeat("ä", treeColumns-len("      long: ")-1)
+
+var wholeTree = `/
+  2021-03-23/
+    meta-data/
+      mac: 06:2b:3c:4d:5e:6f
+  latest/
+    dynamic/
+      instance-identity/
+        document: { …
+    meta-data/
+      events/
+      gone: [listed, but not there]
+      gone-too/: [listed, but not there]
+      iam/
+        info: {}
+        security-credentials/
+          web-role: [secret]
+      identity-credentials/
+        ec2/
+          security-credentials/
+            ec2-instance: [secret]
+      long: ` + longest + `…
+      mac: 06:2b:3c:4d:5e:6f
+      public-keys/
+        0/ (my,key)
+          openssh-key: ssh-ed25519 AAAA web
+        10/ (ops)
+          openssh-key: ssh-ed25519 BBBB ops
+      tags/
+        instance/
+          0=x: a tag, not a key
+          empty
+      weird: \x1b[2J\xff\tend
+    user-data: [secret]
+`
+
+func TestTreeShowsEverythingButSecretsWithOneToken(t *testing.T) {
+	service := &fakeService{t: t, tree: bigTree}
+	code, out, errs := imdsfs("tree", "--endpoint", serveHTTP(t, service), "/")
+	if code != 0 || out != wholeTree {
+		t.Errorf("exit %d, errors %q, printed\n%s\nwant\n%s", code, errs, out, wholeTree)
+	}
+	if n := service.tokens.Load(); n != 1 {
+		t.Errorf("%d tokens fetched, want 1", n)
+	}
+}
+
+func TestTreeShowsWhatIsAskedFor(t *testing.T) {
+	endpoint := serveHTTP(t, &fakeService{t: t, tree: bigTree})
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"mac"}, "/latest/meta-data/mac: 06:2b:3c:4d:5e:6f\n"},
+		{[]string{"mac/"}, "/latest/meta-data/mac: 06:2b:3c:4d:5e:6f\n"},
+		{[]string{"tags"}, "/latest/meta-data/tags/\n  instance/\n    0=x: a tag, not a key\n    empty\n"},
+		{[]string{"//latest/meta-data//tags/instance/empty"}, "/latest/meta-data/tags/instance/empty\n"},
+		{[]string{"public-keys/0"}, "/latest/meta-data/public-keys/0/\n  openssh-key: ssh-ed25519 AAAA web\n"},
+		{[]string{"--values=false", "iam"}, "/latest/meta-data/iam/\n  info\n  security-credentials/\n    web-role\n"},
+		{[]string{"--full", "/latest/dynamic/instance-identity"},
+			"/latest/dynamic/instance-identity/\n  document: {\n      \"accountId\" : \"000000000000\"\n    }\n"},
+		{[]string{"--full", "long"}, "/latest/meta-data/long: " + strings.Repeat("ä", 100) + "\n"},
+		{[]string{"/latest/user-data"}, "/latest/user-data: [secret]\n"},
+		{[]string{"--full", "--secrets", "/latest/user-data"}, "/latest/user-data: #!/bin/sh\n  PASSWORD=hunter2\n"},
+		{[]string{"--secrets", "iam/security-credentials/web-role"}, "/latest/meta-data/iam/security-credentials/web-role: { hunter2 }\n"},
+		{[]string{"/2021-03-23"}, "/2021-03-23/\n  meta-data/\n    mac: 06:2b:3c:4d:5e:6f\n"},
+	} {
+		code, out, errs := imdsfs(append([]string{"tree", "--endpoint", endpoint}, test.args...)...)
+		if code != 0 || out != test.want {
+			t.Errorf("tree %v: exit %d, errors %q, printed\n%s\nwant\n%s", test.args, code, errs, out, test.want)
+		}
+	}
+	for _, path := range []string{"nothing", "nothing/", "nothing/below", "/2009-04-04", "/2021-03-23/user-data"} {
+		code, out, errs := imdsfs("tree", "--endpoint", endpoint, path)
+		want := "imdsfs: error: " + absolute(path) + ": no such metadata\n"
+		if code != exitNo || out != "" || errs != want {
+			t.Errorf("tree %s: exit %d, printed %q, errors %q, want %q", path, code, out, errs, want)
+		}
+	}
+}
+
+func TestTreeFetchesNoSecretThatItDoesNotShow(t *testing.T) {
+	service := &fakeService{t: t, tree: bigTree}
+	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.RequestURI, "/web-role") || strings.HasSuffix(r.RequestURI, "/ec2-instance") {
+			t.Errorf("fetched %s", r.RequestURI)
+		}
+		service.ServeHTTP(w, r)
+	}))
+	if code, _, errs := imdsfs("tree", "--endpoint", endpoint); code != 0 {
+		t.Errorf("exit %d, errors %q", code, errs)
+	}
+}
+
+func TestTreeRefusesNamesThatLeadElsewhere(t *testing.T) {
+	for _, line := range []string{"..", "../", ".", "./", "/", "//", "a/b", "/a", "a//", "a\x00b", "a\x1b[2J", "a\r", "a\u0085", "a\xff"} {
+		t.Run(fmt.Sprintf("%q", line), func(t *testing.T) {
+			endpoint := serveHTTP(t, onData(func(w http.ResponseWriter, r *http.Request) {
+				if r.RequestURI != "/latest/meta-data/" {
+					t.Errorf("asked for %s", r.RequestURI)
+				}
+				fmt.Fprint(w, line)
+			}))
+			code, _, errs := imdsfs("tree", "--endpoint", endpoint)
+			if code != exitFailed || !strings.Contains(errs, "the listing of /latest/meta-data/ holds ") || strings.ContainsAny(errs, "\x00\x1b\r\xff\u0085") {
+				t.Errorf("exit %d, errors %q", code, errs)
+			}
+		})
+	}
+}
+
+func TestTreeIsBounded(t *testing.T) {
+	deep := serveHTTP(t, onData(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a/") }))
+	code, out, errs := imdsfs("tree", "--endpoint", deep)
+	if code != exitFailed || strings.Count(out, "\n") != maxTreeDepth-1 || !strings.Contains(errs, "more than 32 levels deep") {
+		t.Errorf("deep: exit %d, %d lines, errors %q", code, strings.Count(out, "\n"), errs)
+	}
+	wide := serveHTTP(t, onData(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("a\n", maxTreeEntries)) }))
+	code, out, errs = imdsfs("tree", "--values=false", "--endpoint", wide)
+	if code != exitFailed || strings.Count(out, "\n") != maxTreeEntries || !strings.Contains(errs, "more than 100000 names") {
+		t.Errorf("wide: exit %d, %d lines, errors %q", code, strings.Count(out, "\n"), errs)
+	}
+}
+
+func FuzzListing(f *testing.F) {
+	for _, seed := range []string{"ami-id\nplacement/", "0=my-key\n1=ops,e", "..", "a/b/", "\x00", "a\n\n\xff"} {
+		f.Add(seed)
+	}
+	places := []treePath{nil, {"latest"}, {"latest", "meta-data"}, {"latest", "meta-data", "public-keys"}}
+	f.Fuzz(func(t *testing.T, body string) {
+		for _, p := range places {
+			entries, _ := parseListing(p, body)
+			for _, e := range entries {
+				if slices.Contains([]string{"", ".", ".."}, e.name) || strings.ContainsAny(e.name, "/\n\x00\x1b") {
+					t.Errorf("a listing of %s gives the name %q", p.path(true), e.name)
+				}
+			}
+		}
+		if text := printable(body); strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("printable(%q) = %q", body, text)
+		}
+	})
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func newGetCommand(out io.Writer) *cobra.Command {
+	var flags clientFlags
+	cmd := &cobra.Command{
+		Use:   "get PATH",
+		Short: "Print one value of an instance metadata service",
+		Long: `get prints what an instance metadata service holds at PATH, byte for byte: no newline is added. A
+directory prints its listing. PATH is relative to /latest/meta-data/ unless it starts with a slash.
+
+Any service will do, that of EC2 too. It is found by --endpoint, else by the environment variable
+` + endpointVariable + `, else by the address that a local daemon leaves in its
+run-time directory, else it is ` + linkLocalEndpoint + `.
+
+A session token is fetched first (IMDSv2). Where there is none to be had get fails; it asks without
+one (IMDSv1) only with --v1.
+
+Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 4 no such metadata.`,
+		Example: `  imdsfs get instance-id
+  imdsfs get network/interfaces/macs/
+  imdsfs get /2021-03-23/dynamic/instance-identity/document
+  imdsfs get --endpoint http://127.0.0.1:1338 /latest/user-data`,
+		Args: exactArgs(1, "one PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := flags.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			path := absolute(args[0])
+			body, err := c.get(cmd.Context(), path)
+			if errors.Is(err, errNotFound) {
+				return noSuchMetadata(path)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = out.Write(body)
+			return err
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func noSuchMetadata(path string) error {
+	return failure(exitNo, "", fmt.Errorf("%s: %w", printable(path), errNotFound))
+}

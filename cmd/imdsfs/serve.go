@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+)
+
+func newServeCommand(stderr io.Writer) *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the metadata over HTTP and as files, in the foreground",
+		Long: `serve runs the daemon in the foreground: it reads the instance file (or describes this machine),
+answers HTTP as the EC2 instance metadata service does, and shows the same tree as files.
+
+When both doors are ready it logs one line, "ready". SIGHUP reads the instance file again; a faulty
+file changes nothing. SIGTERM and SIGINT stop cleanly.
+
+Each flag is a key of [server] in the file as well; a flag wins.`,
+		Example: `  imdsfs serve -c testdata/instances/web-1.toml
+  imdsfs serve -c web-1.toml --listen 127.0.0.1:1338 --mount none
+  imdsfs serve -c web-1.toml --listen none --mount /run/metadata
+  imdsfs serve --listen link-local`,
+		Args: exactArgs(0, "no arguments, only flags"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.resolve(); err != nil {
+				return err
+			}
+			log, err := newLogger(stderr, s.logLevel, s.logFormat)
+			if err != nil {
+				return err
+			}
+			return runDaemon(cmd.Context(), &s, log)
+		},
+	}
+	s.addFlags(cmd)
+	return cmd
+}
+
+func newLogger(w io.Writer, level, format string) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(w)
+	l, ok := map[string]logrus.Level{
+		"debug": logrus.DebugLevel, "info": logrus.InfoLevel, "warn": logrus.WarnLevel, "error": logrus.ErrorLevel,
+	}[level]
+	if !ok {
+		return nil, failure(exitUsage, "", fmt.Errorf("--log-level %q: specify debug, info, warn or error", level))
+	}
+	log.SetLevel(l)
+	switch format {
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{})
+	case "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
+	default:
+		return nil, failure(exitUsage, "", fmt.Errorf("--log-format %q: specify text or json", format))
+	}
+	return log, nil
+}
+
+// signals returns a context that SIGTERM and SIGINT end, and a channel of SIGHUPs.
+func signals(parent context.Context) (ctx context.Context, stop func(), hup <-chan os.Signal) {
+	ctx, stopTerm := signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return ctx, func() { stopTerm(); signal.Stop(c) }, c
+}
