@@ -80,7 +80,8 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	}
 	store.Attach(server)
 
-	serveCtx, cancel := context.WithCancel(ctx)
+	// Serving ends after the last word in the log, not with the signal.
+	serveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { served <- server.Serve(serveCtx, l) }()
@@ -114,7 +115,7 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 			giveUp()
 			log.WithField("mount", s.mount).Warn("unmounted by somebody else, stopping")
 			return nil
-		case err := <-served:
+		case err := <-served: // only with an error: nobody has told it to end
 			giveUp()
 			running--
 			return err

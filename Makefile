@@ -1,0 +1,54 @@
+# `make help` lists the targets.
+
+FUZZTIME ?= 20s
+# Further flags for `go test`; CI says -count=1.
+TESTFLAGS ?=
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT      := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+LDFLAGS     := $(if $(VERSION),-X main.version=$(VERSION)) $(if $(COMMIT),-X main.commit=$(COMMIT))
+# testdata/clients is a module of its own, so that client libraries stay out of ours.
+MODULES     := . testdata/clients
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## serve testdata/instances/web-1.toml on http://127.0.0.1:1338 and /run/metadata
+	bin/imdsfs serve -c testdata/instances/web-1.toml
+
+.PHONY: build
+build: ## build bin/imdsfs
+	go build -ldflags '$(LDFLAGS)' -o bin/imdsfs ./cmd/imdsfs
+
+.PHONY: test
+test: ## install what the tests talk to (as root on Debian), then run every test
+	.ci/deps
+	$(MAKE) --no-print-directory build
+	go test -race $(TESTFLAGS) ./...
+	cd testdata/clients && IMDSFS_BIN='$(CURDIR)/bin/imdsfs' go test -race $(TESTFLAGS) ./...
+
+.PHONY: bench
+bench: ## run every benchmark
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck and go mod tidy, in both modules; changes nothing
+	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted, run gofmt -w on:"; echo "$$files"; exit 1; fi
+	@set -e; for dir in $(MODULES); do ( cd $$dir; echo "lint $$dir"; \
+		go vet ./...; go run $(STATICCHECK) ./...; go mod tidy -diff ); done
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (20s), one after the other
+	@set -e; for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "fuzz $$pkg $$target $(FUZZTIME)"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built and unpacked here
+	rm -rf bin .deps

@@ -1,0 +1,261 @@
+// Package fs is the FUSE door: it shows the tree as files.
+//
+//	door, err := fs.Mount(fs.Config{Dir: "/run/metadata", RuntimeDir: "/run/imdsfs"}, snapshot)
+//	store.Attach(door)   // which calls door.Publish(next) from now on
+//	…
+//	err = door.Unmount() // within 2 s, whoever uses the files
+//
+// The mount shows [source.Snapshot.Root]: a directory for each EC2 version beside latest.
+//
+// It is built on go-fuse's wire level, because only that can do without OPENDIR, choose node ids and
+// later resume a live connection. Four ideas carry it:
+//
+//   - The inode of a file never changes. Its number is a keyed hash of path, owner, group, mode and
+//     content (inode.go), so another value is another inode under the same name, as after rename(2):
+//     an open descriptor keeps what it opened, and no read is ever torn.
+//   - So the kernel may keep everything for ever, and OPEN, OPENDIR and FLUSH are answered "not
+//     implemented" once: a hot cat, ls or stat costs no request. Nobody asks us who may read; the
+//     kernel decides by owner, group and mode (default_permissions).
+//   - Publishing (publish.go) swaps the tree and then tells the kernel each name that stands for
+//     something else now. When [Door.Publish] returns, no process can open the old value.
+//   - A handler is a look-up in memory. It waits for nobody, and never notifies: the kernel holds the
+//     directory's lock meanwhile.
+//
+// Mounting and its refusals are in mount.go, device.go and point.go. A program that mounts calls
+// [ProbeMain] first thing in its main.
+package fs
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+var _ fuse.RawFileSystem = (*rawFS)(nil)
+
+const (
+	// forever is how long the kernel keeps entries and attributes: until it is told otherwise.
+	forever = 100_000 * time.Hour
+	// credentialValidity bounds how long credentials stay readable by name when the daemon is
+	// killed: everything that the kernel keeps outlives it.
+	credentialValidity = 10 * time.Minute
+
+	// stale answers for a node id that we never handed out.
+	stale = fuse.Status(syscall.ESTALE)
+)
+
+// rawFS answers the kernel. Operations that would change anything are in readonly.go.
+type rawFS struct {
+	fuse.RawFileSystem // ENOSYS to what is not here: the kernel then does without
+
+	key     key
+	clock   source.Clock
+	table   *table
+	current atomic.Pointer[tree]
+	served  [opCount]atomic.Uint64
+	// stopping makes the kernel keep nothing of what it still asks.
+	stopping atomic.Bool
+	// Set by Init, before any other request: the kernel does without OPEN and OPENDIR.
+	noOpen, noOpenDir bool
+}
+
+// A tree is the snapshot that is served.
+type tree struct {
+	snapshot   *source.Snapshot
+	generation uint64 // counts the trees of a mount
+	totals     func() totals
+}
+
+func newRawFS(k key, clock source.Clock, s *source.Snapshot) *rawFS {
+	f := &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), key: k, clock: clock, table: newTable()}
+	f.swap(s)
+	return f
+}
+
+// swap serves s from now on. Only the publisher calls it, and tells the kernel afterwards.
+func (f *rawFS) swap(s *source.Snapshot) {
+	t := &tree{snapshot: s, totals: sync.OnceValue(func() totals { return measure(s.Root()) })}
+	if old := f.current.Load(); old != nil {
+		t.generation = old.generation + 1
+	}
+	f.current.Store(t)
+}
+
+// directory resolves a node that must be a directory. The tree is loaded last: whoever still sees
+// the old one entered the table before the swap, so the publisher finds him there.
+func (f *rawFS) directory(id uint64) (path string, dir source.View, t *tree, status fuse.Status) {
+	path, _, isDir, ok := f.table.place(id)
+	if !ok {
+		return "", source.View{}, nil, stale
+	}
+	if !isDir {
+		return "", source.View{}, nil, fuse.ENOTDIR
+	}
+	t = f.current.Load()
+	dir, ok = t.snapshot.Find(path)
+	if !ok || !dir.IsDir() {
+		return "", source.View{}, nil, fuse.ENOENT
+	}
+	return path, dir, t, fuse.OK
+}
+
+// found fills in the answer for a node and counts the kernel's lookup of it.
+func (f *rawFS) found(id uint64, path string, v source.View, out *fuse.EntryOut) {
+	f.table.enter(id, path, v, v.IsDir())
+	valid := f.validity(path, v)
+	out.NodeId = id
+	out.SetEntryTimeout(valid)
+	out.SetAttrTimeout(valid)
+	fillAttr(&out.Attr, id, v)
+}
+
+// validity is how long the kernel may keep what it was told of a node.
+func (f *rawFS) validity(path string, v source.View) time.Duration {
+	switch {
+	case f.stopping.Load():
+		return 0
+	case !isCredential(path, v):
+		return forever
+	case v.Expires().IsZero():
+		return credentialValidity
+	}
+	return max(0, min(credentialValidity, v.Expires().Sub(f.clock.Now())))
+}
+
+func isCredential(path string, v source.View) bool {
+	return v.Secret() && (!v.Expires().IsZero() ||
+		strings.Contains(path, "/iam/security-credentials") || strings.Contains(path, "/identity-credentials/"))
+}
+
+// Lookup implements [fuse.RawFileSystem].
+func (f *rawFS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	f.count(opLookup)
+	path, dir, _, status := f.directory(header.NodeId)
+	if !status.Ok() {
+		return status
+	}
+	child, ok := dir.Child(name)
+	if !ok {
+		// Node id 0 is "no such file", to be remembered.
+		if !f.stopping.Load() {
+			out.SetEntryTimeout(forever)
+		}
+		return fuse.OK
+	}
+	path = join(path, name)
+	f.found(f.key.node(path, child), path, child, out)
+	return fuse.OK
+}
+
+// Forget implements [fuse.RawFileSystem].
+func (f *rawFS) Forget(id, n uint64) {
+	f.count(opForget)
+	f.table.forget(id, n)
+}
+
+// GetAttr implements [fuse.RawFileSystem].
+func (f *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	f.count(opGetAttr)
+	path, v, dir, ok := f.table.place(in.NodeId)
+	if !ok {
+		return stale
+	}
+	if dir {
+		var status fuse.Status
+		if _, v, _, status = f.directory(in.NodeId); !status.Ok() {
+			return status
+		}
+	}
+	out.SetTimeout(f.validity(path, v))
+	fillAttr(&out.Attr, in.NodeId, v)
+	return fuse.OK
+}
+
+// Open implements [fuse.RawFileSystem].
+func (f *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	f.count(opOpen)
+	switch {
+	case in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY:
+		return fuse.EROFS
+	case f.noOpen:
+		return fuse.ENOSYS
+	}
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	return fuse.OK
+}
+
+// OpenDir implements [fuse.RawFileSystem].
+func (f *rawFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	f.count(opOpenDir)
+	if f.noOpenDir {
+		return fuse.ENOSYS
+	}
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
+	return fuse.OK
+}
+
+// Read implements [fuse.RawFileSystem].
+func (f *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+	f.count(opRead)
+	_, v, dir, ok := f.table.place(in.NodeId)
+	switch {
+	case !ok:
+		return nil, stale
+	case dir:
+		return nil, fuse.EISDIR
+	}
+	content := v.Bytes()
+	from := min(in.Offset, uint64(len(content)))
+	to := min(from+uint64(in.Size), uint64(len(content)))
+	return fuse.ReadResultData(content[from:to]), fuse.OK
+}
+
+// Flush implements [fuse.RawFileSystem].
+func (f *rawFS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status {
+	f.count(opFlush)
+	return fuse.ENOSYS
+}
+
+// Access implements [fuse.RawFileSystem].
+func (f *rawFS) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status {
+	f.count(opAccess)
+	return fuse.ENOSYS
+}
+
+// StatFs implements [fuse.RawFileSystem].
+func (f *rawFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	f.count(opStatFs)
+	f.current.Load().totals().fill(out)
+	return fuse.OK
+}
+
+// Init implements [fuse.RawFileSystem].
+func (f *rawFS) Init(s *fuse.Server) { f.negotiate(s.KernelSettings()) }
+
+func (f *rawFS) negotiate(in *fuse.InitIn) {
+	f.noOpen = in.Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0
+	f.noOpenDir = in.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+}
+
+// String implements [fuse.RawFileSystem].
+func (f *rawFS) String() string { return "imdsfs" }
+
+func join(dir, name string) string {
+	if dir == "/" {
+		return dir + name
+	}
+	return dir + "/" + name
+}
+
+func parent(path string) string {
+	if i := strings.LastIndexByte(path, '/'); i > 0 {
+		return path[:i]
+	}
+	return "/"
+}

@@ -1,0 +1,66 @@
+package fs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// A mounted is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type mounted struct {
+	device string // "major:minor"
+	point  string
+	fstype string
+	source string
+}
+
+// topmost finds what is mounted on exactly this path, the last of several. It reads the kernel's
+// list only: touching the path could hang.
+func topmost(dir string) (mounted, bool, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return mounted{}, false, err
+	}
+	var top mounted
+	found := false
+	for line := range bytes.Lines(text) {
+		m, err := parseMountinfo(strings.TrimSuffix(string(line), "\n"))
+		if err != nil {
+			return mounted{}, false, err
+		}
+		if m.point == dir {
+			top, found = m, true
+		}
+	}
+	return top, found, nil
+}
+
+func parseMountinfo(line string) (mounted, error) {
+	mount, kind, ok := strings.Cut(line, " - ")
+	a, b := strings.Split(mount, " "), strings.Split(kind, " ")
+	if !ok || len(a) < 6 || len(b) < 2 {
+		return mounted{}, fmt.Errorf("/proc/self/mountinfo: line not understood: %q", line)
+	}
+	return mounted{device: a[2], point: unescape(a[4]), fstype: unescape(b[0]), source: unescape(b[1])}, nil
+}
+
+// unescape undoes the kernel's octal escapes of blanks, line ends and backslashes.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

@@ -1,0 +1,48 @@
+package fs
+
+import "testing"
+
+func TestMountinfo(t *testing.T) {
+	for _, c := range []struct {
+		line string
+		want mounted
+	}{
+		{"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", mounted{"98:0", "/mnt2", "ext3", "/dev/root"}},
+		{"61 25 0:52 / /run/metadata ro,nosuid,nodev,noexec - fuse.imdsfs imdsfs rw,user_id=0", mounted{"0:52", "/run/metadata", "fuse.imdsfs", "imdsfs"}},
+		{`61 25 0:52 / /a\040b\134c\012 ro shared:1 master:2 - tmpfs none rw`, mounted{"0:52", "/a b\\c\n", "tmpfs", "none"}},
+		{`61 25 0:52 / /a\9\04 ro - tmpfs  rw`, mounted{"0:52", `/a\9\04`, "tmpfs", ""}},
+	} {
+		got, err := parseMountinfo(c.line)
+		if err != nil || got != c.want {
+			t.Errorf("%q: %+v, %v", c.line, got, err)
+		}
+	}
+	for _, line := range []string{"", " - ", "36 35 98:0 /mnt1 - ext3 /dev/root", "36 35 98:0 / /mnt rw ext3 /dev/root rw"} {
+		if got, err := parseMountinfo(line); err == nil {
+			t.Errorf("%q taken as %+v", line, got)
+		}
+	}
+}
+
+func FuzzMountinfo(f *testing.F) {
+	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue")
+	f.Add(`61 25 0:52 / /a\040b\134c\012 ro shared:1 - tmpfs none rw`)
+	f.Fuzz(func(t *testing.T, line string) {
+		m, err := parseMountinfo(line)
+		if err == nil && len(m.point)+len(m.fstype)+len(m.source) > len(line) {
+			t.Errorf("%q grew to %+v", line, m)
+		}
+	})
+}
+
+func FuzzProbeAnswer(f *testing.F) {
+	f.Add([]byte("0\n/run"))
+	f.Add([]byte("2\n"))
+	f.Add([]byte("PASS\n"))
+	f.Fuzz(func(t *testing.T, out []byte) {
+		text, err := parseProbe(out, nil)
+		if err == nil && len(text) >= len(out) {
+			t.Errorf("%q gives %q", out, text)
+		}
+	})
+}

@@ -1,0 +1,167 @@
+package fs
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Why a directory cannot be mounted on; inside a [PointError].
+var (
+	ErrServed     = errors.New("already served by a running imdsfs")
+	ErrForeign    = errors.New("something else is mounted there")
+	ErrNotEmpty   = errors.New("the directory is not empty")
+	ErrNotDir     = errors.New("not a directory")
+	ErrNoParent   = errors.New("the directory above does not exist")
+	ErrPermission = errors.New("no permission to mount there")
+	ErrHangs      = errors.New("the path does not answer within 1 s")
+)
+
+// A PointError refuses a mount point.
+type PointError struct {
+	Dir    string
+	Err    error  // one of the above
+	Detail string // what is in the way; may be empty
+	Hint   string // what to do; may be empty
+}
+
+func (e *PointError) Error() string {
+	s := fmt.Sprintf("mount %s: %v", e.Dir, e.Err)
+	if e.Detail != "" {
+		s += ": " + e.Detail
+	}
+	return s
+}
+
+func (e *PointError) Unwrap() error { return e.Err }
+
+const elsewhere = "or choose another directory with --mount"
+
+// A point is a directory that is ours to mount on, until release.
+type point struct {
+	dir     string // absolute, no symbolic links
+	created bool
+	lock    *os.File
+}
+
+// claim makes dir ready. It never touches a path that a live daemon serves, and lets a child process
+// look at any other: see probe.
+func claim(dir, runtimeDir string) (p *point, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	above, err := probe(probeResolve, filepath.Dir(dir))
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		return nil, &PointError{dir, ErrNoParent, filepath.Dir(dir), "create it first, " + elsewhere}
+	case err != nil:
+		return nil, lookError(dir, err)
+	}
+	// Two names of one directory are one mount point, and mountinfo has it by this one.
+	p = &point{dir: filepath.Join(above, filepath.Base(dir))}
+	if err := p.acquire(runtimeDir); err != nil {
+		return nil, err
+	}
+	if err := p.prepare(); err != nil {
+		p.release()
+		return nil, err
+	}
+	return p, nil
+}
+
+// acquire takes the lock that a daemon holds for its mount point as long as it lives.
+func (p *point) acquire(runtimeDir string) error {
+	name := sha256.Sum256([]byte(p.dir))
+	path := filepath.Join(runtimeDir, "mount-"+hex.EncodeToString(name[:8])+".lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return &PointError{p.dir, ErrServed, "", "stop that one first, " + elsewhere}
+		}
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	p.lock = f
+	return nil
+}
+
+// prepare clears away a dead mount of ours and sees to an empty directory.
+func (p *point) prepare() error {
+	if err := p.clear(); err != nil {
+		return err
+	}
+	name, err := probe(probeEmpty, p.dir)
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return p.create()
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
+		return &PointError{p.dir, ErrNotDir, "", "remove it, " + elsewhere}
+	case err != nil:
+		return lookError(p.dir, err)
+	case name != "":
+		return &PointError{p.dir, ErrNotEmpty, fmt.Sprintf("it holds %q", name), "move away what is in it, " + elsewhere}
+	}
+	return nil
+}
+
+// clear detaches the dead mounts of ours that are stacked on the directory.
+func (p *point) clear() error {
+	for range 16 {
+		m, ok, err := topmost(p.dir)
+		if err != nil || !ok {
+			return err
+		}
+		if m.fstype != fsType {
+			return &PointError{p.dir, ErrForeign, fmt.Sprintf("%s of type %s", m.source, m.fstype), "unmount that first, " + elsewhere}
+		}
+		// The lock says that no daemon with our run-time directory is alive; one with another
+		// might be, and answers.
+		if _, err := probe(probeAlive, p.dir); err == nil {
+			return &PointError{p.dir, ErrServed, "with another run-time directory", "stop that one (umount -l if there is none), " + elsewhere}
+		}
+		if err := detach(p.dir, unix.MNT_DETACH); err != nil {
+			return lookError(p.dir, fmt.Errorf("detach a dead mount: %w", err))
+		}
+	}
+	return fmt.Errorf("mount %s: dead mounts keep appearing", p.dir)
+}
+
+func (p *point) create() error {
+	if err := os.Mkdir(p.dir, 0o755); err != nil {
+		return lookError(p.dir, err)
+	}
+	p.created = true
+	return os.Chmod(p.dir, 0o755) // whatever the umask says
+}
+
+// release removes the directory if claim made it, and lets go of the lock.
+func (p *point) release() error {
+	var err error
+	if p.created {
+		if err = os.Remove(p.dir); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	p.lock.Close()
+	return err
+}
+
+func lookError(dir string, err error) error {
+	switch {
+	case errors.Is(err, ErrHangs):
+		return &PointError{dir, ErrHangs, "", "look at what is mounted above it (/proc/self/mountinfo), " + elsewhere}
+	case errors.Is(err, fs.ErrPermission):
+		return &PointError{dir, ErrPermission, err.Error(), "run as root, " + elsewhere}
+	}
+	return fmt.Errorf("mount %s: %w", dir, err)
+}

@@ -1,0 +1,213 @@
+package fs
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// A recorder is a kernel that writes down what it is told, and may be held up.
+type recorder struct {
+	fs   *rawFS
+	hold chan struct{} // if not nil, each notify waits until it is closed
+
+	mu   sync.Mutex
+	told []string
+}
+
+func (r *recorder) tell(text string) fuse.Status {
+	if !strings.Contains(text, barrier) {
+		r.mu.Lock()
+		r.told = append(r.told, text)
+		r.mu.Unlock()
+	}
+	if r.hold != nil {
+		<-r.hold
+	}
+	return fuse.ENOENT
+}
+
+func (r *recorder) EntryNotify(parent uint64, name string) fuse.Status {
+	return r.tell("entry " + join(r.path(parent), name))
+}
+
+func (r *recorder) InodeNotify(node uint64, off, length int64) fuse.Status {
+	return r.tell(fmt.Sprintf("inode %s %d %d", r.path(node), off, length))
+}
+
+func (r *recorder) path(id uint64) string {
+	path, _, _, ok := r.fs.table.place(id)
+	if !ok {
+		return "unknown"
+	}
+	return path
+}
+
+func (r *recorder) heard() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.told)
+}
+
+func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
+	uid := uint32(5)
+	rule := func(path string) func(*source.Fragment) {
+		return func(f *source.Fragment) { f.Access = []source.AccessRule{{Path: path, UID: &uid}} }
+	}
+	versions := func(list string) func(*source.Fragment) {
+		return func(f *source.Fragment) {
+			f.Instance = map[string]source.Value{"versions": {Bytes: []byte(list), Mtime: fileTime}}
+		}
+	}
+	none := func(*source.Fragment) {}
+	for _, c := range []struct {
+		name     string
+		known    []string // directories that the kernel has looked up
+		old, new map[string]string
+		edit     func(*source.Fragment)
+		want     []string
+	}{
+		{"nothing changed", []string{"latest/meta-data"}, nil, nil, none, nil},
+		{"a value, unknown directory", []string{"latest/dynamic"}, nil, map[string]string{"meta-data/mac": "06:00:00:00:00:01"}, none, nil},
+		{"a value, in two versions", []string{"latest/meta-data", "2009-04-04/meta-data", "2021-03-23"}, nil, map[string]string{"meta-data/x": "1"}, none,
+			[]string{"entry /2009-04-04/meta-data/x", "entry /latest/meta-data/x", "inode /2009-04-04/meta-data -1 0", "inode /latest/meta-data -1 0"}},
+		{"a name goes", []string{"latest/meta-data"}, map[string]string{"meta-data/x": "1"}, nil, none,
+			[]string{"entry /latest/meta-data/x", "inode /latest/meta-data -1 0"}},
+		{"a file becomes a directory", []string{"latest/meta-data"}, map[string]string{"meta-data/x": "1"}, map[string]string{"meta-data/x/y": "1"}, none,
+			[]string{"entry /latest/meta-data/x", "entry /latest/meta-data/x", "inode /latest/meta-data -1 0"}},
+		{"a directory goes with all in it", []string{"latest/meta-data/x/y"}, map[string]string{"meta-data/x/y/z": "1"}, nil, none,
+			[]string{"entry /latest/meta-data/x", "entry /latest/meta-data/x/y", "entry /latest/meta-data/x/y/z",
+				"inode /latest/meta-data -1 0", "inode /latest/meta-data/x -1 0", "inode /latest/meta-data/x/y -1 0"}},
+		{"a directory's owner: its entry stays", []string{"latest/meta-data/placement"}, nil, nil, rule("meta-data/placement"),
+			[]string{"entry /latest/meta-data/placement/availability-zone", "entry /latest/meta-data/placement/availability-zone-id",
+				"entry /latest/meta-data/placement/region", "inode /latest/meta-data -1 0", "inode /latest/meta-data/placement -1 0"}},
+		{"user-data", []string{"latest/meta-data"}, nil, map[string]string{"user-data": "new"}, none,
+			[]string{"entry /latest/user-data", "inode /latest -1 0"}},
+		{"versions", []string{"latest/meta-data", "2009-04-04"}, nil, nil, versions("1.0\n2030-01-01"), nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			old := buildFrom(t, nil, fragment(c.old))
+			f := door(t, old)
+			for _, path := range c.known {
+				lookup(t, f, strings.Split(path, "/")...)
+			}
+			fragment := fragment(c.new)
+			c.edit(fragment)
+			next := buildFrom(t, old, fragment)
+			kernel := &recorder{fs: f}
+			p := newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) })
+			p.bring(next)
+			got := kernel.heard()
+			slices.Sort(got)
+			if c.name == "versions" { // every version but 1.0 goes, one comes
+				if len(got) != len(old.Versions())+1 || got[len(got)-1] != "inode / -1 0" || slices.Contains(got, "entry /latest") || !slices.Contains(got, "entry /2030-01-01") {
+					t.Errorf("got %q", got)
+				}
+				return
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestGatingIsTold has a directory come and go in a dated version alone, because all that it holds
+// there does.
+func TestGatingIsTold(t *testing.T) {
+	both := build(t, nil)
+	if _, ok := both.Find("/2009-04-04/meta-data/placement"); !ok {
+		t.Fatal("the zone is not in 2009-04-04")
+	}
+	young := build(t, both, "meta-data/placement/availability-zone", "", "meta-data/placement/availability-zone-id", "euw1-az2")
+	if _, ok := young.Find("/2009-04-04/meta-data/placement"); ok {
+		t.Fatal("without the zone, placement is still in 2009-04-04")
+	}
+	f := door(t, both)
+	lookup(t, f, "2009-04-04", "meta-data")
+	lookup(t, f, "latest", "meta-data")
+	for i, next := range []*source.Snapshot{young, build(t, young)} {
+		kernel := &recorder{fs: f}
+		newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) }).bring(next)
+		got := kernel.heard()
+		if !slices.Contains(got, "entry /2009-04-04/meta-data/placement") || !slices.Contains(got, "inode /2009-04-04/meta-data -1 0") {
+			t.Errorf("%d: not told in 2009-04-04: %q", i, got)
+		}
+		if slices.Contains(got, "entry /latest/meta-data/placement") {
+			t.Errorf("%d: told in latest, where it stays: %q", i, got)
+		}
+	}
+}
+
+func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
+	first := build(t, nil)
+	f := door(t, first)
+	lookup(t, f, "latest", "meta-data")
+	kernel := &recorder{fs: f, hold: make(chan struct{})}
+	var w warnings
+	p := newPublisher(f, kernel, w.add)
+	p.wait, p.stall = 20*time.Millisecond, 50*time.Millisecond
+	go p.run()
+	defer func() { p.stop(); <-p.done }()
+
+	second := build(t, first, "meta-data/mac", "06:00:00:00:00:02")
+	third := build(t, second, "meta-data/mac", "06:00:00:00:00:03")
+	fourth := build(t, third, "meta-data/mac", "06:00:00:00:00:04")
+	p.publish(second) // returns, although the notify hangs
+	eventually(t, "the stall is reported", func() bool { return p.stalled.Load() > 0 })
+	if got := w.all(); !strings.Contains(got, "/latest") || strings.Contains(got, "06:") {
+		t.Errorf("warned of %q", got)
+	}
+	p.publish(third)
+	p.publish(fourth)
+
+	// Meanwhile every handler answers, from the tree that the kernel is being told of.
+	out := lookup(t, f, "latest", "meta-data", "mac")
+	if got := content(t, f, out.NodeId, 0, 99); got != "06:00:00:00:00:02" {
+		t.Errorf("while the kernel hangs: %q", got)
+	}
+	list(t, f, lookup(t, f, "latest", "meta-data").NodeId, 4096, true, func() {})
+	var st fuse.StatfsOut
+	f.StatFs(nil, &fuse.InHeader{NodeId: 1}, &st)
+	f.GetAttr(nil, &fuse.GetAttrIn{InHeader: fuse.InHeader{NodeId: out.NodeId}}, &fuse.AttrOut{})
+	f.Forget(out.NodeId, 1)
+
+	generation := f.current.Load().generation
+	close(kernel.hold)
+	eventually(t, "the newest is served", func() bool { return f.current.Load().snapshot == fourth })
+	if n := f.current.Load().generation - generation; n != 1 {
+		t.Errorf("%d trees were served after the hang, want the newest alone", n)
+	}
+	if n := p.stalled.Load(); n != 1 {
+		t.Errorf("%d stalls counted, want 1", n)
+	}
+}
+
+func TestPublishReturnsWhenItIsDone(t *testing.T) {
+	first := build(t, nil)
+	f := door(t, first)
+	lookup(t, f, "latest", "meta-data")
+	kernel := &recorder{fs: f}
+	p := newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) })
+	p.wait = patience
+	go p.run()
+	prev := first
+	for i := range 50 {
+		next := build(t, prev, "meta-data/x", fmt.Sprint(i))
+		p.publish(next)
+		if f.current.Load().snapshot != next || len(kernel.heard()) != 2*(i+1) {
+			t.Fatalf("returned before the kernel was told: %q", kernel.heard())
+		}
+		prev = next
+	}
+	p.stop()
+	<-p.done
+	p.publish(first) // after the end: returns at once
+}

@@ -1,0 +1,182 @@
+// Package edge serves package imds on sockets. It is a connection loop of our own, because net/http's
+// server cannot send EC2's status lines and header order, answers some bad requests by itself, and
+// hides the connection whose hop limit has to be set.
+//
+//	s := edge.New(edge.Config{Tokens: tokens, Clock: source.SystemClock()})
+//	store.Attach(s)                       // the door: every reload is published to it
+//	listener, err := edge.Listen(ctx, "127.0.0.1:1338")
+//	err = s.Serve(ctx, listener)          // once for each listener, until ctx ends
+//
+// What a client may cost is bounded everywhere:
+//
+//	request line and headers   16 KiB and 5 s, else an empty 400 (a silent close for the time)
+//	body                       1 KiB and 5 s; a longer or chunked one is not read: the request is
+//	                           answered and the connection closed
+//	a client that waits        5 s between requests, 10 s to take an answer
+//	connections                4096; then the one unused for longest is closed
+//
+// Only peers that a [Rule] allows are answered; the connection of any other is closed at once.
+//
+// An answer that holds a token leaves with the hop limit of the metadata options as its IP TTL, so
+// that it dies on the way to a client more hops away. The connection keeps that TTL: raised again,
+// it would let TCP retransmit the lost token (measured: within 2 ms).
+package edge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/imdsfs/imdsfs/imds"
+	"github.com/imdsfs/imdsfs/imds/token"
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// Limits of a server where [Config] says nothing else.
+const (
+	DefaultMaxConns      = 4096
+	DefaultHeaderTimeout = 5 * time.Second  // from the first byte of a request to the end of its headers
+	DefaultBodyTimeout   = 5 * time.Second  // for a body, which is read and dropped
+	DefaultIdleTimeout   = 5 * time.Second  // from an answer to the next request
+	DefaultWriteTimeout  = 10 * time.Second // for an answer
+)
+
+const (
+	stopGrace    = time.Second            // for requests under way when the context ends
+	acceptPause  = 10 * time.Millisecond  // when there are no descriptors to accept with
+	reportEvery  = time.Minute            // one report a refused peer, one for refused hosts
+	reportedMax  = 1024                   // refused peers remembered; more go unreported
+	lingerTime   = 500 * time.Millisecond // for the client to take the last answer
+	lingerBytes  = 256 << 10              // of what it still sends meanwhile
+	maxHead      = 16 << 10               // bytes of request line and headers, with the empty line
+	maxBody      = 1 << 10                // bytes of a body that is worth reading
+	keepBuffers  = 4 << 10                // bytes of a buffer that an idle connection may hold
+	userTimeout  = 20 * time.Second       // TCP_USER_TIMEOUT of a connection that carries a token
+	addressesAge = time.Second            // for which the machine's own addresses are remembered
+)
+
+// A Config is what a server needs. Only Tokens must be given.
+type Config struct {
+	Tokens *token.Authority
+	Clock  source.Clock // nil: the system's
+	Hosts  imds.Hosts
+	Allow  []Rule // who is answered; nil: [Local] alone
+
+	// Zero for each: the default.
+	MaxConns                                              int
+	HeaderTimeout, BodyTimeout, IdleTimeout, WriteTimeout time.Duration
+
+	// RefusedPeer, if not nil, is told of a peer that no rule allows, at most once a minute for
+	// each. Connections call it concurrently.
+	RefusedPeer func(peer netip.Addr)
+	// RefusedHost, if not nil, is told which name was refused as Host, without its port, at most
+	// once a minute in all. The client chose it: quote it. Connections call it concurrently.
+	RefusedHost func(name string)
+}
+
+// A Server answers requests on any number of listeners from one snapshot.
+type Server struct {
+	config   Config
+	snapshot atomic.Pointer[source.Snapshot]
+	conns    registry
+	peers    peerCheck
+	reports  struct {
+		peers *throttle[netip.Addr]
+		host  *throttle[struct{}]
+	}
+}
+
+var _ source.Door = (*Server)(nil)
+
+// New returns a server. It answers 503 until the first Publish.
+func New(config Config) *Server {
+	if config.Clock == nil {
+		config.Clock = source.SystemClock()
+	}
+	if config.Allow == nil {
+		config.Allow = []Rule{Local()}
+	}
+	config.MaxConns = cmp.Or(config.MaxConns, DefaultMaxConns)
+	config.HeaderTimeout = cmp.Or(config.HeaderTimeout, DefaultHeaderTimeout)
+	config.BodyTimeout = cmp.Or(config.BodyTimeout, DefaultBodyTimeout)
+	config.IdleTimeout = cmp.Or(config.IdleTimeout, DefaultIdleTimeout)
+	config.WriteTimeout = cmp.Or(config.WriteTimeout, DefaultWriteTimeout)
+	s := &Server{config: config}
+	s.conns.max = config.MaxConns
+	s.peers = peerCheck{rules: config.Allow, clock: config.Clock, interfaces: interfaceAddresses}
+	s.reports.peers = newThrottle[netip.Addr](config.Clock, reportedMax)
+	s.reports.host = newThrottle[struct{}](config.Clock, 1)
+	return s
+}
+
+// Publish implements [source.Door]: whatever request has not been read to the end of its headers when
+// it returns is answered from next.
+func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
+
+// Listen opens a listener for [Server.Serve] on a TCP address, "host:port". It does without Multipath
+// TCP, which net.Listen takes: the kernel knows no hop limit for that, and so would not let a client
+// that speaks it have a token.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	return config.Listen(ctx, "tcp", address)
+}
+
+// Serve answers connections of the listener, which it takes over, until ctx ends; then idle
+// connections are closed at once, requests under way have a second to finish, and Serve returns nil.
+// Any other error is that of a listener that no longer accepts.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	context.AfterFunc(ctx, func() { listener.Close() })
+	for {
+		nc, err := listener.Accept()
+		switch {
+		case err == nil:
+			running.Go(func() { s.serve(ctx, nc) })
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+			s.conns.evict()
+			pause(ctx, acceptPause)
+		case errors.Is(err, syscall.ECONNABORTED):
+		default:
+			return fmt.Errorf("accept on %s: %w", listener.Addr(), err)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// serve runs one connection to its end.
+func (s *Server) serve(ctx context.Context, nc net.Conn) {
+	defer nc.Close()
+	if peer := peerOf(nc); !s.peers.allow(peer) {
+		if s.config.RefusedPeer != nil && s.reports.peers.allow(peer.WithZone("")) {
+			s.config.RefusedPeer(peer)
+		}
+		return
+	}
+	c := newConn(s, nc)
+	s.conns.add(c)
+	defer s.conns.remove(c)
+	defer context.AfterFunc(ctx, c.stop)()
+	for c.serveRequest(ctx) {
+	}
+}

@@ -1,0 +1,131 @@
+package imds
+
+import (
+	"bytes"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/imdsfs/imdsfs/imds/token"
+	"github.com/imdsfs/imdsfs/source"
+)
+
+func FuzzParseTarget(f *testing.F) {
+	for _, s := range []string{"/", "", "*", "//latest//api/token", "/latest/api/token/", "/%2e%2e/%2f%00", "/%", "/%zz?%zz", "http://a", "HTTP://[::1]:80//x?/y", "http:///", "latest"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		got, ok := parseTarget(raw)
+		if !ok {
+			return
+		}
+		path, _, _ := strings.Cut(raw, "?")
+		if got.absolute {
+			path = path[len("http://")+len(got.authority):]
+		}
+		var want []string
+		for _, s := range strings.Split(path, "/") {
+			if s != "" {
+				decoded, err := url.PathUnescape(s)
+				if err != nil {
+					t.Fatalf("%q was taken although %v", raw, err)
+				}
+				want = append(want, decoded)
+			}
+		}
+		if strings.Join(got.segments, "\x00/") != strings.Join(want, "\x00/") {
+			t.Errorf("%q: segments %q, want %q", raw, got.segments, want)
+		}
+		if slashed := "/" + strings.Join(strings.FieldsFunc(path, func(c rune) bool { return c == '/' }), "/"); got.isToken !=
+			(slashed == "/latest/api/token" && !strings.HasSuffix(path, "/")) {
+			t.Errorf("%q: isToken %t", raw, got.isToken)
+		}
+	})
+}
+
+func FuzzHost(f *testing.F) {
+	for _, s := range []string{"", "localhost", "a:80", "[::1]:80", "[", "]", ":", "[]:", "127.0.0.1.", "LOCALHOST.:1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, host string) {
+		if (Hosts{}).Allow(host) && strings.ContainsAny(host, "/@ \t,") {
+			t.Errorf("%q is allowed", host)
+		}
+		if name := refusedName(host); len(name) > maxName {
+			t.Errorf("%q is reported with %d bytes", host, len(name))
+		}
+	})
+}
+
+// What holds for every request, whatever is in it.
+func FuzzRespond(f *testing.F) {
+	tokens, _ := authority()
+	// Issued once under the fixed key: the processes of a fuzzing run have to agree on it.
+	const good = "AQAEAMfdOFEOhAVY4fKQD7HWyn-qGYl-N-OekXwcb01-Cl-1mMThqQ=="
+	if _, ok := tokens.Verify(instanceID, good); !ok {
+		f.Fatalf("the token %s is no good", good)
+	}
+	snapshots := map[string]*source.Snapshot{
+		"optional": snapshot(f, fixture(), optional),
+		"required": snapshot(f, fixture(), required),
+		"disabled": snapshot(f, fixture(), disabled),
+	}
+	seed := func(method, target, host, headers string) { f.Add(method, target, host, headers, 1) }
+	seed("GET", "/latest/meta-data/instance-id", "localhost", "X-aws-ec2-metadata-token: "+good)
+	seed("GET", "/", "127.0.0.1", "X-aws-ec2-metadata-token: \nX-Forwarded-For: a")
+	seed("PUT", "/latest/api/token", "[::1]:80", "X-aws-ec2-metadata-token-ttl-seconds: 60")
+	seed("PUT", "/latest/api/token", "[::1]:80", "X-aws-ec2-metadata-token-ttl-seconds: 60\nX-Forwarded-For: a")
+	seed("POST", "http://localhost/%2e%2e/?x", "", "Connection: close\nExpect: 100-continue")
+	seed("OPTIONS", "*", "evil.test", "Connection: keep-alive")
+	f.Fuzz(func(t *testing.T, method, target, host, headers string, minor int) {
+		req := &Request{Method: method, Target: target, Host: host, Minor: minor, Header: http.Header{}, MayGetToken: true}
+		for _, line := range strings.Split(headers, "\n") {
+			name, value, _ := strings.Cut(line, ": ")
+			req.Header.Add(name, value)
+		}
+		valid := len(req.Header[tokenHeader]) == 1 && strings.Trim(req.Header[tokenHeader][0], " \t") == good
+		for mode, snap := range snapshots {
+			resp := Respond(snap, tokens, now, Hosts{}, req)
+			checkWellFormed(t, &resp, method)
+			issued := len(resp.Body) == token.Length && bytes.HasPrefix(resp.Body, []byte("AQAEA"))
+			isData := resp.Status == 200 && header(resp, "Accept-Ranges") != ""
+			switch {
+			case issued && (req.has("X-Forwarded-For") || method != "PUT" || mode == "disabled"):
+				t.Errorf("%s: a token for %+v", mode, req)
+			case issued != (resp.HopLimit > 0):
+				t.Errorf("%s: HopLimit %d for %+v", mode, resp.HopLimit, req)
+			case isData && mode == "required" && !valid:
+				t.Errorf("data without a valid token for %+v", req)
+			case isData && (mode == "disabled" || req.has(tokenHeader) && (!valid || req.has("X-Forwarded-For"))):
+				t.Errorf("%s: data for %+v", mode, req)
+			}
+			if method == "GET" {
+				head := *req
+				head.Method = "HEAD"
+				resp.Body = nil
+				if other := Respond(snap, tokens, now, Hosts{}, &head); render(&resp) != render(&other) {
+					t.Errorf("%s: GET and HEAD differ for %+v", mode, req)
+				}
+			}
+		}
+	})
+}
+
+func checkWellFormed(t *testing.T, resp *Response, method string) {
+	t.Helper()
+	if reasons[resp.Status] == "" {
+		t.Errorf("status %d", resp.Status)
+	}
+	seen := map[string]bool{}
+	for _, h := range resp.Headers {
+		if seen[h.Name] || strings.ContainsAny(h.Name+h.Value, "\r\n\x00") {
+			t.Errorf("header %q: %q", h.Name, h.Value)
+		}
+		seen[h.Name] = true
+	}
+	if length, err := strconv.Atoi(header(*resp, "Content-Length")); err != nil || method != "HEAD" && length != len(resp.Body) {
+		t.Errorf("Content-Length %q for a body of %d bytes", header(*resp, "Content-Length"), len(resp.Body))
+	}
+}

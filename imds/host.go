@@ -1,0 +1,92 @@
+package imds
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Hosts are the names that requests may be addressed to besides those that always are: IP
+// addresses, localhost, instance-data and instance-data.ec2.internal (EC2's own name for the
+// service). The zero value adds none.
+//
+// A web page whose name is rebound to our address is of one origin with us, so it may PUT for a
+// token and read the answer; but its browser still sends the page's name as Host.
+type Hosts struct {
+	names map[string]bool
+}
+
+var ownNames = map[string]bool{"localhost": true, "instance-data": true, "instance-data.ec2.internal": true}
+
+// NewHosts adds names: DNS names without port, in any case, with or without a final dot.
+func NewHosts(names ...string) (Hosts, error) {
+	h := Hosts{names: map[string]bool{}}
+	for _, name := range names {
+		normal := normalName(name)
+		if !isName(normal) {
+			return Hosts{}, fmt.Errorf("host %q: give a DNS name alone, without scheme, port or path", name)
+		}
+		h.names[normal] = true
+	}
+	return h, nil
+}
+
+// Allow reports whether a request with this Host header is answered.
+func (h Hosts) Allow(host string) bool {
+	name, ok := withoutPort(host)
+	if !ok {
+		return false
+	}
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil && addr.Is6()
+	}
+	name = normalName(name)
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return addr.Is4()
+	}
+	return ownNames[name] || h.names[name]
+}
+
+// withoutPort splits "name", "name:port", "[v6]" or "[v6]:port"; the port may be empty.
+func withoutPort(host string) (name string, ok bool) {
+	end := strings.IndexByte(host, ':')
+	if strings.HasPrefix(host, "[") {
+		end = strings.IndexByte(host, ']') + 1
+		if end == 0 {
+			return "", false
+		}
+	}
+	if end < 0 || end == len(host) {
+		return host, true
+	}
+	port, ok := strings.CutPrefix(host[end:], ":")
+	return host[:end], ok && len(port) <= 5 && strings.Trim(port, "0123456789") == ""
+}
+
+func normalName(name string) string {
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+const maxName = 253 // characters of a DNS name (RFC 1035 §2.3.4)
+
+func isName(name string) bool {
+	if name == "" || len(name) > maxName {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.') {
+			return false
+		}
+	}
+	return true
+}
+
+// refusedName is what an administrator would have to add, or the start of what was sent when that
+// is no name.
+func refusedName(host string) string {
+	if name, ok := withoutPort(host); ok && isName(normalName(name)) {
+		return normalName(name)
+	}
+	return host[:min(len(host), maxName)]
+}

@@ -1,0 +1,83 @@
+package imds
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// A Request is what [Respond] needs to know of one HTTP/1 request.
+type Request struct {
+	Method string
+	Target string // as on the wire: "/latest/meta-data/", "http://host/…", with its query
+	Minor  int    // of the protocol version: 0 for HTTP/1.0
+	Host   string // the value of the Host header, "" if there is none
+	// Header holds the other headers by their canonical names (as net/http makes them).
+	Header http.Header
+	// MayGetToken is whether the peer may have a session token at all.
+	MayGetToken bool
+	// Close says that the connection ends after the answer, whatever the client asks for.
+	Close bool
+}
+
+func (r *Request) has(name string) bool { return len(r.Header[name]) > 0 }
+
+// persistence decides about the connection: HTTP/1.1 stays open unless the client says close,
+// HTTP/1.0 closes unless it asks for keep-alive.
+func (r *Request) persistence() connection {
+	var wantsClose, wantsKeep bool
+	for _, line := range r.Header["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			option = strings.Trim(option, " \t")
+			wantsClose = wantsClose || strings.EqualFold(option, "close")
+			wantsKeep = wantsKeep || strings.EqualFold(option, "keep-alive")
+		}
+	}
+	switch {
+	case r.Close || wantsClose:
+		return connClose
+	case r.Minor >= 1:
+		return connOpen
+	case wantsKeep:
+		return connKeepAlive
+	}
+	return connClose
+}
+
+// A target is a parsed request target, its query dropped.
+type target struct {
+	absolute  bool     // absolute-form, http://authority/path
+	authority string   // of the absolute-form
+	isToken   bool     // exactly the token path
+	segments  []string // decoded once, empty ones left out
+}
+
+// parseTarget takes the origin-form and the absolute-form (RFC 9112 §3.2); all else is malformed, and
+// so is a percent sign without two hexadecimal digits.
+func parseTarget(raw string) (t target, ok bool) {
+	path, _, _ := strings.Cut(raw, "?")
+	const scheme = "http://"
+	switch {
+	case strings.HasPrefix(path, "/"):
+	case len(path) >= len(scheme) && strings.EqualFold(path[:len(scheme)], scheme):
+		t.absolute = true
+		t.authority, path, _ = strings.Cut(path[len(scheme):], "/")
+		path = "/" + path
+	default:
+		return target{}, false
+	}
+	var undecoded []string
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "" {
+			continue
+		}
+		name, err := url.PathUnescape(segment)
+		if err != nil {
+			return target{}, false
+		}
+		undecoded = append(undecoded, segment)
+		t.segments = append(t.segments, name)
+	}
+	t.isToken = isTokenPath(path, undecoded)
+	return t, true
+}

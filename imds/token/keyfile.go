@@ -1,0 +1,111 @@
+package token
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+const (
+	keyName    = "token.key"
+	bootIDPath = "/proc/sys/kernel/random/boot_id"
+	maxKeyFile = 256 // bytes; a good one has 102
+)
+
+// Open returns an authority whose key lies in dir/token.key (mode 0600), so that tokens outlive a
+// restart of the daemon. The directory must exist and belong to one daemon.
+//
+// The file also holds the kernel's boot id: a key of another boot is replaced, because expiries count
+// from boot. So is a file that is damaged, that others can read or own, or that is no regular file:
+// the tokens it would have verified are void, and clients ask for new ones. Errors are those of
+// writing a new file.
+func Open(dir string, clock source.Clock) (*Authority, error) {
+	bootID, err := os.ReadFile(bootIDPath)
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w (is /proc mounted?)", err)
+	}
+	return open(dir, strings.TrimSpace(string(bootID)), clock)
+}
+
+func open(dir, bootID string, clock source.Clock) (*Authority, error) {
+	path := filepath.Join(dir, keyName)
+	key, err := readKey(path, bootID)
+	if err != nil {
+		rand.Read(key[:])
+		if err := writeKey(dir, path, bootID, key); err != nil {
+			return nil, fmt.Errorf("token key: %w", err)
+		}
+	}
+	return New(key, clock), nil
+}
+
+// readKey fails on any file that is not to be trusted with this boot's tokens.
+func readKey(path, bootID string) (key [32]byte, err error) {
+	// O_NONBLOCK: a FIFO put in its place must not hang the start.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return key, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return key, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0 || int(st.Uid) != os.Geteuid() {
+		return key, errors.New("not a regular file that only this user can read")
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err != nil {
+		return key, err
+	}
+	sealed, ok := strings.CutPrefix(string(text), bootID+"\n")
+	if !ok {
+		return key, errors.New("of another boot")
+	}
+	raw, err := hex.DecodeString(strings.TrimSuffix(sealed, "\n"))
+	if err != nil || len(raw) != len(key) {
+		return key, errors.New("damaged")
+	}
+	return [32]byte(raw), nil
+}
+
+// writeKey makes the file durable under its name, or not at all.
+func writeKey(dir, path, bootID string, key [32]byte) (err error) {
+	tmp, err := os.CreateTemp(dir, keyName+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+		}
+	}()
+	if _, err := fmt.Fprintf(tmp, "%s\n%x\n", bootID, key); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	if err := tmp.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

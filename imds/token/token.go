@@ -1,0 +1,105 @@
+// Package token issues and verifies IMDSv2 session tokens.
+//
+// Tokens are stateless: everything needed to check one is in it, sealed with a key that only the
+// daemon knows, so any number may be in use and none is stored. [Open] keeps the key in the
+// run-time directory: tokens outlive a restart of the daemon, and end with the boot.
+//
+//	tokens, err := token.Open("/run/imdsfs", source.SystemClock())
+//	t := tokens.Issue("i-0a1b2c3d4e5f67890", 21600)
+//	remaining, ok := tokens.Verify("i-0a1b2c3d4e5f67890", t)
+//
+// A token is 40 bytes, written as 56 characters of URL-safe base64 with padding, which begin with
+// AQAEA as EC2's do (captured 2024 and later):
+//
+//	bytes  0..3   01 00 04 00
+//	bytes  4..15  random nonce
+//	bytes 16..23  expiry in nanoseconds of CLOCK_BOOTTIME, big-endian, encrypted
+//	bytes 24..39  authentication tag
+//
+// The cipher is AES-256-GCM. Header and instance id are authenticated too, so a token of one
+// instance is worth nothing on another. The expiry counts time since boot: a step of the wall clock
+// neither voids nor stretches a token.
+package token
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"encoding/binary"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+const (
+	// MinTTLSeconds and MaxTTLSeconds bound what a client may ask for (EC2 user guide, "How
+	// Instance Metadata Service Version 2 works": one second to six hours).
+	MinTTLSeconds = 1
+	MaxTTLSeconds = 21600
+	// Length of a token in characters. Nothing of another length is decoded.
+	Length = 56
+
+	header = "\x01\x00\x04\x00"
+	size   = len(header) + 12 + 8 + 16
+)
+
+// Strict refuses a last character with spare bits set, which would be a second spelling of a token.
+var encoding = base64.URLEncoding.Strict()
+
+// An Authority issues and verifies tokens. It is safe for concurrent use.
+type Authority struct {
+	aead  cipher.AEAD
+	clock source.Clock
+}
+
+// New returns an authority that seals with key, which must be random and kept secret.
+//
+// Random nonces under one key are safe for 2³² tokens (NIST SP 800-38D §8.3). Beyond that the chance
+// that two nonces agree grows from 2⁻³³, and with it that of someone who holds both tokens and could
+// make more of what he is given for the asking. So uses are not counted.
+func New(key [32]byte, clock source.Clock) *Authority {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic("aes: " + err.Error()) // 32 bytes is a valid key size
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic("gcm: " + err.Error()) // an AES block fits
+	}
+	return &Authority{aead: aead, clock: clock}
+}
+
+// Issue returns a token for the instance that is good for ttlSeconds from now, which must lie in
+// MinTTLSeconds..MaxTTLSeconds.
+func (a *Authority) Issue(instanceID string, ttlSeconds int) string {
+	expiry := a.clock.Boot() + time.Duration(ttlSeconds)*time.Second
+	var plain [8]byte
+	binary.BigEndian.PutUint64(plain[:], uint64(expiry))
+	sealed := a.aead.Seal([]byte(header), nil, plain[:], additional(instanceID))
+	return encoding.EncodeToString(sealed)
+}
+
+// Verify reports whether token was issued for the instance and has not expired, and for how long it
+// is still good, rounded up to whole seconds: right after Issue that is the ttl that was asked for.
+// Any string may be given.
+func (a *Authority) Verify(instanceID, token string) (remainingSeconds int, ok bool) {
+	if len(token) != Length {
+		return 0, false
+	}
+	var raw [size + 2]byte // the decoder wants room for whole groups of three
+	n, err := encoding.Decode(raw[:], []byte(token))
+	if err != nil || n != size || string(raw[:len(header)]) != header {
+		return 0, false
+	}
+	plain, err := a.aead.Open(nil, nil, raw[len(header):size], additional(instanceID))
+	if err != nil {
+		return 0, false
+	}
+	remaining := time.Duration(binary.BigEndian.Uint64(plain)) - a.clock.Boot()
+	if remaining <= 0 {
+		return 0, false
+	}
+	return int((remaining + time.Second - 1) / time.Second), true
+}
+
+func additional(instanceID string) []byte { return []byte(header + instanceID) }

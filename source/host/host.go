@@ -1,0 +1,177 @@
+// Package host describes the machine it runs on as an instance, so that the daemon works without a
+// file.
+//
+//	src := host.New(host.Options{})
+//	fragment, err := src.Load(ctx)
+//
+// It states little and leaves the rest to derivation (the region follows from the zone, hostname from
+// local-hostname): who the instance is (identity.go), what its network is (network.go), and a zone. Everything is read from Options.Root and Options.Interfaces,
+// so that a test describes any machine. Nothing is written, and no network is asked.
+//
+//	instance-id     DMI asset tag of EC2 Nitro; else from the DMI or Xen UUID of EC2; else from
+//	                /etc/machine-id, which does not leak through it
+//	instance-type   DMI product name, as a token; else "imdsfs.host"
+//	local-hostname  the kernel's, if one was set
+//	mac, addresses  of real interfaces, see network.go
+//	zone            local-1a
+//	launch-time     when the machine was booted
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// Zone is the availability zone of a machine that no other source places.
+const Zone = "local-1a"
+
+// Limits in bytes on what is read: attributes of /sys are at most a page, and /proc/stat grows with
+// processors and interrupts.
+const (
+	maxAttribute = 4 << 10
+	maxStat      = 4 << 20
+)
+
+// Options say what machine is described. The zero value is the one we run on.
+type Options struct {
+	// Root is where etc, proc and sys are found; "" is "/".
+	Root string
+	// Interfaces lists the network interfaces; nil asks the kernel.
+	Interfaces func() ([]Interface, error)
+}
+
+// A Source is the host as a source of metadata. It is safe for concurrent use.
+type Source struct {
+	opts Options
+
+	mu   sync.Mutex
+	boot time.Time // as first read
+}
+
+// New returns the source; nothing is read before Load.
+func New(opts Options) *Source {
+	if opts.Root == "" {
+		opts.Root = "/"
+	}
+	if opts.Interfaces == nil {
+		opts.Interfaces = systemInterfaces
+	}
+	return &Source{opts: opts}
+}
+
+// Name is "host".
+func (s *Source) Name() string { return "host" }
+
+// Load reads the machine anew, boot time excepted. It fails when the machine has no identity, when
+// the boot time cannot be read, and when interfaces cannot be listed; what else is missing is left out.
+func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	boot, err := s.bootTime()
+	if err != nil {
+		return nil, err
+	}
+	f := &fragment{boot: boot, leaves: map[string]source.Value{}}
+	if err := s.loadIdentity(f); err != nil {
+		return nil, err
+	}
+	if err := s.loadNetwork(f); err != nil {
+		return nil, err
+	}
+	f.set("placement/availability-zone", Zone, source.Origin{Kind: source.Default, Place: "zone of a host"})
+
+	instance := map[string]source.Value{
+		"launch-time": f.value(boot.Format(time.RFC3339), stated("/proc/stat")),
+	}
+	if arch := architecture(runtime.GOARCH); arch != "" {
+		instance["architecture"] = f.value(arch, stated("the machine's processor"))
+	}
+	return &source.Fragment{Leaves: f.leaves, Instance: instance, Warnings: f.warnings}, nil
+}
+
+// bootTime is read once: the kernel counts it back from the wall clock, so a step of that would
+// change launch-time, and with it the identity document, at a reload.
+func (s *Source) bootTime() (time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.boot.IsZero() {
+		return s.boot, nil
+	}
+	const path = "/proc/stat"
+	stat, err := s.read(path, maxStat)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("boot time: %w; mount /proc, or give an instance file", err)
+	}
+	for line := range strings.Lines(stat) {
+		if text, ok := strings.CutPrefix(line, "btime "); ok {
+			sec, err := strconv.ParseUint(strings.TrimSpace(text), 10, 33)
+			if err != nil {
+				return time.Time{}, fmt.Errorf("boot time: %s: btime is no number of seconds; give an instance file", path)
+			}
+			s.boot = time.Unix(int64(sec), 0).UTC()
+			return s.boot, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("boot time: %s: no line btime; give an instance file", path)
+}
+
+// architecture is EC2's name for a GOARCH, "" for one that EC2 does not have.
+func architecture(goarch string) string {
+	switch goarch {
+	case "amd64":
+		return "x86_64"
+	case "arm64":
+		return "arm64"
+	case "386":
+		return "i386"
+	}
+	return ""
+}
+
+// read returns the text of the file at an absolute path below Root. A longer file is an error.
+func (s *Source) read(path string, limit int64) (string, error) {
+	f, err := os.Open(filepath.Join(s.opts.Root, path))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return "", err
+	}
+	if int64(len(b)) > limit {
+		return "", fmt.Errorf("%s: longer than %d bytes", path, limit)
+	}
+	return string(b), nil
+}
+
+// A fragment is what Load gathers.
+type fragment struct {
+	boot     time.Time // mtime of every value
+	leaves   map[string]source.Value
+	warnings source.Faults
+}
+
+func (f *fragment) value(text string, origin source.Origin) source.Value {
+	return source.Value{Bytes: []byte(text), Mtime: f.boot, Origin: origin}
+}
+
+// set states the leaf at a path relative to meta-data.
+func (f *fragment) set(path, text string, origin source.Origin) {
+	f.leaves["meta-data/"+path] = f.value(text, origin)
+}
+
+func stated(place string) source.Origin {
+	return source.Origin{Kind: source.Stated, Place: place}
+}

@@ -1,0 +1,245 @@
+package tomlfile
+
+import (
+	"encoding/base64"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+const maxUserData = 16 << 10 // raw, as in EC2
+
+// userData decodes the one of the three forms of user-data that is given. Empty user-data is none.
+func (d *decoder) userData(top table) {
+	var given []node
+	for _, n := range top.children() {
+		if slices.Contains(userDataKeys, n.name) {
+			given = append(given, n)
+		}
+	}
+	for _, n := range given[min(1, len(given)):] {
+		n.fault("user-data is given twice", fmt.Sprintf("keep this or %s of line %d", given[0].name, given[0].line()))
+	}
+	for _, n := range given {
+		data, mtime, ok := n.userData()
+		if !ok || len(data) == 0 {
+			continue
+		}
+		if len(data) > maxUserData {
+			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), maxUserData), "")
+			continue
+		}
+		d.leaf(source.UserData, source.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
+	}
+}
+
+func (n node) userData() (data []byte, mtime time.Time, ok bool) {
+	if n.name == "user-data-file" {
+		return n.contents(maxUserData)
+	}
+	text, ok := n.text()
+	if !ok || n.name == source.UserData {
+		return []byte(text), n.d.mtime, ok
+	}
+	data, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		n.fault("not base64", "standard alphabet with padding, as base64(1) prints it")
+	}
+	return data, n.d.mtime, err == nil
+}
+
+var accountID = regexp.MustCompile(`^[0-9]{12}$`)
+
+// instance decodes [instance].
+func (d *decoder) instance(t table) {
+	t.refuseUnknown("instance")
+	settings := map[string]source.Value{}
+	enum := func(name string, allowed ...string) {
+		if n, ok := t.child(name); ok {
+			if s, ok := n.oneOf(allowed...); ok {
+				settings[name] = n.states(s)
+			}
+		}
+	}
+	enum("platform", "ec2", "snowball")
+	enum("architecture", "x86_64", "arm64", "i386")
+	enum("hostname-type", "ip-name", "resource-name")
+	enum("imds-support", "v2.0")
+	if n, ok := t.child("account-id"); ok {
+		if s, ok := n.text(); ok && !accountID.MatchString(s) {
+			n.fault("must be 12 digits", "")
+		} else if ok {
+			settings["account-id"] = n.states(s)
+		}
+	}
+	if n, ok := t.child("launch-time"); ok {
+		if at, ok := n.time(); ok {
+			settings["launch-time"] = n.states(at.Format(time.RFC3339))
+		}
+	}
+	if n, ok := t.child("versions"); ok {
+		if list, ok := n.versions(); ok {
+			settings["versions"] = n.states(strings.Join(list, "\n"))
+		}
+	}
+	d.file.Fragment.Instance = settings
+}
+
+// versions is the EC2 versions of the array n, sorted. Unquoted 1.0 and dates are as good as strings.
+func (n node) versions() ([]string, bool) {
+	elems, ok := n.list()
+	if ok && len(elems) == 0 {
+		n.fault("holds no version", `leave it out to have all of EC2's, or name some: ["1.0", "2021-03-23"]`)
+		return nil, false
+	}
+	var versions []string
+	for _, e := range elems {
+		v, isScalar := e.scalar()
+		if !isScalar {
+			ok = false
+			continue
+		}
+		_, err := time.Parse(time.DateOnly, v)
+		switch {
+		case v != "1.0" && err != nil:
+			e.fault("not an EC2 version", `a version is "1.0" or a date as "2021-03-23"`)
+			ok = false
+		case slices.Contains(versions, v):
+			e.fault("given twice", "")
+			ok = false
+		}
+		versions = append(versions, v)
+	}
+	slices.Sort(versions)
+	return versions, ok
+}
+
+// dotted makes a fault of each value in the table that an unquoted dot has made of a name of t.
+func (n node) dotted(t table, name string) {
+	sub, isTable := n.value.(map[string]any)
+	if !isTable {
+		n.fault("must be a single value", "")
+		return
+	}
+	children := table{n, sub}.children()
+	if len(children) == 0 {
+		n.fault("a table inside ["+t.key+"]", "quote keys that hold a dot")
+	}
+	for _, c := range children {
+		dotted := name + "." + c.name
+		if _, deeper := c.value.(map[string]any); deeper {
+			c.dotted(t, dotted)
+			continue
+		}
+		c.fault("a table inside ["+t.key+"]", "quote keys that hold a dot: "+strconv.Quote(dotted))
+	}
+}
+
+// publicKeys decodes [public-keys], in the order of the file.
+func (d *decoder) publicKeys(t table) {
+	for _, n := range t.children() {
+		if n.misplacedUserData(t) {
+			continue
+		}
+		if _, ok := n.value.(map[string]any); ok {
+			n.dotted(t, n.name)
+			continue
+		}
+		if n.name == "" || strings.ContainsAny(n.name, "/\n\x00") {
+			n.fault("the name of a key pair must not be empty nor hold /, newline or NUL", "")
+			continue
+		}
+		line, ok := n.text()
+		if ok && !isPublicKey(line) {
+			n.fault("not an OpenSSH public key", `one line such as "ssh-ed25519 AAAA… name", as in authorized_keys`)
+			ok = false
+		}
+		if ok {
+			d.file.Fragment.PublicKeys = append(d.file.Fragment.PublicKeys, source.PublicKey{Name: n.name, Key: n.states(line)})
+		}
+	}
+}
+
+func isPublicKey(line string) bool {
+	line = strings.TrimSuffix(line, "\n")
+	kind, rest, _ := strings.Cut(line, " ")
+	known := strings.HasPrefix(kind, "ssh-") || strings.HasPrefix(kind, "ecdsa-") || strings.HasPrefix(kind, "sk-")
+	return known && strings.TrimSpace(rest) != "" && !strings.ContainsAny(line, "\r\n\x00")
+}
+
+// tags decodes [tags].
+func (d *decoder) tags(t table) {
+	tags := map[string]source.Value{}
+	for _, n := range t.children() {
+		switch n.value.(type) {
+		case string, int64, bool:
+		case map[string]any:
+			n.dotted(t, n.name)
+			continue
+		default:
+			n.fault("a tag's value must be a string", "put it in quotes")
+			continue
+		}
+		if n.name == "" || strings.ContainsAny(n.name, "\n\x00") {
+			n.fault("a tag key must not be empty nor hold newline or NUL", "")
+			continue
+		}
+		if slices.Contains(userDataKeys, n.name) {
+			n.warn(n.name+" stands inside [tags] and is a tag", "move it above the first table header if it is the instance's user-data")
+		}
+		text, _ := n.scalar()
+		tags[n.name] = n.states(text)
+	}
+	d.file.Fragment.Tags = tags
+}
+
+// options decodes [metadata-options].
+func (d *decoder) options(t table) {
+	t.refuseUnknown("metadata-options")
+	options := map[string]source.Value{}
+	var scratch source.Options
+	for _, name := range source.OptionNames() {
+		n, ok := t.child(name)
+		if !ok {
+			continue
+		}
+		if _, isInt := n.value.(int64); name == source.OptionHopLimit && !isInt {
+			n.fault("must be a whole number without quotes", "")
+			continue
+		}
+		var text string
+		if name == source.OptionHopLimit {
+			text, ok = n.scalar()
+		} else {
+			text, ok = n.text()
+		}
+		if !ok {
+			continue
+		}
+		if err := scratch.Set(name, text); err != nil {
+			n.fault(err.Error(), "")
+			continue
+		}
+		options[name] = n.states(text)
+	}
+	d.file.Fragment.Options = options
+	if n, ok := t.child("lock"); ok {
+		lock, ok := n.texts(func(name string) (string, string) {
+			if slices.Contains(source.OptionNames(), name) {
+				return "", ""
+			}
+			if near := nearest(name, source.OptionNames()); near != "" {
+				return "unknown option", "did you mean " + near + "?"
+			}
+			return "unknown option", "the options are " + strings.Join(source.OptionNames(), ", ")
+		})
+		if ok {
+			d.file.Fragment.Lock = lock
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package tomlfile
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+const (
+	maxNameBytes  = 255 // NAME_MAX: the FUSE door could not show a longer one
+	interfacesDir = source.MetaData + "/network/interfaces/macs"
+)
+
+// leaf states the value at a path of the tree.
+func (d *decoder) leaf(path string, v source.Value) {
+	if d.file.Fragment.Leaves == nil {
+		d.file.Fragment.Leaves = map[string]source.Value{}
+	}
+	d.file.Fragment.Leaves[path] = v
+}
+
+// directory decodes a table that is the directory at path, and all below.
+func (d *decoder) directory(t table, path string) {
+	if path == interfacesDir {
+		d.interfaces(t)
+		return
+	}
+	for _, n := range t.children() {
+		switch {
+		case n.refuseName():
+		case path == source.MetaData && (n.name == "public-keys" || n.name == "tags"):
+			n.fault("has a table of its own", "put it into ["+n.name+"]")
+		case (path == source.MetaData || path == source.Dynamic) && n.misplacedUserData(t):
+		default:
+			if slices.Contains(userDataKeys, n.name) {
+				n.warn(n.name+" stands inside ["+t.key+"] and is a leaf there",
+					"move it above the first table header if it is the instance's user-data")
+			}
+			d.entry(n, path+"/"+n.name)
+		}
+	}
+}
+
+// entry decodes what stands at path: a directory or a leaf.
+func (d *decoder) entry(n node, path string) {
+	switch v := n.value.(type) {
+	case map[string]any:
+		d.directory(table{n, v}, path)
+	case []map[string]any:
+		n.fault("an array of tables has no form in the tree", "a directory is a plain table: ["+n.key+"]")
+	case []any:
+		if lines, ok := n.lines(v); ok {
+			d.leaf(path, n.states(strings.Join(lines, "\n")))
+		}
+	default:
+		if text, ok := n.scalar(); ok {
+			d.leaf(path, n.states(text))
+		}
+	}
+}
+
+// lines is the elements of an array as plain text.
+func (n node) lines(values []any) (lines []string, ok bool) {
+	ok = true
+	for i, v := range values {
+		e := node{d: n.d, place: n.elem(i), name: n.name, value: v}
+		switch v.(type) {
+		case []any, map[string]any, []map[string]any:
+			e.fault("an array in an array, or a table in one, has no form in the tree", "an array is one value a line; a directory is a table")
+			ok = false
+			continue
+		}
+		line, isScalar := e.scalar()
+		ok = ok && isScalar
+		lines = append(lines, line)
+	}
+	return lines, ok
+}
+
+// refuseName makes a fault of a key that no file can be called.
+func (n node) refuseName() bool {
+	text := ""
+	switch {
+	case n.name == "" || n.name == "." || n.name == "..":
+		text = "a name in the tree must not be empty, . or .."
+	case strings.ContainsAny(n.name, "/\n\x00"):
+		text = "a name in the tree must not hold /, newline or NUL"
+	case len(n.name) > maxNameBytes:
+		text = fmt.Sprintf("a name in the tree must not be longer than %d bytes", maxNameBytes)
+	default:
+		return false
+	}
+	hint := ""
+	if strings.Contains(n.name, "/") {
+		hint = "write a path with dots, or as a table of its own"
+	}
+	n.fault(text, hint)
+	return true
+}
+
+var colonMAC = regexp.MustCompile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$`)
+
+// interfaces decodes network/interfaces/macs: its keys are MAC addresses, in lower case in the tree.
+func (d *decoder) interfaces(t table) {
+	lines := map[string]int{}
+	for _, n := range t.children() {
+		if !colonMAC.MatchString(n.name) {
+			example := "06:2b:3c:4d:5e:6f"
+			if mac, err := net.ParseMAC(n.name); err == nil && len(mac) == 6 {
+				example = mac.String()
+			}
+			n.fault("not a MAC address of six bytes with colons", `write it as "`+example+`"`)
+			continue
+		}
+		mac := strings.ToLower(n.name)
+		if line, ok := lines[mac]; ok {
+			n.fault("the same MAC address twice", fmt.Sprintf("it stands on line %d already", line))
+			continue
+		}
+		lines[mac] = n.line()
+		if iface, ok := n.table(); ok {
+			d.directory(iface, interfacesDir+"/"+mac)
+		}
+	}
+}

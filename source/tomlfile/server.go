@@ -1,0 +1,137 @@
+package tomlfile
+
+import (
+	"net"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins.
+type Server struct {
+	Listen     []string // "HOST:PORT" or "link-local"; or "none" alone
+	Mount      string   // absolute path, or "none"
+	RuntimeDir string   // absolute path
+	StateDir   string   // absolute path
+	Sources    []string // "host" and "file", the later wins
+	AllowFrom  []string // "local", a CIDR, or "iface:NAME"
+	Hosts      []string // host names without port
+	LogLevel   string   // "debug", "info", "warn", "error"
+	LogFormat  string   // "text", "json"
+
+	// Places tells for each key that the file gives, by its name there ("allow-from"), the
+	// "FILE:LINE" where it does. What is not here was not said.
+	Places map[string]string
+}
+
+// laterServerKeys are known names that nothing stands behind yet.
+var laterServerKeys = []string{"admin", "metrics", "vantage", "add-addresses"}
+
+// server decodes [server].
+func (d *decoder) server(t table) {
+	t.refuseUnknown("server")
+	s := &d.file.Server
+	for _, n := range t.children() {
+		if slices.Contains(laterServerKeys, n.name) {
+			n.fault("not built into this version", "leave it out")
+			continue
+		}
+		s.Places[n.name] = d.at(n.line())
+		switch n.name {
+		case "listen":
+			s.Listen, _ = n.texts(checkListen)
+			if len(s.Listen) > 1 && slices.Contains(s.Listen, "none") {
+				n.fault(`"none" stands beside an address`, "keep one or the other")
+			}
+		case "mount":
+			s.Mount = n.directoryPath("none")
+		case "runtime-dir":
+			s.RuntimeDir = n.directoryPath("")
+		case "state-dir":
+			s.StateDir = n.directoryPath("")
+		case "sources":
+			s.Sources, _ = n.texts(checkSource)
+			if s.Sources != nil && len(s.Sources) == 0 {
+				n.fault("names no source", `specify "host", "file" or both`)
+			}
+		case "allow-from":
+			s.AllowFrom, _ = n.texts(checkPeer)
+		case "hosts":
+			s.Hosts, _ = n.texts(checkHost)
+		case "log-level":
+			s.LogLevel, _ = n.oneOf("debug", "info", "warn", "error")
+		case "log-format":
+			s.LogFormat, _ = n.oneOf("text", "json")
+		}
+	}
+}
+
+// directoryPath is an absolute path, or the keyword if there is one.
+func (n node) directoryPath(keyword string) string {
+	path, ok := n.text()
+	switch {
+	case !ok || keyword != "" && path == keyword:
+	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0):
+		hint := "start it with /"
+		if keyword != "" {
+			hint += ", or say " + strconv.Quote(keyword)
+		}
+		n.fault("must be an absolute path", hint)
+	}
+	return path
+}
+
+var (
+	hostName      = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?$`)
+	interfaceName = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`) // dev_valid_name of the kernel
+)
+
+func checkListen(s string) (text, hint string) {
+	if s == "link-local" || s == "none" {
+		return "", ""
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "not an address", `HOST:PORT such as "127.0.0.1:1338" or "[::1]:1338", "link-local", or "none"`
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "not a port", "0 to 65535, where 0 is any free one"
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && !hostName.MatchString(host) {
+		return "not a host", "an IP address or a name"
+	}
+	return "", ""
+}
+
+func checkSource(s string) (text, hint string) {
+	if s != "host" && s != "file" {
+		return "unknown source", `specify "host" or "file"`
+	}
+	return "", ""
+}
+
+func checkPeer(s string) (text, hint string) {
+	if name, ok := strings.CutPrefix(s, "iface:"); ok {
+		if !interfaceName.MatchString(name) || name == "." || name == ".." {
+			return "not the name of a network interface", ""
+		}
+		return "", ""
+	}
+	if _, err := netip.ParsePrefix(s); err == nil || s == "local" {
+		return "", ""
+	}
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+		return "an address, not a network", "write " + netip.PrefixFrom(addr, addr.BitLen()).String()
+	}
+	return "not a description of peers", `"local", a network such as "10.0.0.0/8", or "iface:NAME"`
+}
+
+func checkHost(s string) (text, hint string) {
+	if !hostName.MatchString(s) {
+		return "not a host name", "a name without port and wildcard, as clients have it in their URL"
+	}
+	return "", ""
+}

@@ -1,0 +1,108 @@
+// Package tomlfile reads an instance file: the TOML text in which a user says what the metadata of
+// one instance is. The tables of the file mirror the paths of the tree:
+//
+//	[meta-data], [dynamic]      any path; a table is a directory            metadata.go
+//	user-data and its variants  before the first table header               instance.go
+//	[instance]                  what no path says by itself                 instance.go
+//	[public-keys], [tags]       their form in the tree is not the file's    instance.go
+//	[metadata-options]          EC2's options                               instance.go
+//	[credentials.NAME]          the role; [identity-credentials] likewise   credentials.go
+//	[[access]]                  owner, group and mode on the FUSE door      access.go
+//	[server]                    the daemon                                  server.go
+//
+// [Load] reports every fault of a file at once, each with file, line and key. A fault never holds a
+// value of the file, options apart, so that no secret can get into it; for the same reason the
+// parser's own messages are not passed on (syntax.go). The parser gives no positions of keys:
+// lineindex.go finds them.
+//
+// What a file refers to (user-data-file, KEY-file, KEY-env) is read through files.go alone.
+package tomlfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+const maxFileBytes = 8 << 20 // of an instance file
+
+// A File is what an instance file says.
+type File struct {
+	Fragment *source.Fragment
+	Server   Server
+	// Refers are the absolute paths of the file itself and of every file it names: a change of
+	// any of them may change the Fragment. Sorted.
+	Refers []string
+}
+
+// Load reads the instance file at path. If the file can be read but not used, the error is
+// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given.
+func Load(path string) (*File, error) {
+	data, mtime, err := readFile(path, maxFileBytes)
+	var tooLarge sizeError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, source.Faults{{Place: path + ":1", Text: fmt.Sprintf("the file has %d bytes: %d are allowed", int64(tooLarge), maxFileBytes)}}
+	case err != nil:
+		return nil, fmt.Errorf("instance file %s: %w", path, err)
+	}
+	return decode(path, string(data), mtime)
+}
+
+// decode is Load for a text that has been read already.
+func decode(path, text string, mtime time.Time) (*File, error) {
+	d := &decoder{
+		path:  path,
+		mtime: mtime,
+		index: indexLines(text),
+		file:  &File{Fragment: &source.Fragment{}, Server: Server{Places: map[string]string{}}},
+	}
+	top, ok := d.parse(text)
+	if !ok {
+		return nil, byLine(d.faults)
+	}
+	d.refer(path)
+	d.document(top)
+	if err := byLine(d.faults).Err(); err != nil {
+		return nil, err
+	}
+	d.file.Fragment.Warnings = byLine(d.warnings)
+	slices.Sort(d.file.Refers)
+	d.file.Refers = slices.Compact(d.file.Refers)
+	return d.file, nil
+}
+
+func (d *decoder) refer(path string) {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	d.file.Refers = append(d.file.Refers, path)
+}
+
+// A Source is an instance file as a source of metadata.
+type Source struct{ path string }
+
+var _ source.Source = (*Source)(nil)
+
+// New returns the source that reads the instance file at path.
+func New(path string) *Source { return &Source{path} }
+
+// Name is the source's name in [server] sources.
+func (s *Source) Name() string { return "file" }
+
+// Load reads the file anew; see the function [Load].
+func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f, err := Load(s.path)
+	if err != nil {
+		return nil, err
+	}
+	return f.Fragment, nil
+}

@@ -1,0 +1,110 @@
+package tomlfile
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+var userDataKeys = []string{source.UserData, "user-data-file", "user-data-base64"}
+
+// schema is the keys of each table that takes no others. "" is the top of the file.
+var schema = map[string][]string{
+	"": append([]string{"instance", source.MetaData, source.Dynamic, "public-keys", "tags", "metadata-options",
+		"credentials", "identity-credentials", "access", "server"}, userDataKeys...),
+	"instance":         {"platform", "account-id", "architecture", "launch-time", "hostname-type", "imds-support", "versions"},
+	"metadata-options": append([]string{"lock"}, source.OptionNames()...),
+	"credentials.NAME": {"type", "access-key-id", "access-key-id-file", "access-key-id-env",
+		"secret-access-key", "secret-access-key-file", "secret-access-key-env", "token", "token-file", "token-env",
+		"expiration", "instance-profile-arn", "instance-profile-id"},
+	"access": {"path", "owner", "group", "mode"},
+	"server": append([]string{"listen", "mount", "runtime-dir", "state-dir", "sources", "allow-from", "hosts",
+		"log-level", "log-format"}, laterServerKeys...),
+}
+
+// refuseUnknown makes a fault of every key of t that the table called name in schema does not have.
+func (t table) refuseUnknown(name string) {
+	for _, n := range t.children() {
+		if slices.Contains(schema[name], n.name) {
+			continue
+		}
+		if n.misplacedUserData(t) {
+			continue
+		}
+		_, isTable := n.value.(map[string]any)
+		hint := "the keys here are " + strings.Join(schema[name], ", ")
+		switch near, home := nearest(n.name, schema[name]), homeOf(n.name); {
+		case home != "" && !isTable:
+			hint = "it belongs into " + home
+		case near != "":
+			hint = "did you mean " + near + "?"
+		case name == "" && !isTable:
+			hint = "metadata belongs into [meta-data]; " + hint
+		}
+		n.fault("unknown key", hint)
+	}
+}
+
+// misplacedUserData makes a fault of a user-data key that a table header has swallowed.
+func (n node) misplacedUserData(in table) bool {
+	if !slices.Contains(userDataKeys, n.name) {
+		return false
+	}
+	n.fault(n.name+" stands inside ["+in.key+"]", "move it above the first table header")
+	return true
+}
+
+// homeOf is the header of the table that alone has the key, "" if there is none.
+func homeOf(key string) string {
+	var homes []string
+	for _, name := range []string{"instance", "metadata-options", "credentials.NAME", "access", "server"} {
+		if slices.Contains(schema[name], key) {
+			homes = append(homes, name)
+		}
+	}
+	if len(homes) != 1 {
+		return ""
+	}
+	if homes[0] == "access" {
+		return "[[access]]"
+	}
+	return "[" + homes[0] + "]"
+}
+
+// nearest is the known name that a typing mistake could have turned into name, "" if all are too far.
+func nearest(name string, known []string) string {
+	best, least := "", 0
+	for _, k := range known {
+		d := distance(strings.ToLower(name), k)
+		if d <= 1+len(k)/4 && (best == "" || d < least) {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to insert, drop or replace that turns a into b (Levenshtein).
+func distance(a, b string) int {
+	const far = 256
+	if len(a) > far || len(b) > far {
+		return far
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
