@@ -40,8 +40,8 @@ func ParseAllow(s string) (Rule, error) {
 		}
 		return Rule{text: s, iface: name}, nil
 	}
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return Rule{}, fmt.Errorf("allow-from %q: an address alone is no network, write %s/%d", s, addr.WithZone(""), addr.BitLen())
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+		return Rule{}, fmt.Errorf("allow-from %q: an address alone is no network, write %s/%d", s, addr, addr.BitLen())
 	}
 	prefix, err := netip.ParsePrefix(s)
 	switch {

@@ -256,11 +256,11 @@ func TestManyClientsOfTheStandardLibrary(t *testing.T) {
 			h.Publish(b)
 		}
 	})
-	for range 20 {
+	for range 8 {
 		clients.Go(func() {
 			client := http.Client{Transport: &http.Transport{}, Timeout: patience}
 			defer client.CloseIdleConnections()
-			for range 50 {
+			for range 8 {
 				resp, err := client.Get("http://" + h.addr + "/latest/meta-data/large")
 				if err != nil {
 					t.Error(err)

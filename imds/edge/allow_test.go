@@ -1,0 +1,217 @@
+package edge
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+func TestParseAllow(t *testing.T) {
+	for _, s := range []string{"local", "10.0.0.0/8", "192.0.2.1/32", "0.0.0.0/0", "fd00::/8", "::1/128", "iface:docker0", "iface:br-0a1b2c3d4e5f"} {
+		if r, err := ParseAllow(s); err != nil || r.String() != s {
+			t.Errorf("ParseAllow(%q) = %q, %v", s, r, err)
+		}
+	}
+	for s, want := range map[string]string{
+		"":                       "give local, a network such as 172.17.0.0/16, or iface:NAME",
+		"Local":                  "give local",
+		"docker0":                "give local",
+		"10.0.0.0/33":            "give local",
+		"10.0.0.0/8 ":            "give local",
+		"fe80::%eth0/64":         "give local",
+		"10.0.0.1":               "write 10.0.0.1/32",
+		"fd00::1":                "write fd00::1/128",
+		"10.0.0.1/8":             "write 10.0.0.0/8",
+		"fd00::1/64":             "write fd00::/64",
+		"::ffff:10.0.0.0/104":    "write an IPv4 network as IPv4",
+		"iface:":                 "no name of an interface",
+		"iface:a/b":              "no name of an interface",
+		"iface:0123456789abcdef": "no name of an interface",
+	} {
+		if _, err := ParseAllow(s); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `allow-from "`+s+`"`) {
+			t.Errorf("ParseAllow(%q): error %v, want one that quotes it and says %q", s, err, want)
+		}
+	}
+}
+
+// machine has a LAN on eth0, containers on docker0, and as any machine a link-local address on each.
+func machine() []interfaceAddress {
+	return []interfaceAddress{
+		{"lo", netip.MustParsePrefix("127.0.0.1/8")},
+		{"eth0", netip.MustParsePrefix("192.0.2.10/24")},
+		{"eth0", netip.MustParsePrefix("2001:db8::10/64")},
+		{"eth0", netip.MustParsePrefix("fe80::a/64")},
+		{"docker0", netip.MustParsePrefix("172.17.0.1/16")},
+		{"docker0", netip.MustParsePrefix("fe80::d/64")},
+		{"imds0", netip.MustParsePrefix("169.254.169.254/32")},
+	}
+}
+
+func TestRules(t *testing.T) {
+	for _, c := range []struct {
+		rule    string
+		yes, no []string
+	}{
+		{"local",
+			[]string{"127.0.0.1", "127.9.9.9", "::1", "192.0.2.10", "2001:db8::10", "172.17.0.1", "169.254.169.254", "fe80::a%eth0", "fe80::d%docker0"},
+			[]string{"192.0.2.11", "2001:db8::11", "172.17.0.2", "169.254.169.253", "fe80::b%eth0", "fe80::a%docker0", "fe80::d%eth0", "fe80::a", "10.0.0.1"}},
+		{"172.17.0.0/16", []string{"172.17.0.1", "172.17.255.255"}, []string{"172.18.0.1", "127.0.0.1", "::1"}},
+		{"0.0.0.0/0", []string{"127.0.0.1", "10.0.0.1"}, []string{"::1"}},
+		{"fe80::/64", []string{"fe80::1%eth0", "fe80::2%docker0"}, []string{"fe80:0:0:1::1%eth0", "127.0.0.1"}},
+		{"iface:docker0",
+			[]string{"172.17.0.1", "172.17.0.2", "fe80::5%docker0"},
+			[]string{"172.18.0.1", "192.0.2.10", "127.0.0.1", "fe80::5%eth0", "fe80::5"}},
+		{"iface:lo", []string{"127.0.0.1", "127.1.2.3"}, []string{"::1", "192.0.2.10"}},
+		{"iface:absent", nil, []string{"127.0.0.1", "172.17.0.1", "fe80::5%absent"}},
+	} {
+		rule, err := ParseAllow(c.rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(peers []string, want bool) {
+			for _, p := range peers {
+				if got := rule.allows(netip.MustParseAddr(p), machine); got != want {
+					t.Errorf("%s: peer %s allowed: %t", c.rule, p, got)
+				}
+			}
+		}
+		check(c.yes, true)
+		check(c.no, false)
+	}
+}
+
+func TestAddressesAreAskedForOnceASecond(t *testing.T) {
+	clock := source.NewManualClock(now)
+	asked := 0
+	var assigned []interfaceAddress
+	p := peerCheck{rules: []Rule{Local()}, clock: clock, interfaces: func() []interfaceAddress { asked++; return assigned }}
+	check := func(peer string, want bool, wantAsked int) {
+		t.Helper()
+		if got := p.allow(netip.MustParseAddr(peer)); got != want || asked != wantAsked {
+			t.Errorf("peer %s: allowed %t after asking %d times; want %t, %d", peer, got, asked, want, wantAsked)
+		}
+	}
+	check("127.0.0.1", true, 0)
+	check("192.0.2.10", false, 1)
+	assigned = machine()
+	check("192.0.2.10", false, 1)
+	clock.Advance(time.Second)
+	check("192.0.2.10", true, 2)
+	check("172.17.0.1", true, 2)
+	check("192.0.2.11", false, 2)
+	if p.allow(netip.Addr{}) {
+		t.Error("what has no address is allowed")
+	}
+}
+
+func TestInterfaceAddressesHoldsTheLoopback(t *testing.T) {
+	if all := interfaceAddresses(); !slices.Contains(all, interfaceAddress{"lo", netip.MustParsePrefix("127.0.0.1/8")}) {
+		t.Errorf("127.0.0.1/8 on lo is not among %v", all)
+	}
+}
+
+func mustParse(t *testing.T, rules ...string) (parsed []Rule) {
+	t.Helper()
+	for _, s := range rules {
+		r, err := ParseAllow(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed = append(parsed, r)
+	}
+	return parsed
+}
+
+// A recorder collects what a callback is told.
+type recorder[T any] struct {
+	mu  sync.Mutex
+	got []T
+}
+
+func (r *recorder[T]) add(v T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.got = append(r.got, v)
+}
+
+func (r *recorder[T]) all() []T {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.got)
+}
+
+func TestOtherPeersAreClosedUnansweredAndReportedOnceAMinute(t *testing.T) {
+	var peers recorder[netip.Addr]
+	h := start(t, Config{Allow: mustParse(t, "10.0.0.0/8"), RefusedPeer: peers.add})
+	loopback := netip.MustParseAddr("127.0.0.1")
+	refused := func(want ...netip.Addr) {
+		t.Helper()
+		for range 3 {
+			h.dial().expectEnd(false)
+		}
+		if got := peers.all(); !slices.Equal(got, want) {
+			t.Errorf("reported %v, want %v", got, want)
+		}
+	}
+	refused(loopback)
+	h.clock.Advance(59 * time.Second)
+	refused(loopback)
+	h.clock.Advance(time.Second)
+	refused(loopback, loopback)
+}
+
+func TestAnyRuleLetsAPeerIn(t *testing.T) {
+	for _, rules := range [][]string{{"10.0.0.0/8", "local"}, {"iface:lo"}, {"127.0.0.0/8"}} {
+		h := start(t, Config{Allow: mustParse(t, rules...)})
+		h.dial().roundTrip()
+	}
+	start(t, Config{}).dial().roundTrip() // local, when nothing is said
+	start(t, Config{Allow: []Rule{}}).dial().expectEnd(false)
+}
+
+func TestRefusedHostIsReportedOnceAMinute(t *testing.T) {
+	var hosts recorder[string]
+	h := start(t, Config{RefusedHost: hosts.add})
+	c := h.dial()
+	refused := func(name string, want ...string) {
+		t.Helper()
+		c.send(strings.Replace(get, "169.254.169.254", name, 1))
+		c.expect("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n" + h.date() + "Server: EC2ws\r\nContent-Type: text/plain\r\n\r\n")
+		if got := hosts.all(); !slices.Equal(got, want) {
+			t.Errorf("reported %q, want %q", got, want)
+		}
+	}
+	refused("metadata:1338", "metadata")
+	refused("metadata:1338", "metadata")
+	refused("other", "metadata")
+	h.clock.Advance(time.Minute)
+	refused("other.", "metadata", "other")
+}
+
+func (h *harness) date() string {
+	return "Date: " + h.clock.Now().Format("Mon, 02 Jan 2006 15:04:05") + " GMT\r\n"
+}
+
+func TestReportsAreBounded(t *testing.T) {
+	clock := source.NewManualClock(now)
+	throttle := newThrottle[int](clock, 3)
+	for i := range 5 {
+		if got, want := throttle.allow(i), i < 3; got != want {
+			t.Errorf("report %d: %t, want %t", i, got, want)
+		}
+	}
+	clock.Advance(time.Minute)
+	for i := range 5 {
+		if got, want := throttle.allow(4-i), i < 3; got != want {
+			t.Errorf("a minute later report %d: %t, want %t", i, got, want)
+		}
+	}
+	if len(throttle.last) != 3 {
+		t.Errorf("%d keys are remembered, want 3", len(throttle.last))
+	}
+}
