@@ -231,8 +231,8 @@ func (p *publisher) dropAttr(node uint64, path string) {
 // notify sends one notify with a watchdog.
 func (p *publisher) notify(path string, send func() fuse.Status) {
 	timer := time.AfterFunc(p.stall, func() {
-		p.stalled.Add(1)
 		p.warn(fmt.Sprintf("the kernel has not taken the change of %q for %v: a process hangs while it lists that directory; new values wait", path, p.stall))
+		p.stalled.Add(1)
 	})
 	status := send()
 	timer.Stop()

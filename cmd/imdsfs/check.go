@@ -28,7 +28,7 @@ comes from: the file and line that state it, what it is derived from, or that it
 Secrets are masked. For a faulty file it prints every fault with file, line and key, and exits
 with 3. Warnings do not change the exit code.`,
 		Example: `  imdsfs check testdata/instances/web-1.toml
-  imdsfs check --quiet /etc/imdsfs/*.toml`,
+  imdsfs check --quiet testdata/instances/*.toml`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return failure(exitUsage, "see imdsfs check --help", errors.New("imdsfs check takes one file or more"))
@@ -56,7 +56,7 @@ with 3. Warnings do not change the exit code.`,
 
 func checkFile(ctx context.Context, stdout, stderr io.Writer, path string, quiet bool) error {
 	file, err := tomlfile.Load(path)
-	if err != nil {
+	if file == nil {
 		return err
 	}
 	sources := sourcesOf(path, file.Server.Sources)

@@ -40,8 +40,8 @@ func newRootCommand(stdout, stderr io.Writer) *cobra.Command {
 both from one tree: a TOML file, or the machine it runs on.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 the answer is no.`,
-		Example: `  imdsfs serve -c instance.toml
-  imdsfs check instance.toml
+		Example: `  imdsfs serve -c testdata/instances/web-1.toml
+  imdsfs check testdata/instances/web-1.toml
   imdsfs get instance-id`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,

@@ -25,8 +25,8 @@ file changes nothing. SIGTERM and SIGINT stop cleanly.
 
 Each flag is a key of [server] in the file as well; a flag wins.`,
 		Example: `  imdsfs serve -c testdata/instances/web-1.toml
-  imdsfs serve -c web-1.toml --listen 127.0.0.1:1338 --mount none
-  imdsfs serve -c web-1.toml --listen none --mount /run/metadata
+  imdsfs serve -c testdata/instances/web-1.toml --listen 127.0.0.1:1338 --mount none
+  imdsfs serve -c testdata/instances/web-1.toml --listen none --mount /run/metadata
   imdsfs serve --listen link-local`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {

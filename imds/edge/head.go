@@ -46,8 +46,8 @@ func readHead(in *bufio.Reader, head []byte) ([]byte, error) {
 // parsers are buffered readers, so that an idle connection need not hold one.
 var parsers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-// parseHead leaves the grammar to net/http, after refusing what it lets pass or hides: control
-// characters, folded lines, other protocols. bodyLength is of the body that is still to be read, at
+// parseHead leaves the grammar to net/http (control characters, a second Host, escapes, lengths) and
+// refuses what that lets pass: folded lines, spaces in names, other protocols. bodyLength is of the body that is still to be read, at
 // most maxBody: where there is, or may be, more of it the request says Close.
 func parseHead(head []byte) (req *imds.Request, bodyLength int, err error) {
 	seen, ok := scan(head)
@@ -82,14 +82,11 @@ type scanned struct {
 	encoded bool // there is a Transfer-Encoding, which net/http forgets for HTTP/1.0
 }
 
-// scan reports false for what no request may hold.
+// scan reports false for a line that is no header.
 func scan(head []byte) (seen scanned, ok bool) {
 	first := true
 	for line := range bytes.Lines(head) {
 		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		if bytes.ContainsFunc(line, isControl) {
-			return scanned{}, false
-		}
 		if first {
 			first = false
 			continue
@@ -110,8 +107,6 @@ func scan(head []byte) (seen scanned, ok bool) {
 	}
 	return seen, true
 }
-
-func isControl(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }
 
 // isToken also refuses a line that begins with a space, which continues the one before (RFC 9112
 // §5.2: obsolete, and read differently by different servers).

@@ -11,9 +11,9 @@
 //	[server]                    the daemon                                  server.go
 //
 // [Load] reports every fault of a file at once, each with file, line and key. A fault never holds a
-// value of the file, options apart, so that no secret can get into it; for the same reason the
-// parser's own messages are not passed on (syntax.go). The parser gives no positions of keys:
-// lineindex.go finds them.
+// value of the file, options and addresses apart, so that no secret can get into it; for the same
+// reason the parser's own messages are not passed on (syntax.go). The parser gives no positions of
+// keys: lineindex.go finds them.
 //
 // What a file refers to (user-data-file, KEY-file, KEY-env) is read through files.go alone.
 package tomlfile
@@ -41,7 +41,8 @@ type File struct {
 }
 
 // Load reads the instance file at path. If the file can be read but not used, the error is
-// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given.
+// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given. Unless the file is no TOML
+// at all, what could be made out of it comes with the faults.
 func Load(path string) (*File, error) {
 	data, mtime, err := readFile(path, maxFileBytes)
 	var tooLarge sizeError
@@ -68,13 +69,10 @@ func decode(path, text string, mtime time.Time) (*File, error) {
 	}
 	d.refer(path)
 	d.document(top)
-	if err := byLine(d.faults).Err(); err != nil {
-		return nil, err
-	}
 	d.file.Fragment.Warnings = byLine(d.warnings)
 	slices.Sort(d.file.Refers)
 	d.file.Refers = slices.Compact(d.file.Refers)
-	return d.file, nil
+	return d.file, byLine(d.faults).Err()
 }
 
 func (d *decoder) refer(path string) {
@@ -101,8 +99,8 @@ func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
 		return nil, err
 	}
 	f, err := Load(s.path)
-	if err != nil {
+	if f == nil {
 		return nil, err
 	}
-	return f.Fragment, nil
+	return f.Fragment, err
 }

@@ -1,0 +1,290 @@
+package fs
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tryMount mounts where it should be refused.
+func tryMount(t *testing.T, dir, runtimeDir string) error {
+	t.Helper()
+	requireMount(t)
+	unmountLater(t, dir)
+	start := time.Now()
+	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
+	if err == nil {
+		d.Unmount()
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	return err
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		setUp func(t *testing.T, dir string) string // returns the mount point
+		want  error
+		text  string
+	}{
+		{"a file", func(t *testing.T, dir string) string {
+			file := filepath.Join(dir, "file")
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return file
+		}, ErrNotDir, "not a directory"},
+		{"a link", func(t *testing.T, dir string) string {
+			link := filepath.Join(dir, "link")
+			if err := os.Symlink(t.TempDir(), link); err != nil {
+				t.Fatal(err)
+			}
+			return link
+		}, ErrNotDir, "not a directory"},
+		{"a missing parent", func(t *testing.T, dir string) string {
+			return filepath.Join(dir, "missing", "mnt")
+		}, ErrNoParent, "missing"},
+		{"a file as parent", func(t *testing.T, dir string) string {
+			file := filepath.Join(dir, "file")
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return filepath.Join(file, "mnt")
+		}, ErrNoParent, "file"},
+		{"a directory that holds something", func(t *testing.T, dir string) string {
+			if err := os.WriteFile(filepath.Join(dir, "afterburn"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return dir
+		}, ErrNotEmpty, `it holds "afterburn"`},
+		{"a foreign mount", func(t *testing.T, dir string) string {
+			if err := unix.Mount("some", dir, "tmpfs", 0, ""); err != nil {
+				t.Fatal(err)
+			}
+			unmountLater(t, dir)
+			return dir
+		}, ErrForeign, "some of type tmpfs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			requireMount(t)
+			dir := c.setUp(t, t.TempDir())
+			before := isMounted(t, dir)
+			err := tryMount(t, dir, t.TempDir())
+			var refused *PointError
+			if !errors.Is(err, c.want) || !errors.As(err, &refused) || refused.Hint == "" {
+				t.Fatalf("got %v", err)
+			}
+			if !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("%q names neither %s nor %s", err, dir, c.text)
+			}
+			if isMounted(t, dir) != before {
+				t.Error("the refusal changed what is mounted")
+			}
+		})
+	}
+}
+
+func TestASecondDaemonIsRefused(t *testing.T) {
+	requireMount(t)
+	dir, runtimeDir := t.TempDir(), t.TempDir()
+	startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(dir), link); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{
+		"same path":                  tryMount(t, dir, runtimeDir),
+		"same path, written ../":     tryMount(t, dir+"/../"+filepath.Base(dir), runtimeDir),
+		"same path, through a link":  tryMount(t, filepath.Join(link, filepath.Base(dir)), runtimeDir),
+		"another run-time directory": tryMount(t, dir, t.TempDir()),
+	} {
+		if !errors.Is(err, ErrServed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := mustRead(t, filepath.Join(dir, "latest/meta-data/mac")); got != standard["meta-data/mac"] {
+		t.Errorf("afterwards the first one shows %q", got)
+	}
+}
+
+func TestADeadMountIsReplaced(t *testing.T) {
+	requireMount(t)
+	dir, runtimeDir := t.TempDir(), t.TempDir()
+	daemon, _ := startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	if err := daemon.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	daemon.Wait()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != unix.ENOTCONN {
+		t.Fatalf("the mount of a killed daemon: %v", err)
+	}
+	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil, "meta-data/x", "again"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := mustRead(t, filepath.Join(dir, "latest/meta-data/x")); got != "again" {
+		t.Errorf("%q", got)
+	}
+	if err := d.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	if isMounted(t, dir) {
+		t.Error("the dead mount is still below")
+	}
+}
+
+// TestAStoppedDaemonDoesNotHangUs: one that was stopped with SIGSTOP holds its lock, so the path is
+// not touched; with another run-time directory a child looks at it, for a second.
+func TestAStoppedDaemonDoesNotHangUs(t *testing.T) {
+	requireMount(t)
+	dir, runtimeDir := t.TempDir(), t.TempDir()
+	daemon, _ := startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := tryMount(t, dir, runtimeDir); !errors.Is(err, ErrServed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAMissingDirectoryIsMadeAndRemoved(t *testing.T) {
+	requireMount(t)
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	dir := filepath.Join(t.TempDir(), "mnt")
+	unmountLater(t, dir)
+	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var below unix.Stat_t // of the directory under the mount
+	fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Dir(dir), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstatat(fd, "mnt", &below, 0); err != nil || below.Mode != unix.S_IFDIR|0o755 {
+		t.Errorf("made with mode %o, %v", below.Mode, err)
+	}
+	if err := d.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: %v", err)
+	}
+
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("a directory that was there: %v, %v", info, err)
+	}
+}
+
+func TestProbeGivesUpOnAHungPath(t *testing.T) {
+	requireMount(t)
+	dir, runtimeDir := t.TempDir(), t.TempDir()
+	daemon, _ := startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if _, err := probe(probeAlive, dir); !errors.Is(err, ErrHangs) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	// The path below a hung mount is refused, not waited for.
+	if err := tryMount(t, filepath.Join(dir, "unknown", "mnt"), t.TempDir()); !errors.Is(err, ErrHangs) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAProgramThatForgetsProbeMainIsTold(t *testing.T) {
+	if _, err := parseProbe([]byte("PASS\nok\n"), nil); err == nil {
+		t.Error("the output of another program was taken for an answer")
+	}
+	if _, err := parseProbe(nil, errors.New("exit status 1")); err == nil {
+		t.Error("a failed child was taken for an answer")
+	}
+}
+
+// TestOrdinaryUser mounts through fusermount3 as nobody.
+func TestOrdinaryUser(t *testing.T) {
+	requireMount(t) // root, to become somebody else
+	_, err := exec.LookPath("fusermount3")
+	require(t, err == nil, "fusermount3")
+	const nobody = 65534
+	base, err := os.MkdirTemp("", "fs-user-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	if err := os.Chmod(base, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir, runtimeDir, binary := filepath.Join(base, "mnt"), filepath.Join(base, "run"), filepath.Join(base, "daemon")
+	for _, d := range []string{dir, runtimeDir} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(d, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The test binary lies where nobody may look.
+	text, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(binary, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+
+	daemon, said := startDaemon(t, nobody, binary, dir, runtimeDir)
+	if !strings.Contains(said, "warn: "+dir) || !strings.Contains(said, "only your own user can read it") {
+		t.Errorf("what is lost was not said: %q", said)
+	}
+	file := filepath.Join(dir, "latest/meta-data/mac")
+	if out, err := run(t, nobody, "/bin/cat", file); err != nil || out != standard["meta-data/mac"] {
+		t.Errorf("the user reads %q, %v", out, err)
+	}
+	if out, err := run(t, 0, "/bin/cat", file); err == nil {
+		t.Errorf("root reads %q", out)
+	}
+	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Wait(); err != nil {
+		t.Errorf("the end: %v", err)
+	}
+	if isMounted(t, dir) {
+		t.Error("still mounted")
+	}
+
+	// A killed one is replaced without root as well.
+	daemon, _ = startDaemon(t, nobody, binary, dir, runtimeDir)
+	daemon.Process.Kill()
+	daemon.Wait()
+	startDaemon(t, nobody, binary, dir, runtimeDir)
+	if out, err := run(t, nobody, "/bin/cat", file); err != nil || out != standard["meta-data/mac"] {
+		t.Errorf("after the kill the user reads %q, %v", out, err)
+	}
+}
