@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -35,28 +36,27 @@ type connection struct {
 // connect mounts f on dir. An ordinary user gets what fusermount3 gives.
 func connect(f *rawFS, dir string, warn func(string)) (*connection, error) {
 	c, err := connectDevice(f, dir, warn)
-	if err == nil || os.Geteuid() == 0 || !errors.Is(err, os.ErrPermission) {
-		return c, lookErrorIf(dir, err)
+	switch {
+	case err == nil:
+		return c, nil
+	case os.Geteuid() == 0 || !errors.Is(err, os.ErrPermission):
+		return nil, lookError(dir, err)
 	}
 	if c, err = connectHelper(f, dir, warn); err != nil {
-		return nil, &PointError{dir, ErrPermission, err.Error(), "run as root, or install fuse3 for fusermount3"}
+		return nil, &PointError{dir, ErrPermission, strings.TrimSpace(err.Error()), "run as root, or install fuse3 and see to it that you may open /dev/fuse"}
 	}
 	warn(fmt.Sprintf("%s is mounted through fusermount3 because you are not root: only your own user can read it, not root and not containers, and it does not survive a crash of the daemon", dir))
 	return c, nil
-}
-
-func lookErrorIf(dir string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return lookError(dir, err)
 }
 
 // connectDevice opens /dev/fuse and mounts by itself. The superblock is writable and the mount on dir
 // is not, so that changes can be made through a private clone of the mount.
 func connectDevice(f *rawFS, dir string, warn func(string)) (*connection, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return nil, &PointError{dir, ErrNoFUSE, err.Error(), "modprobe fuse; in a container, --device /dev/fuse; or do without with --mount none"}
+	case err != nil:
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -79,7 +79,7 @@ func connectDevice(f *rawFS, dir string, warn func(string)) (*connection, error)
 	} else {
 		// From here on the descriptor is go-fuse's, and closed by it.
 		var server *fuse.Server
-		if server, err = fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), mountOptions(warn)); err == nil {
+		if server, err = fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), mountOptions(f, warn)); err == nil {
 			return &connection{server, device}, nil
 		}
 	}
@@ -89,7 +89,7 @@ func connectDevice(f *rawFS, dir string, warn func(string)) (*connection, error)
 
 // connectHelper mounts through the setuid program fusermount3.
 func connectHelper(f *rawFS, dir string, warn func(string)) (*connection, error) {
-	o := mountOptions(warn)
+	o := mountOptions(f, warn)
 	o.Options = []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"}
 	server, err := fuse.NewServer(f, dir, o)
 	if err != nil {
@@ -98,12 +98,12 @@ func connectHelper(f *rawFS, dir string, warn func(string)) (*connection, error)
 	return &connection{server: server}, nil
 }
 
-func mountOptions(warn func(string)) *fuse.MountOptions {
+func mountOptions(f *rawFS, warn func(string)) *fuse.MountOptions {
 	return &fuse.MountOptions{
 		FsName: subtype, Name: subtype, MaxWrite: maxIO,
 		DisableXAttrs: true, DisableSplice: true, EnableSymlinkCaching: true, IDMappedMount: true,
 		ExtraCapabilities: fuse.CAP_HAS_RESEND | fuse.CAP_READDIRPLUS_AUTO,
-		Logger:            log.New(lineWriter(warn), "", 0),
+		Logger:            log.New(lineWriter{f, warn}, "", 0),
 		PanicHandler: func(cause any) fuse.Status {
 			warn(fmt.Sprintf("panic while answering the kernel: %v\n%s", cause, debug.Stack()))
 			return fuse.EIO
@@ -111,11 +111,16 @@ func mountOptions(warn func(string)) *fuse.MountOptions {
 	}
 }
 
-// A lineWriter hands what go-fuse logs to a callback.
-type lineWriter func(string)
+// A lineWriter hands what go-fuse logs to a callback, but not that answers get lost while we unmount.
+type lineWriter struct {
+	fs   *rawFS
+	warn func(string)
+}
 
 func (w lineWriter) Write(line []byte) (int, error) {
-	w("go-fuse: " + string(bytes.TrimSpace(line)))
+	if !w.fs.stopping.Load() {
+		w.warn("go-fuse: " + string(bytes.TrimSpace(line)))
+	}
 	return len(line), nil
 }
 

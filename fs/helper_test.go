@@ -35,6 +35,11 @@ func TestMain(m *testing.M) {
 
 // childMount serves until SIGTERM. It prints what it is warned of, then "ready".
 func childMount(dir, runtimeDir string) int {
+	// As the daemon does, for its secrets: /proc/self then belongs to root.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		fmt.Println(err)
+		return 1
+	}
 	s, err := source.Build(nil, env(), fragment(nil))
 	if err != nil {
 		fmt.Println(err)
@@ -58,6 +63,8 @@ func childMount(dir, runtimeDir string) int {
 
 // patience is how long anything that has to happen may take on a loaded machine.
 const patience = 20 * time.Second
+
+const nobody = 65534 // uid and gid
 
 var fileTime = time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
 
@@ -250,15 +257,16 @@ func run(t testing.TB, asUID int, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// startDaemon mounts in a process of its own and returns it and what it warned of.
-func startDaemon(t testing.TB, uid int, binary, dir, runtimeDir string) (*exec.Cmd, string) {
+// startDaemon mounts in a process of its own and returns it and what it warned of. command runs this
+// binary; nil is it itself.
+func startDaemon(t testing.TB, command []string, dir, runtimeDir string) (*exec.Cmd, string) {
 	t.Helper()
 	unmountLater(t, dir)
-	cmd := exec.Command(binary, dir, runtimeDir)
-	cmd.Env = append(os.Environ(), childRole+"=mount")
-	if uid != os.Getuid() {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	if command == nil {
+		command = []string{os.Args[0]}
 	}
+	cmd := exec.Command(command[0], append(command[1:], dir, runtimeDir)...)
+	cmd.Env = append(os.Environ(), childRole+"=mount")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

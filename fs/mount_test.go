@@ -341,7 +341,6 @@ func TestBindMountSeesThePublish(t *testing.T) {
 
 func TestOnlyTheModeDecidesWhoReads(t *testing.T) {
 	d := mountSnapshot(t, build(t, nil))
-	const nobody = 65534
 	secret, public := filepath.Join(d.Dir(), "latest/user-data"), filepath.Join(d.Dir(), "latest/meta-data/mac")
 	// The way down to the mount is a temporary directory for us alone.
 	for dir := filepath.Dir(d.Dir()); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -392,5 +391,33 @@ func TestTheMountIsReadOnly(t *testing.T) {
 	}
 	if n := d.Requests()["refused"]; n != 0 {
 		t.Errorf("%d of these reached us: the mount itself is writable", n)
+	}
+}
+
+// BenchmarkPublish changes n values in a directory that the kernel knows in every version.
+func BenchmarkPublish(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			change := func(prev *source.Snapshot, turn int) *source.Snapshot {
+				var pairs []string
+				for i := range n {
+					pairs = append(pairs, fmt.Sprintf("meta-data/tags/instance/k%d", i), fmt.Sprint(turn))
+				}
+				return build(b, prev, pairs...)
+			}
+			turn := 0
+			prev := change(nil, turn)
+			d := mountSnapshot(b, prev)
+			for b.Loop() {
+				b.StopTimer()
+				if out, err := run(b, 0, "ls", "-lR", d.Dir()); err != nil {
+					b.Fatalf("%v: %.200s", err, out)
+				}
+				turn++
+				prev = change(prev, turn)
+				b.StartTimer()
+				d.Publish(prev)
+			}
+		})
 	}
 }

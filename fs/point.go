@@ -19,8 +19,9 @@ var (
 	ErrForeign    = errors.New("something else is mounted there")
 	ErrNotEmpty   = errors.New("the directory is not empty")
 	ErrNotDir     = errors.New("not a directory")
-	ErrNoParent   = errors.New("the directory above does not exist")
+	ErrNoParent   = errors.New("there is no directory to make it in")
 	ErrPermission = errors.New("no permission to mount there")
+	ErrNoFUSE     = errors.New("there is no /dev/fuse")
 	ErrHangs      = errors.New("the path does not answer within 1 s")
 )
 
@@ -157,11 +158,14 @@ func (p *point) release() error {
 }
 
 func lookError(dir string, err error) error {
+	var known *PointError
 	switch {
+	case errors.As(err, &known):
+		return err
 	case errors.Is(err, ErrHangs):
 		return &PointError{dir, ErrHangs, "", "look at what is mounted above it (/proc/self/mountinfo), " + elsewhere}
 	case errors.Is(err, fs.ErrPermission):
-		return &PointError{dir, ErrPermission, err.Error(), "run as root, " + elsewhere}
+		return &PointError{dir, ErrPermission, err.Error(), "run as root (in a container, with --cap-add SYS_ADMIN --device /dev/fuse), " + elsewhere}
 	}
 	return fmt.Errorf("mount %s: %w", dir, err)
 }

@@ -2,9 +2,11 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,7 +98,7 @@ func TestRefusals(t *testing.T) {
 func TestASecondDaemonIsRefused(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
-	startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	startDaemon(t, nil, dir, runtimeDir)
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(filepath.Dir(dir), link); err != nil {
 		t.Fatal(err)
@@ -119,7 +121,7 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 func TestADeadMountIsReplaced(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
-	daemon, _ := startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
 	if err := daemon.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +150,7 @@ func TestADeadMountIsReplaced(t *testing.T) {
 func TestAStoppedDaemonDoesNotHangUs(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
-	daemon, _ := startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
 	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +202,7 @@ func TestAMissingDirectoryIsMadeAndRemoved(t *testing.T) {
 func TestProbeGivesUpOnAHungPath(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
-	daemon, _ := startDaemon(t, 0, os.Args[0], dir, runtimeDir)
+	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
 	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -212,12 +214,13 @@ func TestProbeGivesUpOnAHungPath(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	// The path below a hung mount is refused, not waited for.
-	if err := tryMount(t, filepath.Join(dir, "unknown", "mnt"), t.TempDir()); !errors.Is(err, ErrHangs) {
+	_, err := Mount(Config{Dir: filepath.Join(dir, "unknown", "mnt"), RuntimeDir: t.TempDir()}, build(t, nil))
+	if !errors.Is(err, ErrHangs) {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestAProgramThatForgetsProbeMainIsTold(t *testing.T) {
+func TestOnlyAnAnswerOfTheChildIsTaken(t *testing.T) {
 	if _, err := parseProbe([]byte("PASS\nok\n"), nil); err == nil {
 		t.Error("the output of another program was taken for an answer")
 	}
@@ -226,47 +229,53 @@ func TestAProgramThatForgetsProbeMainIsTold(t *testing.T) {
 	}
 }
 
-// TestOrdinaryUser mounts through fusermount3 as nobody.
+// TestOrdinaryUser mounts through fusermount3 as nobody, in a mount namespace where /dev/fuse is open to
+// all, as it is on most machines.
 func TestOrdinaryUser(t *testing.T) {
-	requireMount(t) // root, to become somebody else
-	_, err := exec.LookPath("fusermount3")
-	require(t, err == nil, "fusermount3")
-	const nobody = 65534
-	base, err := os.MkdirTemp("", "fs-user-")
+	requireMount(t)
+	for _, tool := range []string{"fusermount3", "unshare", "nsenter", "setpriv", "mknod"} {
+		_, err := exec.LookPath(tool)
+		require(t, err == nil, tool)
+	}
+	base, err := os.MkdirTemp("", "fs-user-") // t.TempDir is for us alone
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
-	if err := os.Chmod(base, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	dir, runtimeDir, binary := filepath.Join(base, "mnt"), filepath.Join(base, "run"), filepath.Join(base, "daemon")
-	for _, d := range []string{dir, runtimeDir} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(d, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The test binary lies where nobody may look.
+	dir, runtimeDir, binary, dev := filepath.Join(base, "mnt"), filepath.Join(base, "run"), filepath.Join(base, "daemon"), filepath.Join(base, "dev")
 	text, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
+	if err := errors.Join(err, os.Chmod(base, 0o755), os.Mkdir(dir, 0o700), os.Mkdir(runtimeDir, 0o700), os.Mkdir(dev, 0o755),
+		os.Chown(dir, nobody, nobody), os.Chown(runtimeDir, nobody, nobody), os.WriteFile(binary, text, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(binary, text, 0o755); err != nil {
+	world := exec.Command("unshare", "-m", "sh", "-c",
+		`mount -t tmpfs dev "$1" && mknod -m 666 "$1/fuse" c 10 229 && mount --bind "$1/fuse" /dev/fuse && exec sleep 1000`, "sh", dev)
+	if err := world.Start(); err != nil {
 		t.Fatal(err)
+	}
+	t.Cleanup(func() { world.Process.Kill(); world.Wait() })
+	mountinfo := func() string {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", world.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	eventually(t, "the namespace is there", func() bool { return strings.Contains(mountinfo(), " /dev/fuse ") })
+	inside := []string{"nsenter", "-t", fmt.Sprint(world.Process.Pid), "-m"}
+	asUser := append(slices.Clone(inside), "setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups")
+	cat := func(as []string) (string, error) {
+		return run(t, 0, as[0], append(as[1:], "/bin/cat", filepath.Join(dir, "latest/meta-data/mac"))...)
 	}
 
-	daemon, said := startDaemon(t, nobody, binary, dir, runtimeDir)
+	daemon, said := startDaemon(t, append(slices.Clone(asUser), binary), dir, runtimeDir)
 	if !strings.Contains(said, "warn: "+dir) || !strings.Contains(said, "only your own user can read it") {
 		t.Errorf("what is lost was not said: %q", said)
 	}
-	file := filepath.Join(dir, "latest/meta-data/mac")
-	if out, err := run(t, nobody, "/bin/cat", file); err != nil || out != standard["meta-data/mac"] {
+	if out, err := cat(asUser); err != nil || out != standard["meta-data/mac"] {
 		t.Errorf("the user reads %q, %v", out, err)
 	}
-	if out, err := run(t, 0, "/bin/cat", file); err == nil {
+	if out, err := cat(inside); err == nil {
 		t.Errorf("root reads %q", out)
 	}
 	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
@@ -275,16 +284,16 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := daemon.Wait(); err != nil {
 		t.Errorf("the end: %v", err)
 	}
-	if isMounted(t, dir) {
+	if strings.Contains(mountinfo(), dir+" ") {
 		t.Error("still mounted")
 	}
 
 	// A killed one is replaced without root as well.
-	daemon, _ = startDaemon(t, nobody, binary, dir, runtimeDir)
+	daemon, _ = startDaemon(t, append(slices.Clone(asUser), binary), dir, runtimeDir)
 	daemon.Process.Kill()
 	daemon.Wait()
-	startDaemon(t, nobody, binary, dir, runtimeDir)
-	if out, err := run(t, nobody, "/bin/cat", file); err != nil || out != standard["meta-data/mac"] {
+	startDaemon(t, append(slices.Clone(asUser), binary), dir, runtimeDir)
+	if out, err := cat(asUser); err != nil || out != standard["meta-data/mac"] {
 		t.Errorf("after the kill the user reads %q, %v", out, err)
 	}
 }

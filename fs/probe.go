@@ -46,7 +46,15 @@ func inProbe() bool { return len(os.Args) == 3 && os.Args[0] == probeName }
 func look(what, path string) (string, error) {
 	switch what {
 	case probeResolve:
-		return filepath.EvalSymlinks(path)
+		path, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return "", err
+		}
+		info, err := os.Stat(path)
+		if err == nil && !info.IsDir() {
+			err = syscall.ENOTDIR
+		}
+		return path, err
 	case probeAlive:
 		var st unix.Statfs_t
 		return "", unix.Statfs(path, &st)

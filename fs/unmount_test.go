@@ -124,7 +124,7 @@ func TestUnmountLeavesWhatSomebodyElseMountedOverIt(t *testing.T) {
 func TestAKilledDaemonHangsNobody(t *testing.T) {
 	requireMount(t)
 	dir := t.TempDir()
-	daemon, _ := startDaemon(t, 0, os.Args[0], dir, t.TempDir())
+	daemon, _ := startDaemon(t, nil, dir, t.TempDir())
 	cached := filepath.Join(dir, "latest/meta-data/mac")
 	mustRead(t, cached)
 	if err := daemon.Process.Signal(syscall.SIGKILL); err != nil {

@@ -11,11 +11,13 @@ type Change struct {
 	Dirs []string
 	// Versions is whether the list of versions changed.
 	Versions bool
+	// Options are the names of the metadata options with another value.
+	Options []string
 }
 
 // Empty reports whether nothing changed.
 func (c *Change) Empty() bool {
-	return len(c.Added)+len(c.Removed)+len(c.Changed)+len(c.Dirs) == 0 && !c.Versions
+	return len(c.Added)+len(c.Removed)+len(c.Changed)+len(c.Dirs)+len(c.Options) == 0 && !c.Versions
 }
 
 // Diff tells what changed from old to next; old may be nil. It costs what changed, not what is there.
@@ -25,6 +27,11 @@ func Diff(old, next *Snapshot) Change {
 	if old != nil {
 		from = old.root
 		c.Versions = old.top != next.top && !sameNames(old.top, next.top)
+		for _, name := range OptionNames() {
+			if old.options.Text(name) != next.options.Text(name) {
+				c.Options = append(c.Options, name)
+			}
+		}
 	}
 	c.compare("", from, next.root)
 	return c

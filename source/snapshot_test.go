@@ -93,6 +93,14 @@ func TestOnlyTheProvenanceChanging_IsNoChange(t *testing.T) {
 	}
 }
 
+func TestOptionsThatChange(t *testing.T) {
+	old := build(t, nil, testEnv, least())
+	next := build(t, old, testEnv, with(least(), "option.http-tokens", "required", "instance.imds-support", "v2.0"))
+	if d := Diff(old, next); d.Empty() || !slices.Equal(d.Options, []string{OptionHopLimit, OptionHTTPTokens}) {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestAVersionListThatChanges(t *testing.T) {
 	old := build(t, nil, testEnv, least())
 	next := build(t, old, later(time.Minute), with(least(), "instance.versions", "1.0"))

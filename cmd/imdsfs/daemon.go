@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -22,6 +23,20 @@ import (
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
+// A process is the running daemon.
+type process struct {
+	settings *settings
+	log      *logrus.Logger
+	clock    source.Clock
+	store    *source.Store
+	file     *tomlfile.Source // nil without an instance file
+	mount    *fs.Door         // nil without a mount
+	server   *edge.Server
+	watch    *watcher // nil if nothing can be watched
+	faults   string   // what the last reload reported, "" if it went well
+	retry    time.Time
+}
+
 // runDaemon wires the sources to the tree and the tree to the doors, and serves until a signal.
 // Whatever it opened is closed again in the opposite order.
 func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
@@ -31,7 +46,6 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	}
 	ctx, stop, hup := signals(parent)
 	defer stop()
-
 	if err := makeDirs(s); err != nil {
 		return err
 	}
@@ -41,137 +55,217 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	}
 	defer lock.Close()
 
-	clock := source.SystemClock()
-	launch, err := launchTime(s.stateDir, clock.Now())
-	if err != nil {
+	p := &process{settings: s, log: log, clock: source.SystemClock()}
+	if err := p.load(ctx); err != nil {
 		return err
 	}
-	store := source.NewStore(func() source.Env { return environment(clock.Now(), launch) }, sourcesOf(s.config, s.sources)...)
-	if _, err := store.Reload(ctx); err != nil {
-		return invalid(s.config, err)
-	}
-	snap := store.Snapshot()
-	logWarnings(log, snap)
-
-	server, err := newEdge(s, clock, log)
-	if err != nil {
+	if p.server, err = newEdge(s, p.clock, log); err != nil {
 		return err
 	}
-	listeners, err := listenAll(s.listen, snap.Options())
+	listeners, err := listenAll(ctx, s.listen, p.store.Snapshot().Options())
 	if err != nil {
 		return err
 	}
 	defer closeAll(listeners)
 
 	// The mount is the first door: what HTTP shows is already on it.
-	var unmounted <-chan struct{}
 	if s.mount != none {
-		mount, err := mountDoor(s, snap, clock, log)
-		if err != nil {
+		if p.mount, err = mountDoor(s, p.store.Snapshot(), p.clock, log); err != nil {
 			return err
 		}
-		defer func() {
-			if err := mount.Unmount(); err != nil {
-				log.WithError(err).Error("unmount")
-			}
-		}()
-		unmounted = mount.Done()
-		store.Attach(mount)
+		defer p.unmount()
+		p.store.Attach(p.mount)
 	}
-	store.Attach(server)
+	p.store.Attach(p.server)
 
 	// Serving ends after the last word in the log, not with the signal.
-	serveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	serving, endServing := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, len(listeners))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer endServing()
 	for _, l := range listeners {
-		go func() { served <- server.Serve(serveCtx, l) }()
+		running.Go(func() { served <- p.server.Serve(serving, l) })
 	}
-	running := len(listeners)
-	defer func() { // before the deferred unmount: whoever still asks is answered from both doors or none
-		cancel()
-		for ; running > 0; running-- {
-			<-served
-		}
-	}()
-
 	addresses := addressesOf(listeners)
 	if err := writeListenFile(s.runtimeDir, addresses); err != nil {
 		return err
 	}
 	defer os.Remove(listenFile(s.runtimeDir))
+	p.startWatching(serving)
 
-	log.WithFields(logrus.Fields{"mount": s.mount, "http": strings.Join(addresses, ","), "instance": snap.InstanceID()}).Info("ready")
-	notify(log, daemon.SdNotifyReady)
-	defer notify(log, daemon.SdNotifyStopping)
+	log.WithFields(logrus.Fields{
+		"mount": s.mount, "http": strings.Join(addresses, ","), "instance": p.store.Snapshot().InstanceID(),
+	}).Info("ready")
+	p.notify(daemon.SdNotifyReady)
+	defer p.notify(daemon.SdNotifyStopping)
+	return p.loop(ctx, hup, served)
+}
 
+// load reads the sources for the first time.
+func (p *process) load(ctx context.Context) error {
+	launch, err := launchTime(p.settings.stateDir, p.clock.Now())
+	if err != nil {
+		return err
+	}
+	sources := sourcesOf(p.settings.config, p.settings.sources)
+	for _, src := range sources {
+		if f, ok := src.(*tomlfile.Source); ok {
+			p.file = f
+		}
+	}
+	p.store = source.NewStore(func() source.Env { return environment(p.clock.Now(), launch) }, sources...)
+	if _, err := p.store.Reload(ctx); err != nil {
+		return invalid(p.settings.config, err)
+	}
+	p.logWarnings()
+	return nil
+}
+
+// loop does what happens by itself, one thing at a time, until ctx ends or a door does.
+func (p *process) loop(ctx context.Context, hup <-chan os.Signal, served <-chan error) error {
+	var unmounted, changed <-chan struct{}
+	if p.mount != nil {
+		unmounted = p.mount.Done()
+	}
+	if p.watch != nil {
+		changed = p.watch.changed
+	}
 	for {
-		due, giveUp := refreshTimer(clock, store.Snapshot())
+		due, giveUp := p.refreshTimer()
 		select {
 		case <-ctx.Done():
 			giveUp()
-			log.Info("stopping")
+			p.log.Info("stopping")
 			return nil
 		case <-unmounted:
 			giveUp()
-			log.WithField("mount", s.mount).Warn("unmounted by somebody else, stopping")
+			p.log.WithField("mount", p.settings.mount).Warn("unmounted by somebody else, stopping")
 			return nil
 		case err := <-served: // only with an error: nobody has told it to end
 			giveUp()
-			running--
 			return err
 		case <-hup:
-			reload(ctx, s, store, log)
+			p.reload(ctx, true)
+		case <-changed:
+			p.reload(ctx, false)
 		case <-due:
-			change, err := store.Rebuild()
-			logChange(log, "refreshed", change, err)
+			change, err := p.store.Rebuild()
+			p.report("refreshed", change, err, false)
+			if err != nil {
+				p.retry = p.clock.Now().Add(time.Minute)
+			}
 		}
 		giveUp()
 	}
 }
 
 // refreshTimer waits for rolling credentials to fall due; it never fires without any.
-func refreshTimer(clock source.Clock, snap *source.Snapshot) (<-chan time.Time, func()) {
-	if snap.Refresh().IsZero() {
+func (p *process) refreshTimer() (<-chan time.Time, func()) {
+	due := p.store.Snapshot().Refresh()
+	if due.IsZero() {
 		return nil, func() {}
 	}
-	return clock.At(snap.Refresh())
+	if due.Before(p.retry) {
+		due = p.retry
+	}
+	return p.clock.At(due)
+}
+
+func (p *process) startWatching(ctx context.Context) {
+	if p.file == nil {
+		return
+	}
+	w, err := newWatcher(ctx, func(err error) { p.log.WithError(err).Warn("watching the files: changes may need a SIGHUP") })
+	if err != nil {
+		p.log.WithError(err).Warn("changes of the files are not noticed; send SIGHUP after one")
+		return
+	}
+	p.watch = w
+	w.follow(ctx, p.file.Refers())
+	p.reload(ctx, false) // what changed before it was watched
 }
 
 // reload reads the sources again. What is wrong with them is logged with its places, and the running
 // tree stays.
-func reload(ctx context.Context, s *settings, store *source.Store, log *logrus.Logger) {
-	change, err := store.Reload(ctx)
-	logChange(log, "reloaded", change, err)
-	if err != nil {
-		return
-	}
-	logWarnings(log, store.Snapshot())
-	if s.config == "" {
-		return
-	}
-	if file, err := tomlfile.Load(s.config); err == nil && !reflect.DeepEqual(file.Server, s.server) {
-		log.WithField("file", s.config).Warn("changes of [server] take effect at the next start")
-	}
-}
-
-func logChange(log *logrus.Logger, done string, change source.Change, err error) {
-	var faults source.Faults
-	switch {
-	case errors.As(err, &faults):
-		for _, f := range faults {
-			log.Error(f.String())
+func (p *process) reload(ctx context.Context, asked bool) {
+	for ; ; asked = false {
+		change, err := p.store.Reload(ctx)
+		p.report("reloaded", change, err, asked)
+		if err == nil && !change.Empty() {
+			p.logWarnings()
 		}
-		log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
-	case err != nil:
-		log.WithError(err).Error("cannot read the input: still serving what was there before")
-	default:
-		log.WithFields(logrus.Fields{"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed)}).Info(done)
+		if err == nil {
+			p.warnOfServerKeys()
+		}
+		// The file may refer to others now, which nobody watched while they were read.
+		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
+			return
+		}
 	}
 }
 
-func logWarnings(log *logrus.Logger, snap *source.Snapshot) {
-	for _, w := range snap.Warnings() {
-		log.Warn(w.String())
+func (p *process) warnOfServerKeys() {
+	if p.file == nil {
+		return
+	}
+	file, err := tomlfile.Load(p.settings.config)
+	if err != nil || reflect.DeepEqual(file.Server, p.settings.server) {
+		return
+	}
+	p.settings.server = file.Server // said once
+	p.log.WithField("file", p.settings.config).Warn("changes of [server] take effect at the next start")
+}
+
+// report logs what a reload did. If nobody asked for it, faults that were reported before and the
+// lack of changes are for debugging only.
+func (p *process) report(done string, change source.Change, err error, asked bool) {
+	if err == nil {
+		level := logrus.InfoLevel
+		if change.Empty() && !asked {
+			level = logrus.DebugLevel
+		}
+		if p.faults != "" {
+			p.log.Info("the input is good again")
+		}
+		p.faults = ""
+		p.log.WithFields(logrus.Fields{
+			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
+		}).Log(level, done)
+		return
+	}
+	if err.Error() == p.faults && !asked {
+		p.log.Debug("the input is as faulty as before")
+		return
+	}
+	p.faults = err.Error()
+	var faults source.Faults
+	if errors.As(err, &faults) {
+		for _, f := range faults {
+			p.log.Error(f.String())
+		}
+		p.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
+		return
+	}
+	p.log.WithError(err).Error("cannot read the input: still serving what was there before")
+}
+
+func (p *process) logWarnings() {
+	for _, w := range p.store.Snapshot().Warnings() {
+		p.log.Warn(w.String())
+	}
+}
+
+func (p *process) unmount() {
+	if err := p.mount.Unmount(); err != nil {
+		p.log.WithError(err).Error("unmount")
+	}
+}
+
+// notify tells systemd, where there is one.
+func (p *process) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		p.log.WithError(err).Warn("notify systemd")
 	}
 }
 
@@ -213,11 +307,4 @@ func mountDoor(s *settings, snap *source.Snapshot, clock source.Clock, log *logr
 		return nil, failure(exitFailed, point.Hint, err)
 	}
 	return door, err
-}
-
-// notify tells systemd, where there is one.
-func notify(log *logrus.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.WithError(err).Warn("notify systemd")
-	}
 }

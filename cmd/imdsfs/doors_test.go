@@ -158,15 +158,30 @@ func TestVersionGatingOnBothDoors(t *testing.T) {
 	}
 }
 
-// reloads counts what the log says of reloads.
-func (d *served) reloads(what string) int { return strings.Count(d.log.String(), what) }
+// after does something and waits until the log says what once more.
+func (d *served) after(what string, do func()) {
+	d.t.Helper()
+	count := func() int { return strings.Count(d.log.String(), what) }
+	before := count()
+	do()
+	eventually(d.t, what, func() bool { return count() > before })
+}
 
+// reload writes the file anew and waits until the log says what; nobody sends a signal.
 func (d *served) reload(file, text, what string) {
 	d.t.Helper()
-	before := d.reloads(what)
-	rewrite(d.t, file, text)
-	d.signal(syscall.SIGHUP)
-	eventually(d.t, what, func() bool { return d.reloads(what) > before })
+	d.after(what, func() { rewrite(d.t, file, text) })
+}
+
+func TestSIGHUPIsAnswered(t *testing.T) {
+	file := write(t, "web.toml", least("", ""))
+	d := serve(t, file, false)
+	hup := func() { d.signal(syscall.SIGHUP) }
+	d.after("level=info msg=reloaded added=0 changed=0 options= removed=0", hup)
+	d.reload(file, least(`platfrom = "ec2"`, ""), "still serving")
+	d.after("web.toml:3: instance.platfrom: unknown key", hup) // although it was said before
+	d.reload(file, least("", ""), "the input is good again")
+	d.after("level=info msg=reloaded added=0 changed=0 options= removed=0", hup)
 }
 
 func TestReloadReachesBothDoors(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -20,11 +22,11 @@ const (
 )
 
 // listenAll opens every address, or none: an address that cannot be had is an error.
-func listenAll(addresses []string, opts *source.Options) ([]net.Listener, error) {
+func listenAll(ctx context.Context, addresses []string, opts *source.Options) ([]net.Listener, error) {
 	var listeners []net.Listener
 	for _, address := range addresses {
 		for _, a := range expand(address, opts) {
-			l, err := net.Listen("tcp", a)
+			l, err := edge.Listen(ctx, a)
 			if err != nil {
 				closeAll(listeners)
 				return nil, failure(exitFailed, listenHint(address, err), err)

@@ -23,6 +23,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("INSTANCES", instanceDir)
+			env.Setenv("GORACE", noRaceSleep)
 			env.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
 			return nil
 		},

@@ -129,15 +129,19 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return config.Listen(ctx, "tcp", address)
 }
 
-// Serve answers connections of the listener, which it takes over, until ctx ends; then idle
-// connections are closed at once, requests under way have a second to finish, and Serve returns nil.
+// Serve answers connections of the listener, which it takes over, until ctx ends; then the listener
+// and idle connections are closed at once, requests under way have a second to finish, and Serve
+// returns nil.
 // Any other error is that of a listener that no longer accepts.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	context.AfterFunc(ctx, func() { listener.Close() })
+	running.Go(func() {
+		<-ctx.Done()
+		listener.Close()
+	})
 	for {
 		nc, err := listener.Accept()
 		switch {

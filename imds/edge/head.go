@@ -47,8 +47,9 @@ func readHead(in *bufio.Reader, head []byte) ([]byte, error) {
 var parsers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
 // parseHead leaves the grammar to net/http (control characters, a second Host, escapes, lengths) and
-// refuses what that lets pass: folded lines, spaces in names, other protocols. bodyLength is of the body that is still to be read, at
-// most maxBody: where there is, or may be, more of it the request says Close.
+// refuses what that lets pass: folded lines, spaces in names, other protocols. bodyLength is of the
+// body that is still to be read, at most maxBody: where there is, or may be, more of it the request
+// says Close.
 func parseHead(head []byte) (req *imds.Request, bodyLength int, err error) {
 	seen, ok := scan(head)
 	if !ok {
@@ -98,10 +99,10 @@ func scan(head []byte) (seen scanned, ok bool) {
 		if !found || !isToken(name) {
 			return scanned{}, false
 		}
-		switch strings.ToLower(string(name)) {
-		case "host":
+		switch {
+		case bytes.EqualFold(name, []byte("Host")):
 			seen.host = strings.Trim(string(value), " \t")
-		case "transfer-encoding":
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 			seen.encoded = true
 		}
 	}

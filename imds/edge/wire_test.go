@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/imds/token"
+	"github.com/imdsfs/imdsfs/source"
 )
 
 func TestBytesOnTheWire(t *testing.T) {
@@ -277,4 +281,33 @@ func TestManyClientsOfTheStandardLibrary(t *testing.T) {
 	clients.Wait()
 	done()
 	publisher.Wait()
+}
+
+func BenchmarkGet(b *testing.B) {
+	l, err := Listen(b.Context(), "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := New(Config{Tokens: token.New([32]byte{7}, source.SystemClock())})
+	s.Publish(snapshot(b))
+	ctx, cancel := context.WithCancel(b.Context())
+	var done sync.WaitGroup
+	done.Go(func() { s.Serve(ctx, l) })
+	defer done.Wait()
+	defer cancel()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	answer := make([]byte, len(gotID))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := io.WriteString(c, get); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, answer); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -82,13 +82,16 @@ func (d *decoder) refer(path string) {
 	d.file.Refers = append(d.file.Refers, path)
 }
 
-// A Source is an instance file as a source of metadata.
-type Source struct{ path string }
+// A Source is an instance file as a source of metadata. Load may not be called concurrently.
+type Source struct {
+	path   string
+	refers []string
+}
 
 var _ source.Source = (*Source)(nil)
 
 // New returns the source that reads the instance file at path.
-func New(path string) *Source { return &Source{path} }
+func New(path string) *Source { return &Source{path: path} }
 
 // Name is the source's name in [server] sources.
 func (s *Source) Name() string { return "file" }
@@ -100,7 +103,18 @@ func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
 	}
 	f, err := Load(s.path)
 	if f == nil {
-		return nil, err
+		return nil, err // what it referred to last time still counts
 	}
+	s.refers = f.Refers
 	return f.Fragment, err
+}
+
+// Refers are the absolute paths of the files that the last Load read; see [File].
+func (s *Source) Refers() []string {
+	if s.refers == nil {
+		if abs, err := filepath.Abs(s.path); err == nil {
+			return []string{abs}
+		}
+	}
+	return s.refers
 }
