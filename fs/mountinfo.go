@@ -10,31 +10,64 @@ import (
 
 // A mounted is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 type mounted struct {
+	id     string
+	parent string // id of the mount that it is mounted on
 	device string // "major:minor"
 	point  string
 	fstype string
 	source string
 }
 
-// topmost finds what is mounted on exactly this path, the last of several. It reads the kernel's
-// list only: touching the path could hang.
+// topmost finds what is mounted on exactly this path: the last of several, and nothing that another
+// mount further up hides. It reads the kernel's list only: touching the path could hang.
 func topmost(dir string) (mounted, bool, error) {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return mounted{}, false, err
 	}
-	var top mounted
-	found := false
+	var mounts []mounted
 	for line := range bytes.Lines(text) {
 		m, err := parseMountinfo(strings.TrimSuffix(string(line), "\n"))
 		if err != nil {
 			return mounted{}, false, err
 		}
-		if m.point == dir {
-			top, found = m, true
+		mounts = append(mounts, m)
+	}
+	top, ok := visible(mounts, dir)
+	return top, ok, nil
+}
+
+// visible walks down to dir as the kernel does, from mount to mount.
+func visible(mounts []mounted, dir string) (mounted, bool) {
+	listed := map[string]bool{}
+	for _, m := range mounts {
+		listed[m.id] = true
+	}
+	type place struct{ parent, point string }
+	on := map[place]mounted{}
+	for _, m := range mounts {
+		if !listed[m.parent] || m.parent == m.id {
+			m.parent = "" // of the root, or of what contains the root of a chroot
+		}
+		on[place{m.parent, m.point}] = m
+	}
+	var at mounted
+	descend := func(point string) {
+		for {
+			m, ok := on[place{at.id, point}]
+			if !ok {
+				return
+			}
+			at = m
 		}
 	}
-	return top, found, nil
+	descend("/")
+	for i := 1; i <= len(dir); i++ {
+		if i == len(dir) || dir[i] == '/' {
+			descend(dir[:i])
+		}
+	}
+	return at, at.id != "" && at.point == dir
 }
 
 func parseMountinfo(line string) (mounted, error) {
@@ -43,7 +76,7 @@ func parseMountinfo(line string) (mounted, error) {
 	if !ok || len(a) < 6 || len(b) < 2 {
 		return mounted{}, fmt.Errorf("/proc/self/mountinfo: line not understood: %q", line)
 	}
-	return mounted{device: a[2], point: unescape(a[4]), fstype: unescape(b[0]), source: unescape(b[1])}, nil
+	return mounted{id: a[0], parent: a[1], device: a[2], point: unescape(a[4]), fstype: unescape(b[0]), source: unescape(b[1])}, nil
 }
 
 // unescape undoes the kernel's octal escapes of blanks, line ends and backslashes.

@@ -7,10 +7,10 @@ func TestMountinfo(t *testing.T) {
 		line string
 		want mounted
 	}{
-		{"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", mounted{"98:0", "/mnt2", "ext3", "/dev/root"}},
-		{"61 25 0:52 / /run/metadata ro,nosuid,nodev,noexec - fuse.imdsfs imdsfs rw,user_id=0", mounted{"0:52", "/run/metadata", "fuse.imdsfs", "imdsfs"}},
-		{`61 25 0:52 / /a\040b\134c\012 ro shared:1 master:2 - tmpfs none rw`, mounted{"0:52", "/a b\\c\n", "tmpfs", "none"}},
-		{`61 25 0:52 / /a\9\04 ro - tmpfs  rw`, mounted{"0:52", `/a\9\04`, "tmpfs", ""}},
+		{"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", mounted{"36", "35", "98:0", "/mnt2", "ext3", "/dev/root"}},
+		{"61 25 0:52 / /run/metadata ro,nosuid,nodev,noexec - fuse.imdsfs imdsfs rw,user_id=0", mounted{"61", "25", "0:52", "/run/metadata", "fuse.imdsfs", "imdsfs"}},
+		{`61 25 0:52 / /a\040b\134c\012 ro shared:1 master:2 - tmpfs none rw`, mounted{"61", "25", "0:52", "/a b\\c\n", "tmpfs", "none"}},
+		{`61 25 0:52 / /a\9\04 ro - tmpfs  rw`, mounted{"61", "25", "0:52", `/a\9\04`, "tmpfs", ""}},
 	} {
 		got, err := parseMountinfo(c.line)
 		if err != nil || got != c.want {
@@ -45,4 +45,32 @@ func FuzzProbeAnswer(f *testing.F) {
 			t.Errorf("%q gives %q", out, text)
 		}
 	})
+}
+
+func TestHiddenMountsDoNotCount(t *testing.T) {
+	mount := func(id, parent, point string) mounted { return mounted{id: id, parent: parent, point: point} }
+	base := []mounted{mount("20", "1", "/"), mount("21", "20", "/run"), mount("22", "21", "/run/metadata")}
+	for name, c := range map[string]struct {
+		more []mounted
+		dir  string
+		want string // id, "" for none
+	}{
+		"plain":                       {nil, "/run/metadata", "22"},
+		"nothing there":               {nil, "/run/meta", ""},
+		"the root":                    {nil, "/", "20"},
+		"stacked":                     {[]mounted{mount("23", "22", "/run/metadata")}, "/run/metadata", "23"},
+		"hidden by a mount above":     {[]mounted{mount("23", "21", "/run")}, "/run/metadata", ""},
+		"another in what hides it":    {[]mounted{mount("23", "21", "/run"), mount("24", "23", "/run/metadata")}, "/run/metadata", "24"},
+		"a mount on the root hides":   {[]mounted{mount("23", "20", "/")}, "/run/metadata", ""},
+		"a bind mount of it":          {[]mounted{mount("23", "20", "/srv/md")}, "/srv/md", "23"},
+		"a namespace root of its own": {[]mounted{mount("30", "30", "/")}, "/", "30"},
+	} {
+		got, ok := visible(append(base[:len(base):len(base)], c.more...), c.dir)
+		if got := got.id; ok != (c.want != "") || ok && got != c.want {
+			t.Errorf("%s: %s has %q (%v), want %q", name, c.dir, got, ok, c.want)
+		}
+	}
+	if got, ok := visible([]mounted{mount("5", "4", "/run/metadata")}, "/run/metadata"); !ok || got.id != "5" {
+		t.Errorf("in a chroot that is no mount: %v, %v", got, ok)
+	}
 }
