@@ -115,7 +115,7 @@ func sameEntries(old, next *node) bool {
 
 func (a *assembler) leaf(path string, row *catalog, dated string, old *node) *node {
 	l := a.leaves[path]
-	secret := isSecret(path)
+	secret := IsSecret(path)
 	n := &node{
 		since: max(dated, row.since()), mtime: l.Mtime, origin: l.Origin, attr: a.attr(path, false, secret),
 		bytes: l.Bytes, contentType: textPlain, secret: secret, expires: l.expires,

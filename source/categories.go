@@ -161,8 +161,9 @@ func lookup(path string) *category {
 	return c.row
 }
 
-// isSecret reports whether the leaf at path must be kept from other users and out of every print.
-func isSecret(path string) bool {
+// IsSecret reports whether the leaf at path, relative to a version, must be kept from other users and
+// out of every print: user-data and credentials.
+func IsSecret(path string) bool {
 	return path == UserData || isCredential(path)
 }
 

@@ -171,7 +171,7 @@ func (b *builder) checkTags() {
 // warnWide warns of a rule that lets everybody read a secret.
 func (b *builder) warnWide(r AccessRule) {
 	for _, path := range slices.Sorted(maps.Keys(b.leaves)) {
-		if isSecret(path) && covers(r, path) {
+		if IsSecret(path) && covers(r, path) {
 			b.warn(Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "everybody on this machine may read /latest/" + path,
 				Hint: "give it a group and mode 0440 instead"})
 			return

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 )
 
 // A fakeService imitates an instance metadata service that requires IMDSv2. Its fields change how.
@@ -225,7 +226,9 @@ func TestFailuresSayWhatAndWhatToDo(t *testing.T) {
 		{"403", handle(onData(answer(403))), nil, exitFailed, `GET \S+: 403 Forbidden`, `enable http-endpoint.*`},
 		{"503", handle(onData(answer(503))), nil, exitFailed, `GET \S+: 503 Service Unavailable`, `try again.*`},
 		{"unknown status", handle(onData(answer(799))), nil, exitFailed, `GET \S+: 799`, ``},
-		{"redirect", handle(onData(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 301) })), nil, exitFailed,
+		{"redirect", handle(onData(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusMovedPermanently)
+		})), nil, exitFailed,
 			`GET \S+/latest/meta-data/x?: 301 Moved Permanently`, `redirects are not followed.*`},
 		{"token 403", handle(onToken(answer(403))), nil, exitFailed,
 			`no session token: PUT http://\S+/latest/api/token: 403 Forbidden`, `enable http-endpoint.*; --v1 asks without a token`},
@@ -527,7 +530,7 @@ func TestTreeRefusesNamesThatLeadElsewhere(t *testing.T) {
 				fmt.Fprint(w, line)
 			}))
 			code, _, errs := imdsfs("tree", "--endpoint", endpoint)
-			if code != exitFailed || !strings.Contains(errs, "the listing of /latest/meta-data/ holds ") || strings.ContainsAny(errs, "\x00\x1b\r\xff\u0085") {
+			if code != exitFailed || !strings.Contains(errs, "the listing of /latest/meta-data/ holds ") || strings.ContainsAny(errs, "\x00\x1b\r\u0085") || !utf8.ValidString(errs) {
 				t.Errorf("exit %d, errors %q", code, errs)
 			}
 		})

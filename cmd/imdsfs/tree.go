@@ -90,21 +90,7 @@ func (p treePath) path(dir bool) string {
 func (p treePath) child(name string) treePath { return append(p[:len(p):len(p)], name) }
 
 // secret reports whether the value at p is nobody else's business.
-func (p treePath) secret() bool {
-	if len(p) < 2 {
-		return false
-	}
-	switch p[1] {
-	case source.UserData:
-		return true
-	case "meta-data":
-		below := strings.Join(p[2:], "/")
-		return secretPattern.MatchString(below)
-	}
-	return false
-}
-
-var secretPattern = regexp.MustCompile(`^(iam/security-credentials(-extended)?|identity-credentials/.+/security-credentials)/`)
+func (p treePath) secret() bool { return len(p) > 1 && source.IsSecret(strings.Join(p[1:], "/")) }
 
 func (w *treeWalk) run(ctx context.Context, path string) error {
 	p := treePath(strings.FieldsFunc(path, func(r rune) bool { return r == '/' }))
