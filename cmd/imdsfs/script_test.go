@@ -27,6 +27,16 @@ func TestScripts(t *testing.T) {
 			env.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name != "mount" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			can := canMount()
+			if !can && os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
+				return false, errors.New("IMDSFS_REQUIRE_ALL=1, but this test needs root and /dev/fuse")
+			}
+			return can, nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":    cmdReady,
 			"exitcode": cmdExitCode,
