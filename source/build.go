@@ -20,6 +20,7 @@ type Env struct {
 func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
 	b := merge(fragments)
 	b.env = env
+	maps.DeleteFunc(b.leaves, func(path string, _ leaf) bool { return b.isRemoved(path) })
 	if prev != nil {
 		b.rolled = prev.rolled
 	}
@@ -39,7 +40,10 @@ type builder struct {
 	leaves   map[string]leaf
 	labels   map[string]string // directory path → how the listing above prints it
 	instance map[string]Value
-	stated   map[string]Value // options
+	launch   map[string]Value // options as stated by files
+	account  map[string]Value // account defaults
+	runTime  map[string]Value // options as set at run time
+	removed  []string         // paths that were unset at run time
 	lock     []string
 	tags     map[string]Value
 	keys     []PublicKey
@@ -66,15 +70,21 @@ type leaf struct {
 func merge(fragments []*Fragment) *builder {
 	b := &builder{
 		leaves: map[string]leaf{}, labels: map[string]string{}, instance: map[string]Value{},
-		stated: map[string]Value{}, tags: map[string]Value{}, rolledTo: map[string]rolling{},
+		launch: map[string]Value{}, account: map[string]Value{}, runTime: map[string]Value{}, tags: map[string]Value{}, rolledTo: map[string]rolling{},
 	}
 	for _, f := range fragments {
 		for path, v := range f.Leaves {
 			b.leaves[path] = leaf{Value: v}
 		}
 		maps.Copy(b.instance, f.Instance)
-		maps.Copy(b.stated, f.Options)
+		if f.RunTime {
+			maps.Copy(b.runTime, f.Options)
+		} else {
+			maps.Copy(b.launch, f.Options)
+		}
+		maps.Copy(b.account, f.AccountDefaults)
 		maps.Copy(b.tags, f.Tags)
+		b.removed = append(b.removed, f.Removed...)
 		b.lock = append(b.lock, f.Lock...)
 		b.access = append(b.access, f.Access...)
 		b.warnings = append(b.warnings, f.Warnings...)
@@ -85,6 +95,11 @@ func merge(fragments []*Fragment) *builder {
 		b.identity = cmp.Or(f.IdentityRole, b.identity)
 	}
 	return b
+}
+
+// isRemoved reports whether path, or a directory above it, was unset at run time.
+func (b *builder) isRemoved(path string) bool {
+	return slices.ContainsFunc(b.removed, func(r string) bool { return below(r, path) })
 }
 
 // settings lists the facts that are no leaves, for check and status.

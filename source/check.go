@@ -138,7 +138,7 @@ func (b *builder) checkSettings() {
 	}
 	if b.snowball {
 		for name, fixed := range map[string]string{OptionHopLimit: "1", OptionHTTPProtocolIPv6: "disabled"} {
-			if v, ok := b.stated[name]; ok && string(v.Bytes) != fixed {
+			if v, ok := b.launch[name]; ok && string(v.Bytes) != fixed {
 				b.fault(faultAt(v, "on Snowball Edge this is always "+fixed, "leave it out"))
 			}
 		}
@@ -180,5 +180,10 @@ func (b *builder) warnWide(r AccessRule) {
 }
 
 func covers(r AccessRule, path string) bool {
-	return r.Path == "" || path == r.Path || strings.HasPrefix(path, r.Path+"/")
+	return below(r.Path, path)
+}
+
+// below reports whether path is dir or lies below it; everything lies below "".
+func below(dir, path string) bool {
+	return dir == "" || path == dir || strings.HasPrefix(path, dir) && path[len(dir)] == '/'
 }

@@ -54,7 +54,7 @@ func (b *builder) fallback(key, text, remark string) {
 }
 
 func (b *builder) fill(key string, v Value) {
-	if _, ok := b.value(key); ok {
+	if _, ok := b.value(key); ok || b.isRemoved(key) {
 		return
 	}
 	if k, ok := strings.CutPrefix(key, "instance."); ok {
@@ -110,10 +110,7 @@ func (b *builder) deriveInstance() {
 	b.fallback("instance.versions", strings.Join(list, "\n"), "")
 	versions, _ := b.text("instance.versions")
 	b.versions = slices.Sorted(strings.SplitSeq(versions, "\n"))
-
-	var faults Faults
-	b.options, faults = resolveOptions(b.stated, b.lock, b.instance["imds-support"])
-	b.faults = append(b.faults, faults...)
+	b.resolveOptions()
 }
 
 func (b *builder) derivePlace() {

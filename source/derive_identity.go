@@ -144,7 +144,7 @@ func credentials(r *Role, updated, expires time.Time) string {
 }
 
 func (b *builder) fillRole(r *Role, path string, mtime, expires time.Time, text string) {
-	if _, ok := b.leaves[path]; ok {
+	if _, ok := b.leaves[path]; ok || b.isRemoved(path) {
 		return
 	}
 	b.leaves[path] = leaf{Value{Bytes: []byte(text), Mtime: mtime, Origin: r.Origin}, expires}

@@ -96,29 +96,116 @@ func setEnum(field *bool, value, yes, no string) error {
 	return nil
 }
 
-// resolveOptions settles each option by itself: stated > AMI (imds-support) > built-in.
-func resolveOptions(stated map[string]Value, lock []string, imdsSupport Value) (Options, Faults) {
+// TokensEnforced is the account default that makes a launch with optional tokens fail.
+const TokensEnforced = "http-tokens-enforced"
+
+// AccountDefaultNames are the keys of [account-defaults], in EC2's API ModifyInstanceMetadataDefaults.
+func AccountDefaultNames() []string {
+	return []string{OptionHTTPEndpoint, OptionHopLimit, OptionHTTPTokens, TokensEnforced, OptionInstanceMetadataTags}
+}
+
+// CheckAccountDefault reports what is wrong with a value of [account-defaults]. Besides the values of
+// the option there is "no-preference", or -1 for the hop limit.
+func CheckAccountDefault(name, value string) error {
+	switch {
+	case !slices.Contains(AccountDefaultNames(), name):
+		return fmt.Errorf("unknown default: the defaults are %s", strings.Join(AccountDefaultNames(), ", "))
+	case !hasPreference(name, value):
+		return nil
+	case name == TokensEnforced:
+		name = OptionHTTPEndpoint // the same two words
+	}
+	var scratch Options
+	return scratch.Set(name, value)
+}
+
+func hasPreference(name, value string) bool {
+	if name == OptionHopLimit {
+		return value != "-1"
+	}
+	return value != "no-preference"
+}
+
+// Weakens reports whether turning the option called name from its value in o to that in next opens
+// something: what a lock forbids at run time.
+func (o *Options) Weakens(name string, next *Options) bool {
+	opened := func(was, is bool) bool { return is && !was }
+	switch name {
+	case OptionHTTPTokens:
+		return opened(!o.TokensRequired, !next.TokensRequired)
+	case OptionHopLimit:
+		return next.HopLimit > o.HopLimit
+	case OptionHTTPEndpoint:
+		return opened(o.HTTPEndpoint, next.HTTPEndpoint)
+	case OptionHTTPProtocolIPv6:
+		return opened(o.HTTPProtocolIPv6, next.HTTPProtocolIPv6)
+	case OptionInstanceMetadataTags:
+		return opened(o.InstanceMetadataTags, next.InstanceMetadataTags)
+	}
+	return false
+}
+
+// set is Set with the provenance of the value.
+func (o *Options) set(name, value string, origin Origin) error {
+	if err := o.Set(name, value); err != nil {
+		return err
+	}
+	o.Origins[name] = origin
+	return nil
+}
+
+// resolveOptions settles each option by itself, as EC2 does: launch (what the file states) > account
+// default > AMI (imds-support) > built-in; then come changes at run time, as far as the lock allows.
+func (b *builder) resolveOptions() {
 	o := builtinOptions()
-	var faults Faults
-	switch string(imdsSupport.Bytes) {
+	o.Lock = b.lock
+	apply := func(values map[string]Value, skip func(name string, v Value) bool) {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			v := values[name]
+			if skip != nil && skip(name, v) {
+				continue
+			}
+			if err := o.set(name, string(v.Bytes), v.Origin); err != nil {
+				b.fault(faultAt(v, err.Error(), ""))
+			}
+		}
+	}
+	switch ami := b.instance["imds-support"]; string(ami.Bytes) {
 	case "":
 	case "v2.0":
-		o.TokensRequired, o.HopLimit = true, 2
-		o.Origins[OptionHTTPTokens] = Origin{Kind: Derived, From: []string{"instance.imds-support"}}
-		o.Origins[OptionHopLimit] = o.Origins[OptionHTTPTokens]
+		origin := Origin{Kind: Derived, From: []string{"instance.imds-support"}}
+		o.TokensRequired, o.Origins[OptionHTTPTokens] = true, origin
+		o.HopLimit, o.Origins[OptionHopLimit] = 2, origin
 	default:
-		faults = append(faults, faultAt(imdsSupport, "unknown value", `leave it out or say "v2.0"`))
+		b.fault(faultAt(ami, "unknown value", `leave it out or say "v2.0"`))
 	}
-	for _, name := range slices.Sorted(maps.Keys(stated)) {
-		v := stated[name]
-		if err := o.Set(name, string(v.Bytes)); err != nil {
-			faults = append(faults, faultAt(v, err.Error(), ""))
-			continue
+	apply(b.account, func(name string, v Value) bool {
+		if err := CheckAccountDefault(name, string(v.Bytes)); err != nil {
+			b.fault(faultAt(v, err.Error(), ""))
+			return true
 		}
-		o.Origins[name] = v.Origin
+		return name == TokensEnforced || !hasPreference(name, string(v.Bytes))
+	})
+	apply(b.launch, nil)
+	launched := o
+	apply(b.runTime, func(name string, v Value) bool {
+		next := launched
+		if next.Set(name, string(v.Bytes)) != nil || !slices.Contains(b.lock, name) || !launched.Weakens(name, &next) {
+			return false
+		}
+		b.warn(faultAt(v, name+" is locked: "+string(v.Bytes)+", set at run time, is weaker than "+launched.Text(name)+" and does not count", ""))
+		return true
+	})
+	if b.snowball {
+		fixed := Origin{Kind: Default, Place: "always so on Snowball Edge"}
+		o.HopLimit, o.Origins[OptionHopLimit] = 1, fixed
+		o.HTTPProtocolIPv6, o.Origins[OptionHTTPProtocolIPv6] = false, fixed
 	}
-	o.Lock = lock
-	return o, faults
+	if v := b.account[TokensEnforced]; string(v.Bytes) == "enabled" && !o.TokensRequired {
+		b.fault(faultAt(v, "tokens have to be required in this account, and http-tokens is optional",
+			`set http-tokens = "required" under [metadata-options]`))
+	}
+	b.options = o
 }
 
 func faultAt(v Value, text, hint string) Fault {

@@ -44,6 +44,13 @@ type Fragment struct {
 	Instance map[string]Value
 	// Options holds EC2's metadata options by name, as text ("http-tokens" → "required").
 	Options map[string]Value
+	// AccountDefaults holds the keys of [account-defaults] as text.
+	AccountDefaults map[string]Value
+	// RunTime marks the fragment of changes made at run time: its Options come after those that
+	// every other fragment settles, and no lock lets them weaken one.
+	RunTime bool
+	// Removed are paths that do not exist, nor anything below them, whoever states them.
+	Removed []string
 	// Lock names the options that may not be weakened at run time.
 	Lock []string
 	// Tags maps a tag key to its value.

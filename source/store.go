@@ -83,16 +83,42 @@ func (s *Store) Rebuild() (Change, error) {
 	return s.publish(s.fragments)
 }
 
-func (s *Store) publish(fragments []*Fragment) (Change, error) {
-	old := s.current.Load()
-	next, err := Build(old, s.env(), fragments...)
+// Update replaces what the source called name said last by f. If the outcome is good, commit is
+// called (to make the change durable), and if that succeeds the change is published. Otherwise
+// nothing changes.
+func (s *Store) Update(name string, f *Fragment, commit func() error) (Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.sources, func(src Source) bool { return src.Name() == name })
+	if i < 0 || s.fragments == nil {
+		return Change{}, fmt.Errorf("no source is called %q", name)
+	}
+	fragments := slices.Clone(s.fragments)
+	fragments[i] = f
+	next, err := Build(s.current.Load(), s.env(), fragments...)
 	if err != nil {
 		return Change{}, err
 	}
+	if err := commit(); err != nil {
+		return Change{}, err
+	}
+	return s.show(next, fragments), nil
+}
+
+func (s *Store) publish(fragments []*Fragment) (Change, error) {
+	next, err := Build(s.current.Load(), s.env(), fragments...)
+	if err != nil {
+		return Change{}, err
+	}
+	return s.show(next, fragments), nil
+}
+
+func (s *Store) show(next *Snapshot, fragments []*Fragment) Change {
+	old := s.current.Load()
 	s.fragments = fragments
 	s.current.Store(next)
 	for _, d := range s.doors {
 		d.Publish(next)
 	}
-	return Diff(old, next), nil
+	return Diff(old, next)
 }
