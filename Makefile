@@ -1,6 +1,7 @@
 # `make help` lists the targets.
 
 FUZZTIME ?= 20s
+STRESSTIME ?= 5m
 # Further flags for `go test`; CI says -count=1.
 TESTFLAGS ?=
 
@@ -31,24 +32,30 @@ test: ## install what the tests talk to (as root on Debian), then run every test
 	cd testdata/clients && IMDSFS_BIN='$(CURDIR)/bin/imdsfs' go test -race $(TESTFLAGS) ./...
 
 .PHONY: bench
-bench: ## run every benchmark
+bench: ## measure both doors (as root, on a quiet machine), check the bounds, write testdata/bench/README.md
+	go run ./testdata/bench -readme testdata/bench/README.md
 	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: stress
+stress: ## read the mount in every way while it changes, for STRESSTIME (5m), and publish 100,000 times (as root)
+	IMDSFS_STRESS=$(STRESSTIME) go test -count=1 -p 1 -timeout 1h -v -run 'TestNoProcessSees|TestWhatHTTPHasShown|TestPublishesLeave' ./fs ./cmd/imdsfs
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck and go mod tidy, in both modules; changes nothing
 	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted, run gofmt -w on:"; echo "$$files"; exit 1; fi
 	@set -e; for dir in $(MODULES); do ( cd $$dir; echo "lint $$dir"; \
 		go vet ./...; go run $(STATICCHECK) ./...; go mod tidy -diff ); done
+	go vet ./testdata/bench/... && go run $(STATICCHECK) ./testdata/bench/...
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s), one after the other
 	@set -e; for pkg in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "fuzz $$pkg $$target $(FUZZTIME)"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 		done; \
 	done
 
 .PHONY: clean
 clean: ## remove what was built and unpacked here
-	rm -rf bin .deps
+	rm -rf bin .deps testdata/clients/node_modules

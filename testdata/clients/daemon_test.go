@@ -31,13 +31,15 @@ func binary(t *testing.T) string {
 }
 
 // serve runs the daemon on config, without a mount, until the test ends, and checks that SIGTERM
-// stops it with status 0. It returns the URL of the metadata service.
-func serve(t *testing.T, config string) string {
+// stops it with status 0. It returns the URL of the metadata service. within is a command that runs
+// another, in a namespace say, and becomes it by exec(2).
+func serve(t *testing.T, config string, within ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	runtimeDir := filepath.Join(dir, "run")
-	cmd := exec.Command(binary(t), "serve", "-c", config, "--listen", "127.0.0.1:0", "--mount", "none",
+	args := append(within, binary(t), "serve", "-c", config, "--listen", "127.0.0.1:0", "--mount", "none",
 		"--runtime-dir", runtimeDir, "--state-dir", filepath.Join(dir, "state"))
+	cmd := exec.Command(args[0], args[1:]...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
