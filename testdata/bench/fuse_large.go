@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// largeFiles of 1 MiB are the most that fits into a tree beside the rest.
+const largeFiles = source.MaxTree/source.MaxLeaf - 1
+
+// largeTree reports what the largest tree costs. An instance file may not hold that much, so a child
+// ([holdLarge]) puts it on the door without one.
+func (e *env) largeTree(ctx context.Context, c *checks) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	mount := filepath.Join(e.dir, "large-mount")
+	s, err := start("ready", mount, exec.Command(self, "-hold", mount))
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	what := func(text string) string { return fmt.Sprintf("tree of %d MiB: %s", largeFiles, text) }
+	c.report(what("resident memory of the door when ready"), fmt.Sprintf("%.0f MiB", s.mib("VmRSS")))
+	begin := time.Now()
+	cat := exec.CommandContext(ctx, "/bin/sh", "-c", `cat "$0"/* | wc -c`, filepath.Join(mount, "latest", manyDir))
+	out, err := cat.Output()
+	took := time.Since(begin)
+	if err != nil {
+		return err
+	}
+	if got, want := strings.TrimSpace(string(out)), fmt.Sprint(largeFiles*source.MaxLeaf); got != want {
+		return fmt.Errorf("cat prints %s bytes, not %s", got, want)
+	}
+	c.report(what("`cat` of all, cold"), pretty(took))
+	c.report(what("resident memory of the door afterwards"), fmt.Sprintf("%.0f MiB", s.mib("VmRSS")))
+	return nil
+}
+
+// holdLarge mounts the largest tree until SIGTERM.
+func holdLarge(dir string) error {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
+	leaves := map[string]source.Value{}
+	for i := range largeFiles {
+		text := strings.Repeat(string(rune('a'+i%26)), source.MaxLeaf)
+		leaves[fmt.Sprintf(manyDir+"/value-%05d", i)] = source.Value{Bytes: []byte(text), Mtime: time.Now(), Origin: source.Origin{Place: "bench"}}
+	}
+	s, err := source.Build(nil, source.Env{Now: time.Now()}, &source.Fragment{Leaves: leaves})
+	if err != nil {
+		return err
+	}
+	runtimeDir := dir + ".run"
+	if err := os.Mkdir(runtimeDir, 0o755); err != nil {
+		return err
+	}
+	d, err := fs.Mount(fs.Config{Dir: dir, RuntimeDir: runtimeDir}, s)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	<-term
+	return errors.Join(d.Unmount(), os.RemoveAll(runtimeDir))
+}
