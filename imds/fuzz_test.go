@@ -2,8 +2,10 @@ package imds
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -79,6 +81,19 @@ func FuzzRespond(f *testing.F) {
 	seed("PUT", "/latest/api/token", "[::1]:80", "X-aws-ec2-metadata-token-ttl-seconds: 60\nX-Forwarded-For: a")
 	seed("POST", "http://localhost/%2e%2e/?x", "", "Connection: close\nExpect: 100-continue")
 	seed("OPTIONS", "*", "evil.test", "Connection: keep-alive")
+	for _, target := range []string{
+		"/", "/latest", "/latest/", "/2009-04-04/", "/2021-03-23/meta-data/tags/instance/", "/1.0/meta-data", "/1999-01-01/", "/latest/user-data/",
+		"//latest//meta-data///instance-id//", "/latest/meta-data/instance-id/foo", "/latest/meta-data/public-keys/", "/latest/meta-data/public-keys/0=my-key-name",
+		"/latest/meta-data/iam/security-credentials/web-role", "/latest/dynamic/instance-identity/document?x=/y", "/2021-03-23/api/token", "/latest/api/token/",
+		"/latest/%6deta-data/", "/latest%2fmeta-data", "/latest/meta-data/%00", "/latest/meta-data/../", "/%zz", "http://localhost/latest/", "http://evil.test/", "localhost:80",
+	} {
+		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "OPTIONS"} {
+			seed(method, target, "169.254.169.254", "")
+			seed(method, target, "169.254.169.254", "X-aws-ec2-metadata-token: "+good)
+			seed(method, target, "instance-data", "X-aws-ec2-metadata-token: "+good+"\nX-Forwarded-For: 10.0.0.1")
+			seed(method, target, "instance-data", "X-aws-ec2-metadata-token-ttl-seconds: 21600")
+		}
+	}
 	f.Fuzz(func(t *testing.T, method, target, host, headers string, minor int) {
 		req := &Request{Method: method, Target: target, Host: host, Minor: minor, Header: http.Header{}, MayGetToken: true}
 		for _, line := range strings.Split(headers, "\n") {
@@ -101,6 +116,9 @@ func FuzzRespond(f *testing.F) {
 			case isData && (mode == "disabled" || req.has(tokenHeader) && (!valid || req.has("X-Forwarded-For"))):
 				t.Errorf("%s: data for %+v", mode, req)
 			}
+			if isData && !shows(snap, req, resp.Body) {
+				t.Errorf("%s: %q for %+v, which the tree does not hold", mode, resp.Body, req)
+			}
 			if method == "GET" {
 				head := *req
 				head.Method = "HEAD"
@@ -111,6 +129,28 @@ func FuzzRespond(f *testing.F) {
 			}
 		}
 	})
+}
+
+// shows reports whether body is what the tree holds at the target of a request. It looks for
+// each name among those that the directory lists, unlike what it checks.
+func shows(snap *source.Snapshot, req *Request, body []byte) bool {
+	path, _, _ := strings.Cut(req.Target, "?")
+	if !strings.HasPrefix(path, "/") {
+		_, path, _ = strings.Cut(path[len("http://"):], "/")
+	}
+	v := snap.Root()
+	for _, segment := range strings.FieldsFunc(path, func(c rune) bool { return c == '/' }) {
+		name, err := url.PathUnescape(segment)
+		if err != nil || !slices.Contains(slices.Collect(maps.Keys(maps.Collect(v.Children()))), name) {
+			return false
+		}
+		v, _ = v.Child(name)
+	}
+	want := v.Bytes()
+	if v.IsDir() {
+		want = v.Listing()
+	}
+	return req.Method == http.MethodHead && len(body) == 0 || req.Method == http.MethodGet && bytes.Equal(body, want)
 }
 
 func checkWellFormed(t *testing.T, resp *Response, method string) {

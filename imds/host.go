@@ -42,10 +42,11 @@ func (h Hosts) Allow(host string) bool {
 		return err == nil && addr.Is6()
 	}
 	name = normalName(name)
-	if addr, err := netip.ParseAddr(name); err == nil {
-		return addr.Is4()
+	if ownNames[name] || h.names[name] {
+		return true
 	}
-	return ownNames[name] || h.names[name]
+	addr, err := netip.ParseAddr(name)
+	return err == nil && addr.Is4()
 }
 
 // withoutPort splits "name", "name:port", "[v6]" or "[v6]:port"; the port may be empty.

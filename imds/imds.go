@@ -27,7 +27,6 @@ package imds
 
 import (
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,9 +38,6 @@ import (
 const (
 	tokenHeader = "X-Aws-Ec2-Metadata-Token"
 	ttlHeader   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
-
-	allowToken = "OPTIONS, PUT"
-	allowData  = "GET, HEAD, OPTIONS"
 )
 
 // tokenPath is where tokens are to be had, and nowhere else: not with a final slash, not below
@@ -51,14 +47,16 @@ var tokenPath = []string{"latest", "api", "token"}
 // Respond answers one request from snap, which is nil before the first one is published. now is the
 // wall clock, for the Date header. The same arguments give the same response, a new token apart.
 func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, hosts Hosts, req *Request) Response {
-	target, ok := parseTarget(req.Target)
+	var room [12]string // for the segments of any path that exists
+	target, ok := parseTarget(req.Target, room[:]...)
 	if !ok || req.Minor >= 1 && req.Host == "" {
 		return BadRequest(now)
 	}
 	a := answer{now: now, conn: req.persistence(), head: req.Method == http.MethodHead}
 	host := req.Host
 	if target.absolute {
-		host = target.authority // RFC 9112 §3.2.2: it replaces the Host header
+		// RFC 9112 §3.2.2: it replaces the Host header. (A copy, so that room stays on the stack.)
+		host = strings.Clone(target.authority)
 	}
 	if (host != "" || target.absolute) && !hosts.Allow(host) {
 		refused := a.plain(http.StatusForbidden)
@@ -161,9 +159,4 @@ func lookup(snap *source.Snapshot, segments []string) (v source.View, ok bool) {
 		}
 	}
 	return v, true
-}
-
-// isTokenPath compares the raw segments, before any decoding.
-func isTokenPath(path string, raw []string) bool {
-	return slices.Equal(raw, tokenPath) && !strings.HasSuffix(path, "/")
 }

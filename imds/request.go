@@ -12,7 +12,8 @@ type Request struct {
 	Target string // as on the wire: "/latest/meta-data/", "http://host/…", with its query
 	Minor  int    // of the protocol version: 0 for HTTP/1.0
 	Host   string // the value of the Host header, "" if there is none
-	// Header holds the other headers by their canonical names (as net/http makes them).
+	// Header holds the other headers by their canonical names (as net/http makes them). Only those
+	// of HeaderNames matter; one without values is as one that is not there.
 	Header http.Header
 	// MayGetToken is whether the peer may have a session token at all.
 	MayGetToken bool
@@ -20,7 +21,15 @@ type Request struct {
 	Close bool
 }
 
+// HeaderNames are the canonical names of the headers in Request.Header that [Respond] looks at.
+func HeaderNames() []string {
+	return []string{"Connection", "Expect", "X-Forwarded-For", tokenHeader, ttlHeader}
+}
+
 func (r *Request) has(name string) bool { return len(r.Header[name]) > 0 }
+
+// IsV2 reports whether the request is meant as version 2: it has a header of that.
+func (r *Request) IsV2() bool { return r.has(tokenHeader) || r.has(ttlHeader) }
 
 // persistence decides about the connection: HTTP/1.1 stays open unless the client says close,
 // HTTP/1.0 closes unless it asks for keep-alive.
@@ -53,8 +62,8 @@ type target struct {
 }
 
 // parseTarget takes the origin-form and the absolute-form (RFC 9112 §3.2); all else is malformed, and
-// so is a percent sign without two hexadecimal digits.
-func parseTarget(raw string) (t target, ok bool) {
+// so is a percent sign without two hexadecimal digits. The segments are put into room while they fit.
+func parseTarget(raw string, room ...string) (t target, ok bool) {
 	path, _, _ := strings.Cut(raw, "?")
 	const scheme = "http://"
 	switch {
@@ -66,18 +75,21 @@ func parseTarget(raw string) (t target, ok bool) {
 	default:
 		return target{}, false
 	}
-	var undecoded []string
-	for segment := range strings.SplitSeq(path, "/") {
-		if segment == "" {
+	t.segments = room[:0]
+	t.isToken = !strings.HasSuffix(path, "/")
+	for rest, segment := path, ""; rest != ""; {
+		if segment, rest, _ = strings.Cut(rest, "/"); segment == "" {
 			continue
 		}
 		name, err := url.PathUnescape(segment)
 		if err != nil {
 			return target{}, false
 		}
-		undecoded = append(undecoded, segment)
+		if n := len(t.segments); n >= len(tokenPath) || segment != tokenPath[n] { // before decoding
+			t.isToken = false
+		}
 		t.segments = append(t.segments, name)
 	}
-	t.isToken = isTokenPath(path, undecoded)
+	t.isToken = t.isToken && len(t.segments) == len(tokenPath)
 	return t, true
 }

@@ -12,7 +12,7 @@ import (
 // assemble makes the snapshot, sharing with prev every node that is the same.
 func (b *builder) assemble(prev *Snapshot) *Snapshot {
 	s := &Snapshot{
-		versions: b.versions, options: b.options, settings: b.settings(), warnings: b.warnings,
+		versions: b.versions, options: b.options, snowball: b.snowball, settings: b.settings(), warnings: b.warnings,
 		rolled: b.rolledTo, refresh: b.refresh,
 	}
 	a := &assembler{builder: b, paths: slices.Sorted(maps.Keys(b.leaves)), first: prev == nil, stamp: b.env.Now}
@@ -30,6 +30,9 @@ func (b *builder) assemble(prev *Snapshot) *Snapshot {
 	s.stamp = a.stamp
 	if a.newest.After(s.stamp) {
 		s.stamp = a.newest
+	}
+	if v, ok := s.Find("/latest/meta-data/instance-id"); ok && !v.IsDir() {
+		s.instance = string(v.Bytes())
 	}
 	return s
 }

@@ -21,6 +21,7 @@ func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
 	b := merge(fragments)
 	b.env = env
 	maps.DeleteFunc(b.leaves, func(path string, _ leaf) bool { return b.isRemoved(path) })
+	maps.DeleteFunc(b.tags, func(key string, _ Value) bool { return b.isRemoved(TagPath(key)) })
 	if prev != nil {
 		b.rolled = prev.rolled
 	}

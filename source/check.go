@@ -160,9 +160,9 @@ func (b *builder) checkTags() {
 		}
 		return
 	}
-	for key, v := range b.tags {
-		if !ValidTagKey(key) {
-			b.fault(faultAt(v, fmt.Sprintf("'%s' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\-_+=,.@:]{1,255}), "+
+	for _, key := range slices.Sorted(maps.Keys(b.tags)) {
+		if v := b.tags[key]; !ValidTagKey(key) { // the two backslashes are EC2's
+			b.fault(faultAt(v, fmt.Sprintf("'%s' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\\\-_+=,.@:]{1,255}), "+
 				"and must not be a reserved name ('.', '..', '_index')", strings.ToValidUTF8(key, "?")), "rename it, or disable instance-metadata-tags"))
 		}
 	}

@@ -159,12 +159,15 @@ func (b *builder) derivePublicKeys() {
 	}
 }
 
+// TagPath is where the tag with this key is shown.
+func TagPath(key string) string { return "meta-data/tags/instance/" + key }
+
 func (b *builder) deriveTags() {
 	if !b.options.InstanceMetadataTags {
 		return
 	}
 	for key, v := range b.tags {
-		b.fill("meta-data/tags/instance/"+key, v)
+		b.fill(TagPath(key), v)
 	}
 }
 

@@ -23,7 +23,9 @@ type Snapshot struct {
 	top      *node    // "/": an edge for each version and for latest
 	root     *node    // what each of those edges leads to
 	versions []string // as listed, without latest
+	instance string   // the instance's id, "" if it has none
 	options  Options
+	snowball bool
 	settings []Setting
 	warnings Faults
 	rolled   map[string]rolling
@@ -68,6 +70,9 @@ func (s *Snapshot) Options() *Options { return &s.options }
 // Settings are the facts about the instance that are no leaves, sorted by key.
 func (s *Snapshot) Settings() []Setting { return s.settings }
 
+// IsSnowball reports whether the platform is Snowball Edge, whose hop limit and protocol are fixed.
+func (s *Snapshot) IsSnowball() bool { return s.snowball }
+
 // Warnings are traps found while building; they do not stop anything.
 func (s *Snapshot) Warnings() Faults { return s.warnings }
 
@@ -76,10 +81,4 @@ func (s *Snapshot) Warnings() Faults { return s.warnings }
 func (s *Snapshot) Refresh() time.Time { return s.refresh }
 
 // InstanceID is the instance's id, "" if it has none. Session tokens are bound to it.
-func (s *Snapshot) InstanceID() string {
-	v, ok := s.Find("/latest/meta-data/instance-id")
-	if !ok || v.IsDir() {
-		return ""
-	}
-	return string(v.Bytes())
-}
+func (s *Snapshot) InstanceID() string { return s.instance }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Store keeps the running snapshot of one instance. Snapshot never blocks; Reload and Rebuild run
@@ -19,6 +20,7 @@ type Store struct {
 
 	mu        sync.Mutex  // one change at a time
 	fragments []*Fragment // the last good one of each source
+	loaded    atomic.Pointer[time.Time]
 }
 
 // NewStore returns a store without a snapshot: call Reload. env is asked at each build.
@@ -61,7 +63,29 @@ func (s *Store) Reload(ctx context.Context) (Change, error) {
 	if len(faults) > 0 {
 		return Change{}, s.allFaults(faults, fragments)
 	}
-	return s.publish(fragments)
+	change, err := s.publish(fragments)
+	if err == nil {
+		now := s.env().Now
+		s.loaded.Store(&now)
+	}
+	return change, err
+}
+
+// Loaded is when the sources were last read and found good; zero before the first time.
+func (s *Store) Loaded() time.Time {
+	if t := s.loaded.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
+
+// Sources are the names of the sources, the later wins.
+func (s *Store) Sources() []string {
+	names := make([]string, len(s.sources))
+	for i, src := range s.sources {
+		names[i] = src.Name()
+	}
+	return names
 }
 
 // allFaults adds to the faults that the sources found those that a build finds in what they could
@@ -83,10 +107,10 @@ func (s *Store) Rebuild() (Change, error) {
 	return s.publish(s.fragments)
 }
 
-// Update replaces what the source called name said last by f. If the outcome is good, commit is
-// called (to make the change durable), and if that succeeds the change is published. Otherwise
-// nothing changes.
-func (s *Store) Update(name string, f *Fragment, commit func() error) (Change, error) {
+// Update replaces what the source called name said last by f. If the outcome is good, commit gets it,
+// to refuse it or to make the change durable, and if that succeeds it is published. Otherwise nothing
+// changes.
+func (s *Store) Update(name string, f *Fragment, commit func(next *Snapshot) error) (Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.sources, func(src Source) bool { return src.Name() == name })
@@ -99,7 +123,7 @@ func (s *Store) Update(name string, f *Fragment, commit func() error) (Change, e
 	if err != nil {
 		return Change{}, err
 	}
-	if err := commit(); err != nil {
+	if err := commit(next); err != nil {
 		return Change{}, err
 	}
 	return s.show(next, fragments), nil

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,8 @@ type node struct {
 	edges    []edge // sorted by name, byte order
 	numbered bool   // public-keys: children are numbers and list as label
 	label    string // how the HTTP listing of the parent prints it, if not by its name
+
+	memo atomic.Pointer[map[string]any] // see View.Memo; the one thing that is added later
 }
 
 type edge struct {

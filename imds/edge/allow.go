@@ -119,7 +119,7 @@ func interfaceAddresses() []interfaceAddress {
 	return all
 }
 
-// A peerCheck applies rules, asking for the machine's addresses at most once in addressesAge.
+// A peerCheck applies rules, asking for the machine's addresses at most once in addressesMissAge.
 type peerCheck struct {
 	rules      []Rule
 	clock      source.Clock
@@ -132,21 +132,30 @@ type peerCheck struct {
 }
 
 func (p *peerCheck) allow(peer netip.Addr) bool {
-	if !peer.IsValid() {
-		return false
-	}
-	for _, r := range p.rules {
-		if r.allows(peer, p.addresses) {
-			return true
+	return peer.IsValid() && p.matches(peer, p.rules...)
+}
+
+// isLocal reports whether the peer is a process of this machine, as [Local] has it.
+func (p *peerCheck) isLocal(peer netip.Addr) bool { return p.matches(peer, Local()) }
+
+// matches asks again for addresses that are not quite fresh before it says no: one may just have been
+// added, as ours are when http-protocol-ipv6 is enabled.
+func (p *peerCheck) matches(peer netip.Addr, rules ...Rule) bool {
+	for _, age := range []time.Duration{addressesAge, addressesMissAge} {
+		addresses := func() []interfaceAddress { return p.addresses(age) }
+		for _, r := range rules {
+			if r.allows(peer, addresses) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func (p *peerCheck) addresses() []interfaceAddress {
+func (p *peerCheck) addresses(age time.Duration) []interfaceAddress {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now := p.clock.Boot(); !p.asked || now-p.askedAt >= addressesAge {
+	if now := p.clock.Boot(); !p.asked || now-p.askedAt >= age {
 		p.cached, p.asked, p.askedAt = p.interfaces(), true, now
 	}
 	return p.cached

@@ -2,111 +2,161 @@ package edge
 
 import (
 	"bufio"
-	"container/list"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds"
 )
 
-// A conn is one connection. Its goroutine alone uses it, but for place, which the registry guards,
-// and for stop.
+// A conn is one connection. Its goroutine alone uses it, but for what the registry guards and for stop.
 type conn struct {
 	net.Conn
 	server *Server
-	place  *list.Element // in the registry; nil when it is not there
+	peer   netip.Addr // the zero Addr for a local one
+	places places     // in the registry
 
-	in   *bufio.Reader
-	head []byte // of the request being read
-	out  []byte // the answer being written
+	*buffers
+	parser parser
 
-	hopLimit int // the lowest that was set, 0 for none
+	readUntil, writeUntil time.Time // the deadlines that are set
+	hopLimit              int       // the lowest that was set, 0 for none
 
 	mu       sync.Mutex
 	busy     bool // a request has begun and is not answered yet
 	stopping bool
 }
 
-func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{Conn: nc, server: s, in: bufio.NewReader(nc)}
+// buffers outlive a connection, for the next one.
+type buffers struct {
+	in   *bufio.Reader
+	head []byte // of the request being read
+	out  []byte // the answer being written
+}
+
+var spareBuffers = sync.Pool{New: func() any { return &buffers{in: bufio.NewReader(nil)} }}
+
+func newConn(s *Server, nc net.Conn, peer netip.Addr) *conn {
+	b := spareBuffers.Get().(*buffers)
+	b.in.Reset(nc)
+	return &conn{Conn: nc, server: s, peer: peer, buffers: b}
+}
+
+// release gives the buffers back. The connection must not be used any more.
+func (c *conn) release() {
+	c.in.Reset(nil)
+	if cap(c.head) > keepBuffers {
+		c.head = nil
+	}
+	spareBuffers.Put(c.buffers)
+	c.buffers = nil
 }
 
 // serveRequest waits for one request and answers it. It reports whether another may follow.
 func (c *conn) serveRequest(ctx context.Context) bool {
 	limits := &c.server.config
-	c.SetReadDeadline(time.Now().Add(limits.IdleTimeout))
+	c.readWithin(limits.IdleTimeout)
 	if _, err := c.in.Peek(1); err != nil || !c.begin() {
 		return false
 	}
-	c.SetReadDeadline(time.Now().Add(limits.HeaderTimeout))
-	req, bodyLength, err := c.readRequest()
+	c.readWithin(limits.HeaderTimeout)
+	bodyLength, err := c.readRequest()
+	now := limits.Clock.Now()
+	var req *imds.Request
 	var resp imds.Response
-	switch now := limits.Clock.Now(); {
+	switch {
 	case errors.Is(err, errBadRequest):
 		resp = imds.BadRequest(now)
 	case err != nil:
 		return false
 	default:
 		c.server.conns.touch(c)
+		req = &c.parser.req
 		req.Close = req.Close || ctx.Err() != nil
 		resp = imds.Respond(c.server.snapshot.Load(), limits.Tokens, now, limits.Hosts, req)
 	}
+	unread := err != nil || bodyLength > 0 || c.parser.unread || c.in.Buffered() > 0
 	if resp.RefusedHost != "" && limits.RefusedHost != nil && c.server.reports.host.allow(struct{}{}) {
 		limits.RefusedHost(resp.RefusedHost)
 	}
+	if resp.HopLimit > 0 && !limits.OutsideGuests && c.peer.IsValid() {
+		if resp.HopLimit--; resp.HopLimit == 0 {
+			c.withhold()
+			return false
+		}
+	}
+	c.server.counters.answered(req, &resp)
 	if !c.write(&resp) {
 		return false
 	}
 	if resp.Close {
-		c.linger()
+		if unread {
+			c.linger()
+		}
 		return false
 	}
-	c.SetReadDeadline(time.Now().Add(limits.BodyTimeout))
-	if _, err := c.in.Discard(bodyLength); err != nil {
-		return false
+	if bodyLength > 0 {
+		c.readWithin(limits.BodyTimeout)
+		if _, err := c.in.Discard(bodyLength); err != nil {
+			return false
+		}
 	}
 	return c.end()
 }
 
-func (c *conn) readRequest() (req *imds.Request, bodyLength int, err error) {
+func (c *conn) readRequest() (bodyLength int, err error) {
 	if c.head, err = readHead(c.in, c.head[:0]); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	return parseHead(c.head)
+	return c.parser.parse(c.head)
 }
 
-// write sends the whole answer with one call. An answer with a token does not leave unless its hop
-// limit could be set.
+// readWithin makes reads fail after the time-out, or a little later: setting a deadline costs as much
+// as the rest of a request, so one that is nearly right stays.
+func (c *conn) readWithin(timeout time.Duration) {
+	if until, ok := deadline(c.readUntil, timeout); !ok {
+		c.readUntil = until
+		c.SetReadDeadline(until)
+	}
+}
+
+func (c *conn) writeWithin(timeout time.Duration) {
+	if until, ok := deadline(c.writeUntil, timeout); !ok {
+		c.writeUntil = until
+		c.SetWriteDeadline(until)
+	}
+}
+
+// deadline reports whether the one that is set will do, and otherwise which to set.
+func deadline(set time.Time, timeout time.Duration) (until time.Time, ok bool) {
+	slack := timeout / timeoutSlack
+	earliest := time.Now().Add(timeout)
+	latest := earliest.Add(slack)
+	return latest, !set.Before(earliest) && !set.After(latest)
+}
+
+// write sends the whole answer. One with a token does not leave unless its hop limit could be set.
 func (c *conn) write(resp *imds.Response) bool {
 	if resp.HopLimit > 0 && !c.lowerHopLimit(resp.HopLimit) {
 		return false
 	}
-	c.out = appendResponse(c.out[:0], resp)
-	c.SetWriteDeadline(time.Now().Add(c.server.config.WriteTimeout))
-	_, err := c.Write(c.out)
-	if cap(c.out) > keepBuffers {
-		c.out = nil
+	c.writeWithin(c.server.config.WriteTimeout)
+	c.out = resp.AppendHead(c.out[:0])
+	var err error
+	if len(resp.Body) <= copyBody {
+		c.out = append(c.out, resp.Body...)
+		_, err = c.Write(c.out)
+	} else {
+		_, err = (&net.Buffers{c.out, resp.Body}).WriteTo(c.Conn)
 	}
 	if cap(c.head) > keepBuffers {
-		c.head = nil
+		c.head, c.parser = nil, parser{}
 	}
 	return err == nil
-}
-
-func appendResponse(dst []byte, resp *imds.Response) []byte {
-	dst = append(dst, resp.StatusLine()...)
-	for _, h := range resp.Headers {
-		dst = append(dst, "\r\n"...)
-		dst = append(dst, h.Name...)
-		dst = append(dst, ": "...)
-		dst = append(dst, h.Value...)
-	}
-	dst = append(dst, "\r\n\r\n"...)
-	return append(dst, resp.Body...)
 }
 
 // lowerHopLimit sets the hop limit for all that is sent from now on, unless it is as low already.
@@ -121,14 +171,26 @@ func (c *conn) lowerHopLimit(limit int) bool {
 	return true
 }
 
-// linger ends the connection so that the client gets the answer: closing a socket with unread input
-// resets it, and a reset destroys what the client has not read yet.
+// linger ends the connection so that the client gets the answer although it still sends: closing a
+// socket with unread input resets it, and a reset destroys what the client has not read yet.
 func (c *conn) linger() {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
 	c.SetReadDeadline(time.Now().Add(lingerTime))
+	io.CopyN(io.Discard, c.Conn, lingerBytes)
+}
+
+// withhold lets the client wait for a token until it gives up, as it would if the answer had died on its
+// way.
+func (c *conn) withhold() {
+	const limit = 1 // a higher one would have let it through
+	c.server.counters.withheld.Add(1)
+	if tell := c.server.config.Withheld; tell != nil && c.server.reports.withheld.allow(c.peer.WithZone("")) {
+		tell(c.peer, limit)
+	}
+	c.SetReadDeadline(time.Now().Add(userTimeout))
 	io.CopyN(io.Discard, c.Conn, lingerBytes)
 }
 

@@ -13,7 +13,10 @@
 //	body                       1 KiB and 5 s; a longer or chunked one is not read: the request is
 //	                           answered and the connection closed
 //	a client that waits        5 s between requests, 10 s to take an answer
-//	connections                4096; then the one unused for longest is closed
+//	connections                4096, and 256 of one peer that is not local; then the one unused
+//	                           for longest is closed
+//
+// A time-out may be late by an eighth.
 //
 // Only peers that a [Rule] allows are answered; the connection of any other is closed at once.
 //
@@ -41,11 +44,12 @@ import (
 
 // Limits of a server where [Config] says nothing else.
 const (
-	DefaultMaxConns      = 4096
-	DefaultHeaderTimeout = 5 * time.Second  // from the first byte of a request to the end of its headers
-	DefaultBodyTimeout   = 5 * time.Second  // for a body, which is read and dropped
-	DefaultIdleTimeout   = 5 * time.Second  // from an answer to the next request
-	DefaultWriteTimeout  = 10 * time.Second // for an answer
+	DefaultMaxConns        = 4096
+	DefaultMaxConnsPerPeer = 256              // of a peer that is not local: no neighbour can take all
+	DefaultHeaderTimeout   = 5 * time.Second  // from the first byte of a request to the end of its headers
+	DefaultBodyTimeout     = 5 * time.Second  // for a body, which is read and dropped
+	DefaultIdleTimeout     = 5 * time.Second  // from an answer to the next request
+	DefaultWriteTimeout    = 10 * time.Second // for an answer
 )
 
 const (
@@ -57,9 +61,15 @@ const (
 	lingerBytes  = 256 << 10              // of what it still sends meanwhile
 	maxHead      = 16 << 10               // bytes of request line and headers, with the empty line
 	maxBody      = 1 << 10                // bytes of a body that is worth reading
-	keepBuffers  = 4 << 10                // bytes of a buffer that an idle connection may hold
+	keepBuffers  = 4 << 10                // bytes of a head whose memory an idle connection may hold
+	copyBody     = 2 << 10                // bytes of a body that are cheaper to copy behind the head than to send by themselves
+	timeoutSlack = 8                      // a time-out may be late by this part of it
+	sendBuffer   = 64 << 10               // bytes on their way to a client (the kernel doubles it); it would grow to 4 MiB
 	userTimeout  = 20 * time.Second       // TCP_USER_TIMEOUT of a connection that carries a token
 	addressesAge = time.Second            // for which the machine's own addresses are remembered
+	// addressesMissAge is the same for a peer that is not among them. It bounds what peers that are
+	// refused can make us ask.
+	addressesMissAge = 20 * time.Millisecond
 )
 
 // A Config is what a server needs. Only Tokens must be given.
@@ -69,8 +79,13 @@ type Config struct {
 	Hosts  imds.Hosts
 	Allow  []Rule // who is answered; nil: [Local] alone
 
+	// OutsideGuests says that the server is outside of the instance, as EC2's is: the wire shows how
+	// far away a peer is. Otherwise it runs inside, where a peer whose address is not the
+	// machine's own (a container on a bridge) counts as one hop further away than the wire shows.
+	OutsideGuests bool
+
 	// Zero for each: the default.
-	MaxConns                                              int
+	MaxConns, MaxConnsPerPeer                             int
 	HeaderTimeout, BodyTimeout, IdleTimeout, WriteTimeout time.Duration
 
 	// RefusedPeer, if not nil, is told of a peer that no rule allows, at most once a minute for
@@ -79,6 +94,9 @@ type Config struct {
 	// RefusedHost, if not nil, is told which name was refused as Host, without its port, at most
 	// once a minute in all. The client chose it: quote it. Connections call it concurrently.
 	RefusedHost func(name string)
+	// Withheld, if not nil, is told of a peer that got no token, because it is further away than
+	// this hop limit, at most once a minute for each. Connections call it concurrently.
+	Withheld func(peer netip.Addr, hopLimit int)
 }
 
 // A Server answers requests on any number of listeners from one snapshot.
@@ -87,9 +105,10 @@ type Server struct {
 	snapshot atomic.Pointer[source.Snapshot]
 	conns    registry
 	peers    peerCheck
+	counters counters
 	reports  struct {
-		peers *throttle[netip.Addr]
-		host  *throttle[struct{}]
+		peers, withheld *throttle[netip.Addr]
+		host            *throttle[struct{}]
 	}
 }
 
@@ -104,14 +123,16 @@ func New(config Config) *Server {
 		config.Allow = []Rule{Local()}
 	}
 	config.MaxConns = cmp.Or(config.MaxConns, DefaultMaxConns)
+	config.MaxConnsPerPeer = cmp.Or(config.MaxConnsPerPeer, DefaultMaxConnsPerPeer)
 	config.HeaderTimeout = cmp.Or(config.HeaderTimeout, DefaultHeaderTimeout)
 	config.BodyTimeout = cmp.Or(config.BodyTimeout, DefaultBodyTimeout)
 	config.IdleTimeout = cmp.Or(config.IdleTimeout, DefaultIdleTimeout)
 	config.WriteTimeout = cmp.Or(config.WriteTimeout, DefaultWriteTimeout)
 	s := &Server{config: config}
-	s.conns.max = config.MaxConns
+	s.conns.max, s.conns.maxPerPeer = config.MaxConns, config.MaxConnsPerPeer
 	s.peers = peerCheck{rules: config.Allow, clock: config.Clock, interfaces: interfaceAddresses}
 	s.reports.peers = newThrottle[netip.Addr](config.Clock, reportedMax)
+	s.reports.withheld = newThrottle[netip.Addr](config.Clock, reportedMax)
 	s.reports.host = newThrottle[struct{}](config.Clock, 1)
 	return s
 }
@@ -122,9 +143,10 @@ func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
 
 // Listen opens a listener for [Server.Serve] on a TCP address, "host:port". It does without Multipath
 // TCP, which net.Listen takes: the kernel knows no hop limit for that, and so would not let a client
-// that speaks it have a token.
+// that speaks it have a token. And it bounds what the kernel keeps for a client that takes nothing.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
-	var config net.ListenConfig
+	// Nobody who is silent stays long enough for a keep-alive probe, so the calls that ask for them are spared.
+	config := net.ListenConfig{Control: limitSendBuffer, KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	return config.Listen(ctx, "tcp", address)
 }
@@ -171,13 +193,19 @@ func pause(ctx context.Context, d time.Duration) {
 // serve runs one connection to its end.
 func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	defer nc.Close()
-	if peer := peerOf(nc); !s.peers.allow(peer) {
+	peer := peerOf(nc)
+	if !s.peers.allow(peer) {
+		s.counters.refused.Add(1)
 		if s.config.RefusedPeer != nil && s.reports.peers.allow(peer.WithZone("")) {
 			s.config.RefusedPeer(peer)
 		}
 		return
 	}
-	c := newConn(s, nc)
+	if s.peers.isLocal(peer) {
+		peer = netip.Addr{}
+	}
+	c := newConn(s, nc, peer)
+	defer c.release()
 	s.conns.add(c)
 	defer s.conns.remove(c)
 	defer context.AfterFunc(ctx, c.stop)()

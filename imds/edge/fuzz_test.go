@@ -4,13 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
 )
@@ -53,8 +57,13 @@ func FuzzConnection(f *testing.F) {
 		}
 		requests := methods(in)
 		out := bufio.NewReader(&conn.out)
+		closed := false
 		for n := 0; ; n++ {
 			if _, err := out.Peek(1); err == io.EOF {
+				// A token does not leave where no hop limit can be set.
+				if n != len(requests) && !closed && requests[min(n, len(requests)-1)] != "PUT" {
+					t.Fatalf("%q: %d requests got %d answers", in, len(requests), n)
+				}
 				return
 			}
 			// Only how an answer to HEAD ends depends on the request.
@@ -69,15 +78,91 @@ func FuzzConnection(f *testing.F) {
 			if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 				t.Fatalf("%q: body of answer %d: %v", in, n, err)
 			}
-			if _, err := out.Peek(1); resp.Close && err != io.EOF {
+			closed = resp.Close
+			if _, err := out.Peek(1); closed && err != io.EOF {
 				t.Fatalf("%q: there is more after answer %d, which says close", in, n)
 			}
 		}
 	})
 }
 
-// methods are those of the requests in a stream, read by the parts that are under test: it is the
-// framing of the answers that is checked.
+// What the parser takes, net/http takes too, and in the same sense.
+func FuzzParseHead(f *testing.F) {
+	for _, s := range []string{
+		get, put + "\r\n", strings.ReplaceAll(get, "\r\n", "\n"), "PRI * HTTP/2.0\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET  / HTTP/1.1\r\n\r\n",
+		"GET http://localhost:80/%zz?a HTTP/1.1\r\n" + host + "Connection: close, TE\r\nconnection: keep-alive\r\n\r\n",
+		"CONNECT localhost:80 HTTP/1.1\r\n" + host + "\r\n", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n", "GET http://[::1 HTTP/1.1\r\n\r\n",
+		"POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\ncontent-length:5 \r\nExpect:\r\n\r\n",
+		"POST / HTTP/1.1\r\n" + host + "Content-Length: 18446744073709551616\r\n\r\n",
+		"POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: Chunked\r\nContent-Length: 5\r\n\r\n",
+		"POST / HTTP/1.0\r\n" + host + "Transfer-Encoding: gzip\r\nTransfer-Encoding: x\r\n\r\n",
+		"GET / HTTP/1.1\r\n" + host + "X: a\r\n b\r\n\r\n", "GET / HTTP/1.1\r\n" + host + "X-Forwarded-For : a\r\n\r\n",
+		"GET /\xff HTTP/1.9\r\nHost:\ta\xff \r\nX:\x00\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	p := new(parser) // of a connection: what was before must not show
+	f.Fuzz(func(t *testing.T, in []byte) {
+		head, err := readHead(bufio.NewReader(bytes.NewReader(in)), nil)
+		if err != nil || bytes.HasPrefix(head, []byte("CONNECT ")) {
+			return // net/http reads other targets there; Respond refuses them
+		}
+		length, err := p.parse(head)
+		fresh, freshLength, freshErr := parseHead(head)
+		if (err == nil) != (freshErr == nil) {
+			t.Fatalf("%q: %v after another request, %v by itself", head, err, freshErr)
+		}
+		want, wantErr := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+		if escape := url.EscapeError(""); errors.As(wantErr, &escape) {
+			return // Respond decodes the target, and refuses it then
+		}
+		if err != nil {
+			if !stricter(head, want, wantErr) {
+				t.Fatalf("%q is refused, but not by net/http", head)
+			}
+			return
+		}
+		if wantErr != nil || want.ProtoMajor != 1 {
+			t.Fatalf("%q is taken, but net/http says %v", head, wantErr)
+		}
+		for _, got := range []*imds.Request{&p.req, fresh} {
+			if got.Method != want.Method || got.Target != want.RequestURI || got.Minor != want.ProtoMinor {
+				t.Errorf("%q: %+v, want %+v", head, got, want)
+			}
+			if want.URL.Host == "" && got.Host != strings.TrimRight(want.Host, " \t") {
+				t.Errorf("%q: host %q, want %q", head, got.Host, want.Host)
+			}
+			for _, name := range imds.HeaderNames() {
+				if !slices.Equal(got.Header[name], want.Header[name]) {
+					t.Errorf("%q: %s %q, want %q", head, name, got.Header[name], want.Header[name])
+				}
+			}
+			if long := want.ContentLength < 0 || want.ContentLength > maxBody; long != got.Close && want.ProtoMinor > 0 {
+				t.Errorf("%q: the connection ends: %t, want %t", head, got.Close, long)
+			}
+		}
+		if length != freshLength || !p.req.Close && int64(length) != want.ContentLength {
+			t.Errorf("%q: %d bytes of body, want %d", head, length, want.ContentLength)
+		}
+	})
+}
+
+// stricter reports whether a head that net/http may take is to be refused.
+func stricter(head []byte, parsed *http.Request, err error) bool {
+	if err != nil || parsed.ProtoMajor != 1 {
+		return true
+	}
+	for line := range bytes.Lines(head[bytes.IndexByte(head, '\n')+1:]) {
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		if len(bytes.TrimSpace(line)) > 0 && bytes.ContainsAny(name, " \t") || len(bytes.TrimRight(line, "\r\n")) > 0 && len(bytes.TrimSpace(line)) == 0 {
+			return true // folded, or a space before the colon
+		}
+	}
+	return false
+}
+
+// methods are those of the requests in a stream, read by the parts that are under test, as if none
+// closed the connection: it is the framing of the answers that is checked.
 func methods(in []byte) (all []string) {
 	r := bufio.NewReader(bytes.NewReader(in))
 	for {

@@ -5,8 +5,8 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
-	"strings"
-	"sync"
+	"net/url"
+	"strconv"
 
 	"github.com/imdsfs/imdsfs/imds"
 )
@@ -43,80 +43,193 @@ func readHead(in *bufio.Reader, head []byte) ([]byte, error) {
 	}
 }
 
-// parsers are buffered readers, so that an idle connection need not hold one.
-var parsers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
-
-// parseHead leaves the grammar to net/http (control characters, a second Host, escapes, lengths) and
-// refuses what that lets pass: folded lines, spaces in names, other protocols. bodyLength is of the
-// body that is still to be read, at most maxBody: where there is, or may be, more of it the request
-// says Close.
+// parseHead reads what readHead returned. bodyLength is of the body that is still to be read, at most
+// maxBody: where there is, or may be, more of it the request says Close.
 func parseHead(head []byte) (req *imds.Request, bodyLength int, err error) {
-	seen, ok := scan(head)
-	if !ok {
-		return nil, 0, errBadRequest
-	}
-	reader := parsers.Get().(*bufio.Reader)
-	defer parsers.Put(reader)
-	reader.Reset(bytes.NewReader(head))
-	parsed, err := http.ReadRequest(reader)
-	if err != nil || parsed.ProtoMajor != 1 {
-		return nil, 0, errBadRequest
-	}
-	req = &imds.Request{
-		Method:      parsed.Method,
-		Target:      parsed.RequestURI,
-		Minor:       parsed.ProtoMinor,
-		Host:        seen.host,
-		Header:      parsed.Header,
-		MayGetToken: true,
-	}
-	if seen.encoded || parsed.ContentLength < 0 || parsed.ContentLength > maxBody {
-		req.Close = true
-		return req, 0, nil
-	}
-	return req, int(parsed.ContentLength), nil
+	p := new(parser)
+	bodyLength, err = p.parse(head)
+	return &p.req, bodyLength, err
 }
 
-// scanned is what net/http takes out of the headers.
-type scanned struct {
-	host    string
-	encoded bool // there is a Transfer-Encoding, which net/http forgets for HTTP/1.0
+// Other headers are checked for their form and forgotten.
+var answerHeaders = imds.HeaderNames()
+
+// A parser reads the heads of one connection, one after the other. It takes the grammar of RFC 9112
+// strictly: no folded lines, no space around names, no control characters, no protocol but HTTP/1, one
+// Host, lengths that agree. FuzzParseHead compares it with net/http, which allows a little more.
+//
+// Requests of one connection have most of their text in common (host, token, method), so a string that
+// is as in the request before is not made again: the common request costs no memory.
+type parser struct {
+	req     imds.Request
+	unread  bool   // there is a body that will not be read
+	dirty   bool   // req.Header is not empty
+	hosts   int    // how many there were
+	codings int    // how many Transfer-Encodings
+	coding  []byte // the last one
+	lengths int    // how many Content-Lengths
+	length  []byte // their value
 }
 
-// scan reports false for a line that is no header.
-func scan(head []byte) (seen scanned, ok bool) {
-	first := true
-	for line := range bytes.Lines(head) {
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		if first {
-			first = false
-			continue
-		}
+// parse makes p.req the request in head, with which it shares no memory.
+func (p *parser) parse(head []byte) (bodyLength int, err error) {
+	p.reset()
+	line, rest := cutLine(head)
+	if !p.requestLine(line) {
+		return 0, errBadRequest
+	}
+	for {
+		line, rest = cutLine(rest)
 		if len(line) == 0 {
 			break
 		}
 		name, value, found := bytes.Cut(line, []byte(":"))
-		if !found || !isToken(name) {
-			return scanned{}, false
-		}
-		switch {
-		case bytes.EqualFold(name, []byte("Host")):
-			seen.host = strings.Trim(string(value), " \t")
-		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
-			seen.encoded = true
+		if !found || !isToken(name) || !isText(value) || !p.header(name, bytes.Trim(value, " \t")) {
+			return 0, errBadRequest
 		}
 	}
-	return seen, true
+	if p.hosts == 0 {
+		p.req.Host = ""
+	}
+	return p.body()
 }
+
+// body is how long the body is that is worth reading.
+func (p *parser) body() (length int, err error) {
+	var long bool
+	if p.lengths > 0 {
+		n, err := strconv.ParseUint(string(p.length), 10, 63)
+		if err != nil {
+			return 0, errBadRequest
+		}
+		long = n > maxBody
+		length = int(min(n, maxBody))
+	}
+	if p.codings > 0 && p.req.Minor >= 1 && (p.codings > 1 || !bytes.EqualFold(p.coding, []byte("chunked"))) {
+		return 0, errBadRequest
+	}
+	if p.codings > 0 || long {
+		p.req.Close, p.unread = true, true
+		return 0, nil
+	}
+	return length, nil
+}
+
+// reset forgets the request before, but for its strings.
+func (p *parser) reset() {
+	p.hosts, p.codings, p.coding, p.lengths, p.length, p.unread = 0, 0, nil, 0, nil, false
+	p.req.MayGetToken, p.req.Close = true, false
+	if p.dirty {
+		for name, values := range p.req.Header {
+			p.req.Header[name] = values[:0]
+		}
+		p.dirty = false
+	}
+}
+
+// cutLine takes a line without its end off text, which ends in one.
+func cutLine(text []byte) (line, rest []byte) {
+	line, rest, _ = bytes.Cut(text, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), rest
+}
+
+func (p *parser) requestLine(line []byte) bool {
+	method, rest, _ := bytes.Cut(line, []byte(" "))
+	target, protocol, _ := bytes.Cut(rest, []byte(" "))
+	if !isToken(method) || len(target) == 0 || !isText(target) || bytes.IndexByte(target, '\t') >= 0 {
+		return false
+	}
+	minor, ok := bytes.CutPrefix(protocol, []byte("HTTP/1."))
+	if !ok || len(minor) != 1 || minor[0] < '0' || minor[0] > '9' {
+		return false
+	}
+	p.req.Minor = int(minor[0] - '0')
+	reuse(&p.req.Method, method)
+	reuse(&p.req.Target, target)
+	if target[0] == '/' {
+		return true // package imds decodes it
+	}
+	_, err := url.ParseRequestURI(p.req.Target) // the authority of an absolute-form
+	return err == nil
+}
+
+// header takes one line, whose value has no spaces around it.
+func (p *parser) header(name, value []byte) bool {
+	switch {
+	case isName(name, "Host"):
+		p.hosts++
+		reuse(&p.req.Host, value)
+		return p.hosts == 1
+	case isName(name, "Transfer-Encoding"):
+		p.codings++
+		p.coding = value
+	case isName(name, "Content-Length"):
+		if p.lengths++; p.lengths > 1 && !bytes.Equal(p.length, value) {
+			return false
+		}
+		p.length = value
+	default:
+		for _, known := range answerHeaders {
+			if isName(name, known) {
+				p.add(known, value)
+			}
+		}
+	}
+	return true
+}
+
+func (p *parser) add(name string, value []byte) {
+	if p.req.Header == nil {
+		p.req.Header = http.Header{}
+	}
+	values := p.req.Header[name]
+	n := len(values)
+	if n < cap(values) {
+		values = values[:n+1]
+		reuse(&values[n], value)
+	} else {
+		values = append(values, string(value))
+	}
+	p.req.Header[name] = values
+	p.dirty = true
+}
+
+// reuse makes old the text, for nothing if it is that already.
+func reuse(old *string, text []byte) {
+	if *old != string(text) {
+		*old = string(text)
+	}
+}
+
+func isName(name []byte, known string) bool {
+	return len(name) == len(known) && bytes.EqualFold(name, []byte(known))
+}
+
+// tokenBytes are those of a method or a header's name (RFC 9110 §5.6.2).
+var tokenBytes = func() (set [256]bool) {
+	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		set[c] = true
+	}
+	return set
+}()
 
 // isToken also refuses a line that begins with a space, which continues the one before (RFC 9112
 // §5.2: obsolete, and read differently by different servers).
 func isToken(name []byte) bool {
-	const marks = "!#$%&'*+-.^_`|~"
 	for _, c := range name {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(marks, c) >= 0) {
+		if !tokenBytes[c] {
 			return false
 		}
 	}
 	return len(name) > 0
+}
+
+// isText refuses control characters, but for tabs (RFC 9110 §5.5).
+func isText(value []byte) bool {
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }

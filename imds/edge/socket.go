@@ -32,6 +32,13 @@ func setHopLimit(nc net.Conn, limit int) error {
 	})
 }
 
+// limitSendBuffer is for a listening socket: those that it accepts inherit the limit.
+func limitSendBuffer(_, _ string, raw syscall.RawConn) error {
+	var inner error
+	err := raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer) })
+	return errors.Join(err, inner)
+}
+
 func control(nc net.Conn, f func(fd int) error) error {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {

@@ -26,6 +26,7 @@ import (
 	"crypto/cipher"
 	"encoding/base64"
 	"encoding/binary"
+	"sync"
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
@@ -86,12 +87,14 @@ func (a *Authority) Verify(instanceID, token string) (remainingSeconds int, ok b
 	if len(token) != Length {
 		return 0, false
 	}
-	var raw [size + 2]byte // the decoder wants room for whole groups of three
-	n, err := encoding.Decode(raw[:], []byte(token))
-	if err != nil || n != size || string(raw[:len(header)]) != header {
+	w := workspaces.Get().(*workspace)
+	defer workspaces.Put(w)
+	n, err := encoding.Decode(w.raw[:], append(w.text[:0], token...))
+	if err != nil || n != size || string(w.raw[:len(header)]) != header {
 		return 0, false
 	}
-	plain, err := a.aead.Open(nil, nil, raw[len(header):size], additional(instanceID))
+	w.additional = append(append(w.additional[:0], header...), instanceID...)
+	plain, err := a.aead.Open(w.plain[:0], nil, w.raw[len(header):size], w.additional)
 	if err != nil {
 		return 0, false
 	}
@@ -101,5 +104,16 @@ func (a *Authority) Verify(instanceID, token string) (remainingSeconds int, ok b
 	}
 	return int((remaining + time.Second - 1) / time.Second), true
 }
+
+// A workspace is what one Verify needs; kept for the next, because what goes to a cipher.AEAD would
+// otherwise be allocated each time.
+type workspace struct {
+	text       [Length]byte
+	raw        [size + 2]byte // the decoder wants room for whole groups of three
+	plain      [8]byte
+	additional []byte
+}
+
+var workspaces = sync.Pool{New: func() any { return new(workspace) }}
 
 func additional(instanceID string) []byte { return []byte(header + instanceID) }

@@ -64,6 +64,9 @@ func (d *decoder) document(values map[string]any) {
 	if t, ok := top.table("metadata-options"); ok {
 		d.options(t)
 	}
+	if t, ok := top.table("account-defaults"); ok {
+		d.accountDefaults(t)
+	}
 	if t, ok := top.table("credentials"); ok {
 		d.credentials(t)
 	}

@@ -198,12 +198,16 @@ func (d *decoder) tags(t table) {
 	d.file.Fragment.Tags = tags
 }
 
-// options decodes [metadata-options].
-func (d *decoder) options(t table) {
-	t.refuseUnknown("metadata-options")
-	options := map[string]source.Value{}
-	var scratch source.Options
-	for _, name := range source.OptionNames() {
+// accountDefaults decodes [account-defaults].
+func (d *decoder) accountDefaults(t table) {
+	t.refuseUnknown("account-defaults")
+	d.file.Fragment.AccountDefaults = t.optionValues(source.AccountDefaultNames(), source.CheckAccountDefault)
+}
+
+// optionValues is the options of t by name, as text, each judged by check.
+func (t table) optionValues(names []string, check func(name, value string) error) map[string]source.Value {
+	values := map[string]source.Value{}
+	for _, name := range names {
 		n, ok := t.child(name)
 		if !ok {
 			continue
@@ -221,13 +225,20 @@ func (d *decoder) options(t table) {
 		if !ok {
 			continue
 		}
-		if err := scratch.Set(name, text); err != nil {
+		if err := check(name, text); err != nil {
 			n.fault(err.Error(), "")
 			continue
 		}
-		options[name] = n.states(text)
+		values[name] = n.states(text)
 	}
-	d.file.Fragment.Options = options
+	return values
+}
+
+// options decodes [metadata-options].
+func (d *decoder) options(t table) {
+	t.refuseUnknown("metadata-options")
+	var scratch source.Options
+	d.file.Fragment.Options = t.optionValues(source.OptionNames(), scratch.Set)
 	if n, ok := t.child("lock"); ok {
 		lock, ok := n.texts(func(name string) (string, string) {
 			if slices.Contains(source.OptionNames(), name) {

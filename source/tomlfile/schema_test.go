@@ -207,10 +207,14 @@ func TestWrongValues(t *testing.T) {
 		"hosts, port":              {"[server]\nhosts = ['metadata:80']", "server.hosts", "without port"},
 		"log-level":                {"[server]\nlog-level = 'trace'", "server.log-level", `"warn" or "error"`},
 		"log-format":               {"[server]\nlog-format = 'xml'", "server.log-format", `"text" or "json"`},
-		"admin":                    {"[server]\nadmin = '/run/x'", "server.admin", "not built into this version"},
-		"metrics":                  {"[server]\nmetrics = ':9100'", "server.metrics", "not built into this version"},
-		"vantage":                  {"[server]\nvantage = 'host'", "server.vantage", "not built into this version"},
-		"add-addresses":            {"[server]\nadd-addresses = true", "server.add-addresses", "not built into this version"},
+		"admin":                    {"[server]\nadmin = 'run/x'", "server.admin", "must be an absolute path"},
+		"metrics":                  {"[server]\nmetrics = 'link-local'", "server.metrics", "not an address"},
+		"vantage":                  {"[server]\nvantage = 'above'", "server.vantage", "unknown value"},
+		"add-addresses":            {"[server]\nadd-addresses = 'yes'", "server.add-addresses", "must be true or false"},
+		"account default":          {"[account-defaults]\nhttp-tokens = 'maybe'", "account-defaults.http-tokens", "a value of 'maybe' is not valid"},
+		"account hop limit":        {"[account-defaults]\nhttp-put-response-hop-limit = 0", "account-defaults.http-put-response-hop-limit", "a value of '0' is not valid"},
+		"account enforcement":      {"[account-defaults]\nhttp-tokens-enforced = 'required'", "account-defaults.http-tokens-enforced", "a value of 'required' is not valid"},
+		"account unknown":          {"[account-defaults]\nhttp-protocol-ipv6 = 'enabled'", "account-defaults.http-protocol-ipv6", "unknown key"},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {

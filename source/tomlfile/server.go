@@ -21,24 +21,22 @@ type Server struct {
 	Hosts      []string // host names without port
 	LogLevel   string   // "debug", "info", "warn", "error"
 	LogFormat  string   // "text", "json"
+	Admin      string   // absolute path of the socket, or "none"
+	Metrics    string   // "HOST:PORT", or "none"
+	Vantage    string   // "guest", "host"
+	// AddAddresses: the link-local addresses are put on a link of our own.
+	AddAddresses bool
 
 	// Places tells for each key that the file gives, by its name there ("allow-from"), the
 	// "FILE:LINE" where it does. What is not here was not said.
 	Places map[string]string
 }
 
-// laterServerKeys are known names that nothing stands behind yet.
-var laterServerKeys = []string{"admin", "metrics", "vantage", "add-addresses"}
-
 // server decodes [server].
 func (d *decoder) server(t table) {
 	t.refuseUnknown("server")
 	s := &d.file.Server
 	for _, n := range t.children() {
-		if slices.Contains(laterServerKeys, n.name) {
-			n.fault("not built into this version", "leave it out")
-			continue
-		}
 		s.Places[n.name] = d.at(n.line())
 		switch n.name {
 		case "listen":
@@ -65,8 +63,41 @@ func (d *decoder) server(t table) {
 			s.LogLevel, _ = n.oneOf("debug", "info", "warn", "error")
 		case "log-format":
 			s.LogFormat, _ = n.oneOf("text", "json")
+		case "admin":
+			s.Admin = n.directoryPath("none")
+		case "metrics":
+			s.Metrics = n.metricsAddress()
+		case "vantage":
+			s.Vantage, _ = n.oneOf("guest", "host")
+		case "add-addresses":
+			s.AddAddresses = n.boolean()
 		}
 	}
+}
+
+// metricsAddress is where metrics are to be had: one address, or "none".
+func (n node) metricsAddress() string {
+	address, ok := n.text()
+	if !ok {
+		return ""
+	}
+	text, hint := checkListen(address)
+	if address == "link-local" {
+		text, hint = "not an address", `HOST:PORT such as "127.0.0.1:9338", or "none"`
+	}
+	if text != "" {
+		n.fault(text, hint)
+	}
+	return address
+}
+
+// boolean is true or false; anything else is a fault.
+func (n node) boolean() bool {
+	b, ok := n.value.(bool)
+	if !ok {
+		n.fault("must be true or false", "without quotes")
+	}
+	return b
 }
 
 // directoryPath is an absolute path, or the keyword if there is one.

@@ -11,16 +11,17 @@ var userDataKeys = []string{source.UserData, "user-data-file", "user-data-base64
 
 // schema is the keys of each table that takes no others. "" is the top of the file.
 var schema = map[string][]string{
-	"": append([]string{"instance", source.MetaData, source.Dynamic, "public-keys", "tags", "metadata-options",
+	"": append([]string{"instance", source.MetaData, source.Dynamic, "public-keys", "tags", "metadata-options", "account-defaults",
 		"credentials", "identity-credentials", "access", "server"}, userDataKeys...),
 	"instance":         {"platform", "account-id", "architecture", "launch-time", "hostname-type", "imds-support", "versions"},
 	"metadata-options": append([]string{"lock"}, source.OptionNames()...),
+	"account-defaults": source.AccountDefaultNames(),
 	"credentials.NAME": {"type", "access-key-id", "access-key-id-file", "access-key-id-env",
 		"secret-access-key", "secret-access-key-file", "secret-access-key-env", "token", "token-file", "token-env",
 		"expiration", "instance-profile-arn", "instance-profile-id"},
 	"access": {"path", "owner", "group", "mode"},
-	"server": append([]string{"listen", "mount", "runtime-dir", "state-dir", "sources", "allow-from", "hosts",
-		"log-level", "log-format"}, laterServerKeys...),
+	"server": {"listen", "mount", "runtime-dir", "state-dir", "sources", "allow-from", "hosts",
+		"log-level", "log-format", "admin", "metrics", "vantage", "add-addresses"},
 }
 
 // refuseUnknown makes a fault of every key of t that the table called name in schema does not have.

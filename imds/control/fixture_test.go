@@ -1,0 +1,191 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/overlay"
+)
+
+const patience = 20 * time.Second
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// A file stands for the instance file.
+type file struct {
+	fragment *source.Fragment
+	err      error
+}
+
+func (f *file) Name() string                                   { return "file" }
+func (f *file) Load(context.Context) (*source.Fragment, error) { return f.fragment, f.err }
+
+func stated(text string) source.Value {
+	return source.Value{Bytes: []byte(text), Mtime: noon, Origin: source.Origin{Place: "web.toml:7"}}
+}
+
+func values(pairs ...string) map[string]source.Value {
+	m := map[string]source.Value{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = stated(pairs[i+1])
+	}
+	return m
+}
+
+// An instance is a Control with all that it acts on.
+type instance struct {
+	*Control
+	t        testing.TB
+	file     *file
+	stateDir string
+}
+
+// newInstance starts what a daemon would; edit, if not nil, changes what the file says.
+func newInstance(t testing.TB, edit func(*source.Fragment)) *instance {
+	t.Helper()
+	f := &source.Fragment{
+		Leaves: values("meta-data/instance-id", "i-0a1b2c3d4e5f67890", "meta-data/local-ipv4", "10.0.12.34"),
+	}
+	if edit != nil {
+		edit(f)
+	}
+	i := &instance{t: t, file: &file{fragment: f}, stateDir: t.TempDir()}
+	i.start()
+	return i
+}
+
+// start begins anew from what is stored, as after a restart.
+func (i *instance) start() {
+	i.t.Helper()
+	changes, err := overlay.Open(i.stateDir)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	clock := source.NewManualClock(noon)
+	store := source.NewStore(func() source.Env { return source.Env{Now: clock.Now()} }, i.file, changes)
+	if _, err := store.Reload(context.Background()); err != nil {
+		i.t.Fatal(err)
+	}
+	i.Control = &Control{
+		Store: store, Overlay: changes, Clock: clock,
+		Reload: func(ctx context.Context) error { _, err := store.Reload(ctx); return err },
+		Status: func() Status { return Status{Version: "v1.2.3", PID: os.Getpid(), Started: noon} },
+	}
+}
+
+// value is an option in force.
+func (i *instance) value(name string) string { return i.Store.Snapshot().Options().Text(name) }
+
+// text is the leaf at a path below /latest, "-" if there is none.
+func (i *instance) text(path string) string {
+	v, ok := i.Store.Snapshot().Find("/latest/" + path)
+	if !ok || v.IsDir() {
+		return "-"
+	}
+	return string(v.Bytes())
+}
+
+// code is that of a refusal, "" for none.
+func code(t testing.TB, err error) string {
+	t.Helper()
+	if err == nil {
+		return ""
+	}
+	var refused *Error
+	if !errors.As(err, &refused) {
+		t.Fatalf("an error that is no refusal: %v", err)
+	}
+	return refused.Code
+}
+
+// serve answers the admin API on a socket of this mode until the test ends.
+func (i *instance) serve(mode os.FileMode) (socket string) {
+	i.t.Helper()
+	dir, err := os.MkdirTemp("", "imdsfs-control-") // others can enter it, unlike t.TempDir
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	i.t.Cleanup(func() { os.RemoveAll(dir) })
+	socket = filepath.Join(dir, "admin.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(socket, mode)); err != nil {
+		i.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- i.Serve(ctx, listener) }()
+	i.t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				i.t.Errorf("Serve returned %v", err)
+			}
+		case <-time.After(patience):
+			i.t.Error("Serve does not end with its context")
+		}
+	})
+	return socket
+}
+
+// clientOf speaks HTTP through a Unix socket, on a connection for each request.
+func clientOf(socket string) *http.Client {
+	return &http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+}
+
+// A reply is an answer, read to its end.
+type reply struct {
+	status  int
+	body    string
+	problem Problem
+}
+
+func ask(t testing.TB, socket, method, path string, body []byte) reply {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://imdsfs"+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := clientOf(socket).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := reply{status: resp.StatusCode, body: string(text)}
+	if r.status != http.StatusOK {
+		if err := json.Unmarshal(text, &r.problem); err != nil || r.problem.Code == "" {
+			t.Fatalf("%s %s: %d without a problem: %.200s", method, path, r.status, text)
+		}
+	}
+	return r
+}
+
+// breakState makes that no change can be kept from now on, as on a full disk.
+func (i *instance) breakState() {
+	i.t.Helper()
+	if err := os.RemoveAll(i.stateDir); err != nil {
+		i.t.Fatal(err)
+	}
+}

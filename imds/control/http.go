@@ -1,0 +1,257 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/overlay"
+)
+
+const (
+	maxBody       = 2 << 20 // bytes: a leaf has at most 1 MiB, and base64 makes 1.4 of it
+	maxHeader     = 16 << 10
+	adminTimeout  = 30 * time.Second
+	headerTimeout = 5 * time.Second
+)
+
+// Serve answers the admin API (contrib/openapi.yaml) on a Unix socket until ctx ends. Only root and
+// the daemon's own user are answered, whatever the socket's mode has become.
+func (c *Control) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           c.Handler(),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       adminTimeout,
+		WriteTimeout:      adminTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(io.Discard, "", 0), // it tells of nothing but what clients do wrong
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return withCaller(ctx, callerOf(nc))
+		},
+	}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+type callerKey struct{}
+
+func withCaller(ctx context.Context, who caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, who)
+}
+
+// A caller is the user at the other end of the socket, as the kernel says.
+type caller struct {
+	uid uint32
+	err error
+}
+
+func callerOf(nc net.Conn) caller {
+	unixConn, ok := nc.(*net.UnixConn)
+	if !ok {
+		return caller{err: errors.New("not a Unix socket")}
+	}
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		return caller{err: err}
+	}
+	var cred *unix.Ucred
+	var inner error
+	err = raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, inner); err != nil {
+		return caller{err: err}
+	}
+	return caller{uid: cred.Uid}
+}
+
+// callerIn is who sent the request; nobody who is allowed if it did not come through Serve.
+func callerIn(r *http.Request) caller {
+	if who, ok := r.Context().Value(callerKey{}).(caller); ok {
+		return who
+	}
+	return caller{err: errors.New("not known")}
+}
+
+func (c caller) allowed() bool { return c.err == nil && (c.uid == 0 || int(c.uid) == unix.Geteuid()) }
+
+func (c caller) String() string { return "uid " + strconv.FormatUint(uint64(c.uid), 10) }
+
+// Handler is the admin API. Requests must come through Serve, which knows the caller.
+func (c *Control) Handler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, h func(r *http.Request, by string) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			result, err := h(r, callerIn(r).String())
+			if err != nil {
+				// A client that still writes when the connection is closed does not read why.
+				io.Copy(io.Discard, r.Body)
+				problem := problemOf(err)
+				answer(w, problem.status, problem)
+				return
+			}
+			answer(w, http.StatusOK, result)
+		})
+	}
+	handle("GET /v1/status", func(*http.Request, string) (any, error) { return c.status(), nil })
+	handle("GET /v1/options", func(*http.Request, string) (any, error) { return optionList{c.Options()}, nil })
+	handle("PATCH /v1/options", func(r *http.Request, by string) (any, error) {
+		var changes map[string]string
+		if err := decode(r.Body, &changes); err != nil {
+			return nil, err
+		}
+		err := c.SetOptions(changes, by)
+		return optionList{c.Options()}, err
+	})
+	handle("DELETE /v1/options", func(r *http.Request, by string) (any, error) {
+		names, err := namesIn(r.URL.RawQuery)
+		if err != nil {
+			return nil, err
+		}
+		err = c.ResetOptions(names, by)
+		return optionList{c.Options()}, err
+	})
+	handle("GET /v1/overlay", func(*http.Request, string) (any, error) { return c.changes(), nil })
+	handle("POST /v1/overlay", func(r *http.Request, by string) (any, error) {
+		var edit Edit
+		if err := decode(r.Body, &edit); err != nil {
+			return nil, err
+		}
+		if err := c.apply(edit, by); err != nil {
+			return nil, err
+		}
+		return c.changes(), nil
+	})
+	handle("POST /v1/reload", func(r *http.Request, _ string) (any, error) { return struct{}{}, c.Reload(r.Context()) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !callerIn(r).allowed() {
+			answer(w, http.StatusForbidden, Problem{Code: CodeUnauthorized, Message: "only root and the daemon's own user may use this socket"})
+			return
+		}
+		if _, pattern := mux.Handler(r); pattern == "" {
+			answer(w, http.StatusNotFound, Problem{Code: "NotFound", Message: "there is no such path, or not with this method; see contrib/openapi.yaml"})
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// namesIn are the values of name in a query. Anything else is refused: a slip of the pen must not
+// read as "all".
+func namesIn(query string) ([]string, error) {
+	values, err := url.ParseQuery(query)
+	names := values["name"]
+	delete(values, "name")
+	if err != nil || len(values) > 0 {
+		return nil, &badRequest{http.StatusBadRequest, "the query is not name=OPTION, once or more; see contrib/openapi.yaml"}
+	}
+	return names, nil
+}
+
+type optionList struct {
+	Options []Option `json:"options"`
+}
+
+// An Edit is the body of POST /v1/overlay.
+type Edit struct {
+	Kind   overlay.Kind `json:"kind"` // "tags" or "values"
+	Action Action       `json:"action"`
+	Name   string       `json:"name"`            // tag key, or path relative to a version
+	Value  []byte       `json:"value,omitempty"` // base64; for set
+}
+
+func (c *Control) apply(e Edit, by string) error {
+	switch e.Kind {
+	case overlay.Tags:
+		return c.ChangeTag(e.Action, e.Name, e.Value, by)
+	case overlay.Values:
+		return c.ChangeValue(e.Action, e.Name, e.Value, by)
+	}
+	return refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are tags and values", e.Kind)
+}
+
+// A Changed is one entry of the overlay; its value is not told, because it may be a secret.
+type Changed struct {
+	Kind    overlay.Kind `json:"kind"`
+	Name    string       `json:"name"`
+	Removed bool         `json:"removed"`
+	Size    int          `json:"size"` // of the value, in bytes
+	Time    time.Time    `json:"time"`
+	By      string       `json:"by"`
+}
+
+type changeList struct {
+	Changes []Changed `json:"changes"`
+}
+
+// decode reads one JSON value and nothing behind it.
+func decode(body io.Reader, into any) error {
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if err == nil {
+		if _, err = d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return &badRequest{http.StatusRequestEntityTooLarge, "the body is longer than " + strconv.Itoa(maxBody) + " bytes"}
+	}
+	// The decoder's own message may quote the body.
+	return &badRequest{http.StatusBadRequest, "the body is not the JSON that belongs here; see contrib/openapi.yaml"}
+}
+
+type badRequest struct {
+	status int
+	text   string
+}
+
+func (e *badRequest) Error() string { return e.text }
+
+// A Problem is the body of every answer that is not 200.
+type Problem struct {
+	status  int
+	Code    string   `json:"code"`
+	Message string   `json:"message"`
+	Faults  []string `json:"faults,omitempty"` // of a reload, each with its place
+}
+
+func problemOf(err error) Problem {
+	var refused *Error
+	var bad *badRequest
+	var faults source.Faults
+	switch {
+	case errors.As(err, &refused) && refused.Code == CodeUnauthorized:
+		return Problem{status: http.StatusForbidden, Code: refused.Code, Message: refused.Message}
+	case errors.As(err, &refused):
+		return Problem{status: http.StatusBadRequest, Code: refused.Code, Message: refused.Message}
+	case errors.As(err, &bad):
+		return Problem{status: bad.status, Code: "BadRequest", Message: bad.text}
+	case errors.As(err, &faults):
+		p := Problem{status: http.StatusUnprocessableEntity, Code: "InvalidInput", Message: "the input is faulty: still serving what was there before"}
+		for _, f := range faults {
+			p.Faults = append(p.Faults, f.String())
+		}
+		return p
+	}
+	return Problem{status: http.StatusInternalServerError, Code: "InternalError", Message: err.Error()}
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(body) // an error is the client's: it has gone
+}

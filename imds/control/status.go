@@ -1,0 +1,57 @@
+package control
+
+import "time"
+
+// Status is what `imdsfs status` shows. It holds no secret: no token, no value of the tree but the
+// instance's id.
+type Status struct {
+	Version   string    `json:"version"`
+	PID       int       `json:"pid"`
+	Started   time.Time `json:"started"`
+	Instance  string    `json:"instance"`
+	Config    string    `json:"config"` // "" when the host is described
+	Mount     *Mount    `json:"mount"`  // null without one
+	Listeners []string  `json:"listeners"`
+	Addresses string    `json:"addresses"` // what holds the link-local addresses: "dummy link imds0", "" if not ours
+	Sources   []Source  `json:"sources"`
+	Options   []Option  `json:"options"`
+	Faults    []string  `json:"faults"` // of the last reload; empty if it went well
+	Peers     []Peer    `json:"peers"`  // that were refused or got no token, the latest first
+	Counters  Counters  `json:"counters"`
+}
+
+// Mount is the state of the FUSE door.
+type Mount struct {
+	Dir      string            `json:"dir"`
+	Private  bool              `json:"private"`  // through fusermount3: for our own user alone
+	Inodes   int               `json:"inodes"`   // that the kernel knows
+	Stalled  uint64            `json:"stalled"`  // changes that the kernel did not take within 5 s
+	Requests map[string]uint64 `json:"requests"` // of the kernel, by operation
+}
+
+// Source is one source of metadata.
+type Source struct {
+	Name   string    `json:"name"`
+	Loaded time.Time `json:"loaded"` // when it was last read well
+}
+
+// Peer is somebody who was not answered, or got no token.
+type Peer struct {
+	Address string    `json:"address"`
+	Why     string    `json:"why"` // "not in allow-from", "got no token at hop limit 1"
+	Last    time.Time `json:"last"` // to the minute: reports are throttled
+}
+
+// Counters count since the start.
+type Counters struct {
+	RequestsV2     uint64 `json:"requests-v2"`                // answered with data, with a token
+	NoToken        uint64 `json:"metadata-no-token"`          // answered without one, as CloudWatch's MetadataNoToken
+	NoTokenRefused uint64 `json:"metadata-no-token-rejected"` // as CloudWatch's MetadataNoTokenRejected
+	TokensIssued   uint64 `json:"tokens-issued"`
+	TokensWithheld uint64 `json:"tokens-withheld"`
+	Connections    uint64 `json:"connections"` // open now
+	PeersRefused   uint64 `json:"peers-refused"`
+	Publishes      uint64 `json:"publishes"`
+	Reloads        uint64 `json:"reloads"`
+	ReloadFailures uint64 `json:"reload-failures"`
+}

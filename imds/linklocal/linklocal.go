@@ -1,0 +1,197 @@
+// Package linklocal gives this machine the addresses of the instance metadata service,
+// 169.254.169.254 and fd00:ec2::254, so that clients find it where they look.
+//
+//	link, err := linklocal.Add(ctx, linklocal.Config{IPv6: true})
+//	// listen on 169.254.169.254:80 and [fd00:ec2::254]:80, serve
+//	link.SetIPv6(false) // when the option http-protocol-ipv6 is changed
+//	link.Remove()       // at an orderly exit, after the listeners are closed
+//
+// The addresses are put on a link of our own named imds0, in the network namespace of the caller: a
+// dummy link, or where the kernel has none a bridge without ports. Nothing else is touched, and to
+// remove the link is to remove all. A process that is killed leaves it behind; the next [Add] takes it
+// over. A handover to a successor is the same without the kill: do not call [Link.Remove], and have the
+// successor call Add with Force, as the predecessor may still answer.
+//
+// Add refuses, with an [Error], rather than hide a metadata service that is there already: one that
+// has an address on another link of this machine, or one that answers from outside. It must be called
+// before the caller itself answers there. Listeners that exist already, as those that systemd passes,
+// do not disturb it as long as nobody answers on them.
+//
+// All of it needs CAP_NET_ADMIN. Without, there are two ways: root adds the addresses by hand, or
+// systemd passes the listening sockets (socket activation).
+package linklocal
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Name is the name of the link.
+const Name = "imds0"
+
+// The addresses of the service (EC2 user guide, "Use the Instance Metadata Service to access instance
+// metadata").
+var (
+	IPv4 = netip.MustParseAddr("169.254.169.254")
+	IPv6 = netip.MustParseAddr("fd00:ec2::254")
+)
+
+// Config says what to add and how.
+type Config struct {
+	IPv6  bool // fd00:ec2::254 too
+	Force bool // whoever else has the addresses or answers there; a foreign imds0 is refused nevertheless
+
+	// Warn, if not nil, is told what went otherwise than usual, as a line for a log.
+	Warn func(text string)
+
+	linkAdd func(netlink.Link) error // nil: netlink.LinkAdd
+}
+
+// A Link is imds0 with our addresses. Its methods may be called at the same time.
+type Link struct {
+	config Config
+	kind   string
+	index  int
+
+	mu      sync.Mutex // one change at a time
+	removed bool
+}
+
+// Add puts the addresses on imds0, which it makes, or takes over from a process that was killed. When
+// it returns they can be listened on. It takes 300 ms at most beyond what the kernel needs. An error
+// leaves no new link behind and is an [Error] where a user can do something about it.
+func Add(ctx context.Context, config Config) (*Link, error) {
+	if config.Warn == nil {
+		config.Warn = func(string) {}
+	}
+	if config.linkAdd == nil {
+		config.linkAdd = netlink.LinkAdd
+	}
+	device, err := leftover()
+	if err != nil {
+		return nil, err
+	}
+	if !config.Force {
+		if err := vacant(ctx, device, wanted(config.IPv6)); err != nil {
+			return nil, err
+		}
+	}
+	if device != nil {
+		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", Name))
+	} else if device, err = create(config.linkAdd); err != nil {
+		return nil, err
+	}
+	l := &Link{config: config, kind: device.Type(), index: device.Attrs().Index}
+	if err := settle(device, config.IPv6); err != nil {
+		if undo := l.Remove(); undo != nil {
+			config.Warn(undo.Error())
+		}
+		return nil, err
+	}
+	return l, nil
+}
+
+// Kind is the kind of link in the kernel's words, "dummy" or "bridge".
+func (l *Link) Kind() string { return l.kind }
+
+// SetIPv6 adds or removes fd00:ec2::254. Adding it is refused, where it is not there, as by [Add].
+// After Remove it does nothing.
+func (l *Link) SetIPv6(on bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.removed {
+		return nil
+	}
+	device, err := byIndex(l.index)
+	switch {
+	case err != nil:
+		return err
+	case device == nil && on:
+		return &Error{Err: ErrGone, Detail: "somebody removed " + Name, Hint: "restart imdsfs"}
+	case device == nil:
+		return nil
+	}
+	if on && !l.config.Force {
+		if err := unowned(device, []netip.Addr{IPv6}); err != nil {
+			return err
+		}
+		has, err := addressesOf(device)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(has, hostPrefix(IPv6)) {
+			if err := unanswered(context.Background(), []netip.Addr{IPv6}, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return settle(device, on)
+}
+
+// Remove takes away the addresses and the link. What others have put on the link meanwhile stays,
+// with the link, and Warn is told. It is no error that the link is gone already, or that Remove was
+// called before.
+func (l *Link) Remove() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.removed {
+		return nil
+	}
+	device, err := byIndex(l.index)
+	if err != nil {
+		return err
+	}
+	if device != nil {
+		if err := l.remove(device); err != nil {
+			return err
+		}
+	}
+	l.removed = true
+	return nil
+}
+
+func (l *Link) remove(device netlink.Link) error {
+	foreign, err := foreignOn(device)
+	if err != nil {
+		return err
+	}
+	if len(foreign) == 0 {
+		return explain("remove "+Name, netlink.LinkDel(device))
+	}
+	for _, addr := range wanted(true) {
+		if err := removeAddress(device, addr); err != nil {
+			return err
+		}
+	}
+	l.config.Warn(fmt.Sprintf("%s stays without our addresses: others use it (%s); remove it with: ip link delete %s",
+		device.Attrs().Name, strings.Join(foreign, ", "), device.Attrs().Name))
+	return nil
+}
+
+func wanted(ipv6 bool) []netip.Addr {
+	if ipv6 {
+		return []netip.Addr{IPv4, IPv6}
+	}
+	return []netip.Addr{IPv4}
+}
+
+// vacant refuses addresses that somebody else has. device is our leftover, nil without one.
+func vacant(ctx context.Context, device netlink.Link, addrs []netip.Addr) error {
+	if err := unowned(device, addrs); err != nil {
+		return err
+	}
+	var ours []netip.Prefix
+	if device != nil {
+		var err error
+		if ours, err = addressesOf(device); err != nil {
+			return err
+		}
+	}
+	return unanswered(ctx, addrs, ours)
+}
