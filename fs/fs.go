@@ -21,6 +21,17 @@
 //   - A handler is a look-up in memory. It waits for nobody, and never notifies: the kernel holds the
 //     directory's lock meanwhile.
 //
+// What follows for whoever reads: because OPEN is left out, O_DIRECT is neither seen nor refused; each
+// such read is a request and gets the bytes that the descriptor has opened, at any offset and size.
+// Directories do change in place, so for the moment in which the kernel takes in the new attributes of
+// one, on behalf of the first who asks after a publish, a stat by somebody else may still get the old
+// time of change: Linux marks them valid just before it stores them.
+//
+// A process that hangs in the middle of a listing, on purpose or not, keeps the kernel's lock on that
+// directory, as on any file system. What changes there waits for it, and so does who wants a name
+// there that the kernel does not have; everything else goes on (teller.go). While it hangs, the thread
+// that waits for the lock cannot be killed, and the daemon cannot end.
+//
 // Mounting and its refusals are in mount.go, device.go and point.go. A program that mounts calls
 // [ProbeMain] first thing in its main.
 package fs
@@ -136,6 +147,9 @@ func isCredential(path string, v source.View) bool {
 // Lookup implements [fuse.RawFileSystem].
 func (f *rawFS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	f.count(opLookup)
+	if len(name) > nameMax {
+		return fuse.Status(syscall.ENAMETOOLONG)
+	}
 	path, dir, _, status := f.directory(header.NodeId)
 	if !status.Ok() {
 		return status

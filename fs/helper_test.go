@@ -19,16 +19,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
 // childRole makes the test binary a daemon of its own, which a test can kill: its value is
-// "mount", its arguments the mount point and the run-time directory.
+// "mount", its arguments the mount point and the run-time directory; or it is "hang", its argument
+// a directory.
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	ProbeMain()
+	stress.Main()
 	if os.Getenv(childRole) == "mount" {
 		os.Exit(childMount(os.Args[1], os.Args[2]))
+	}
+	if os.Getenv(childRole) == "hang" {
+		fmt.Println(hangListing(os.Args[1]))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,7 +44,14 @@ func (e *PointError) Error() string {
 
 func (e *PointError) Unwrap() error { return e.Err }
 
-const elsewhere = "or choose another directory with --mount"
+const (
+	elsewhere = "or choose another directory with --mount"
+	stopThat  = "stop that one (umount -l if there is none), " + elsewhere
+)
+
+// made is what the lock file holds as long as there is a directory that we made: who comes after a crash
+// removes it in our place.
+const made = "made\n"
 
 // A point is a directory that is ours to mount on, until release.
 type point struct {
@@ -103,16 +111,17 @@ func (p *point) prepare() error {
 	}
 	name, err := probe(probeEmpty, p.dir)
 	switch {
+	case err == nil && name == "":
+		p.created, err = p.wasMade()
+		return err
 	case errors.Is(err, syscall.ENOENT):
 		return p.create()
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
 		return &PointError{p.dir, ErrNotDir, "", "remove it, " + elsewhere}
 	case err != nil:
 		return lookError(p.dir, err)
-	case name != "":
-		return &PointError{p.dir, ErrNotEmpty, fmt.Sprintf("it holds %q", name), "move away what is in it, " + elsewhere}
 	}
-	return nil
+	return &PointError{p.dir, ErrNotEmpty, fmt.Sprintf("it holds %q", name), "move away what is in it, " + elsewhere}
 }
 
 // clear detaches the dead mounts of ours that are stacked on the directory.
@@ -126,9 +135,17 @@ func (p *point) clear() error {
 			return &PointError{p.dir, ErrForeign, fmt.Sprintf("%s of type %s", m.source, m.fstype), "unmount that first, " + elsewhere}
 		}
 		// The lock says that no daemon with our run-time directory is alive; one with another
-		// might be, and answers.
-		if _, err := probe(probeAlive, p.dir); err == nil {
-			return &PointError{p.dir, ErrServed, "with another run-time directory", "stop that one (umount -l if there is none), " + elsewhere}
+		// might be. What does not say that it is dead belongs to somebody.
+		_, err = probe(probeAlive, p.dir)
+		var other syscall.Errno
+		switch {
+		case isDead(err):
+		case errors.Is(err, ErrHangs):
+			return &PointError{p.dir, ErrServed, "with another run-time directory, and it does not answer", stopThat}
+		case err == nil, errors.As(err, &other):
+			return &PointError{p.dir, ErrServed, "with another run-time directory", stopThat}
+		default:
+			return lookError(p.dir, err)
 		}
 		if err := detach(p.dir, unix.MNT_DETACH); err != nil {
 			return lookError(p.dir, fmt.Errorf("detach a dead mount: %w", err))
@@ -138,19 +155,38 @@ func (p *point) clear() error {
 }
 
 func (p *point) create() error {
+	if _, err := p.lock.WriteAt([]byte(made), 0); err != nil {
+		return fmt.Errorf("write %s: %w", p.lock.Name(), err)
+	}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
-		return lookError(p.dir, err)
+		return lookError(p.dir, errors.Join(err, p.lock.Truncate(0)))
 	}
 	p.created = true
 	return os.Chmod(p.dir, 0o755) // whatever the umask says
 }
 
-// release removes the directory if claim made it, and lets go of the lock.
+func (p *point) wasMade() (bool, error) {
+	text := make([]byte, len(made))
+	n, err := p.lock.ReadAt(text, 0)
+	if err != nil && err != io.EOF {
+		return false, fmt.Errorf("read %s: %w", p.lock.Name(), err)
+	}
+	return string(text[:n]) == made, nil
+}
+
+func isDead(err error) bool {
+	return errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// release removes the directory if it was made for a mount of ours, and lets go of the lock.
 func (p *point) release() error {
 	var err error
 	if p.created {
 		if err = os.Remove(p.dir); errors.Is(err, fs.ErrNotExist) {
 			err = nil
+		}
+		if err == nil {
+			err = p.lock.Truncate(0)
 		}
 	}
 	p.lock.Close()

@@ -145,17 +145,55 @@ func TestADeadMountIsReplaced(t *testing.T) {
 	}
 }
 
-// TestAStoppedDaemonDoesNotHangUs: one that was stopped with SIGSTOP holds its lock, so the path is
-// not touched; with another run-time directory a child looks at it, for a second.
-func TestAStoppedDaemonDoesNotHangUs(t *testing.T) {
+// TestAStoppedDaemonIsLeftAlone: one that was stopped with SIGSTOP holds its lock, so the path is not
+// touched; with another run-time directory a child looks at it, for a second.
+func TestAStoppedDaemonIsLeftAlone(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
 	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if err := tryMount(t, dir, runtimeDir); !errors.Is(err, ErrServed) {
-		t.Errorf("got %v", err)
+	for name, runtimeDir := range map[string]string{"its run-time directory": runtimeDir, "another one": t.TempDir()} {
+		if err := tryMount(t, dir, runtimeDir); !errors.Is(err, ErrServed) {
+			t.Errorf("with %s: %v", name, err)
+		}
+		if !isMounted(t, dir) {
+			t.Fatalf("with %s: its mount was taken away", name)
+		}
+	}
+}
+
+// TestADirectoryThatAKilledDaemonMadeIsRemoved by the next one, when that stops.
+func TestADirectoryThatAKilledDaemonMadeIsRemoved(t *testing.T) {
+	requireMount(t)
+	dir, runtimeDir := filepath.Join(t.TempDir(), "mnt"), t.TempDir()
+	for range 2 {
+		daemon, _ := startDaemon(t, nil, dir, runtimeDir)
+		daemon.Process.Kill()
+		daemon.Wait()
+	}
+	next := func() {
+		t.Helper()
+		d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
+		if err == nil {
+			err = d.Unmount()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	next()
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left behind: %v", err)
+	}
+	// What somebody else makes there afterwards is his.
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	next()
+	if _, err := os.Lstat(dir); err != nil {
+		t.Errorf("somebody else's directory: %v", err)
 	}
 }
 

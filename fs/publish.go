@@ -42,24 +42,27 @@ type publisher struct {
 	warn   func(string)
 
 	wait    time.Duration // publishWait
+	turn    time.Duration // turnLimit
 	stall   time.Duration // stallAfter
 	stalled atomic.Uint64
 
 	mu    sync.Mutex
 	next  *source.Snapshot // the newest that is not published yet, or nil
 	ready chan struct{}    // closed when next is published
-	wake  chan struct{}
-	quit  chan struct{}
-	done  chan struct{}
+	// tellers are at work, by the path of the directory.
+	tellers map[string]*teller
+	wake    chan struct{}
+	quit    chan struct{}
+	done    chan struct{}
 
 	versions map[string]bool // every name that "/" ever had
 }
 
 func newPublisher(f *rawFS, kernel notifier, warn func(string)) *publisher {
 	return &publisher{
-		fs: f, kernel: kernel, warn: warn, wait: publishWait, stall: stallAfter,
+		fs: f, kernel: kernel, warn: warn, wait: publishWait, turn: turnLimit, stall: stallAfter,
 		ready: make(chan struct{}), wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-		versions: map[string]bool{},
+		tellers: map[string]*teller{}, versions: map[string]bool{},
 	}
 }
 
@@ -114,6 +117,9 @@ func (p *publisher) stop() { close(p.quit) }
 // only their attributes are dropped. InodeNotify misses an inode whose LOOKUP is still being
 // answered, therefore a notify for a name that does not exist first waits for the requests in the
 // directory above.
+//
+// Either waits for a process that hangs in the middle of a listing, for as long as it hangs. So each
+// directory is told by a goroutine of its own, which is left behind then (teller.go).
 func (p *publisher) bring(next *source.Snapshot) {
 	old := p.fs.current.Load().snapshot
 	if old == next {
@@ -127,14 +133,16 @@ func (p *publisher) bring(next *source.Snapshot) {
 			p.versions[name] = true
 		}
 	}
-	p.bringRoot(old, next)
+	r := p.newRound()
+	p.bringRoot(r, old, next)
 	work := plan(change, next)
 	dirs := slices.Sorted(maps.Keys(work))
 	for _, version := range slices.Sorted(maps.Keys(p.versions)) {
 		for _, dir := range dirs {
-			p.bringDir(path.Join("/", version, dir), work[dir], old, next)
+			p.bringDir(r, path.Join("/", version, dir), work[dir], old, next)
 		}
 	}
+	r.finish()
 }
 
 // A drop is what the kernel may no longer believe of one directory.
@@ -180,42 +188,36 @@ func plan(c source.Change, next *source.Snapshot) map[string]*drop {
 }
 
 // bringRoot tells what changed in "/".
-func (p *publisher) bringRoot(old, next *source.Snapshot) {
+func (p *publisher) bringRoot(r *round, old, next *source.Snapshot) {
 	a, b := old.Root(), next.Root()
+	var e errand
 	for name := range p.versions {
 		_, was := a.Child(name)
 		_, is := b.Child(name)
 		if was != is {
-			p.dropEntry(fuse.FUSE_ROOT_ID, "/", name)
+			e.names = append(e.names, name)
 		}
 	}
-	if !a.ModTime().Equal(b.ModTime()) || a.Attr() != b.Attr() {
-		p.dropAttr(fuse.FUSE_ROOT_ID, "/")
-	}
+	e.attr = !a.ModTime().Equal(b.ModTime()) || a.Attr() != b.Attr()
+	r.tell("/", e)
 }
 
 // bringDir tells what changed in the directory at an absolute path, unless the kernel does not know it.
-func (p *publisher) bringDir(dir string, d *drop, old, next *source.Snapshot) {
-	above := parent(dir)
-	if up, ok := p.fs.table.knownDir(above); ok {
-		p.dropEntry(up, above, barrier)
-	}
-	id, ok := p.fs.table.knownDir(dir)
-	if !ok {
-		return
-	}
-	for _, name := range d.names {
-		p.dropEntry(id, dir, name)
-	}
+func (p *publisher) bringDir(r *round, dir string, d *drop, old, next *source.Snapshot) {
+	e := errand{names: slices.Clone(d.names)}
 	for _, name := range d.dirs {
 		full := join(dir, name)
 		_, was := old.Find(full)
 		_, is := next.Find(full)
 		if was != is {
-			p.dropEntry(id, dir, name)
+			e.names = append(e.names, name)
 		}
 	}
-	p.dropAttr(id, dir)
+	r.tell(dir, e)
+	if !r.tell(parent(dir), errand{below: []string{dir}}) {
+		// The directory above hangs. It matters only to who looks this one up right now.
+		p.dropAttrOf(dir)
+	}
 }
 
 func (p *publisher) dropEntry(dir uint64, path, name string) {
@@ -228,10 +230,17 @@ func (p *publisher) dropAttr(node uint64, path string) {
 	p.notify(path, func() fuse.Status { return p.kernel.InodeNotify(node, -1, 0) })
 }
 
+// dropAttrOf drops the attributes of the directory at an absolute path if the kernel knows it.
+func (p *publisher) dropAttrOf(dir string) {
+	if id, ok := p.fs.table.knownDir(dir); ok {
+		p.dropAttr(id, dir)
+	}
+}
+
 // notify sends one notify with a watchdog.
 func (p *publisher) notify(path string, send func() fuse.Status) {
 	timer := time.AfterFunc(p.stall, func() {
-		p.warn(fmt.Sprintf("the kernel has not taken the change of %q for %v: a process hangs while it lists that directory; new values wait", path, p.stall))
+		p.warn(fmt.Sprintf("the kernel has not taken the change of %q for %v: a process hangs while it lists the directory; what changes there waits", path, p.stall))
 		p.stalled.Add(1)
 	})
 	status := send()

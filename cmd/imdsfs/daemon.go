@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -18,23 +21,39 @@ import (
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
+	"github.com/imdsfs/imdsfs/imds/linklocal"
+	"github.com/imdsfs/imdsfs/imds/metrics"
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
 // A process is the running daemon.
 type process struct {
-	settings *settings
-	log      *logrus.Logger
-	clock    source.Clock
-	store    *source.Store
-	file     *tomlfile.Source // nil without an instance file
-	mount    *fs.Door         // nil without a mount
-	server   *edge.Server
-	watch    *watcher // nil if nothing can be watched
-	faults   string   // what the last reload reported, "" if it went well
-	retry    time.Time
+	settings  *settings
+	log       *logrus.Logger
+	clock     source.Clock
+	started   time.Time
+	store     *source.Store
+	overlay   *overlay.Overlay
+	file      *tomlfile.Source // nil without an instance file
+	mount     *fs.Door         // nil without a mount
+	server    *edge.Server
+	http      *listeners
+	link      *linklocal.Link // nil if the addresses are not ours
+	watch     *watcher        // nil if nothing can be watched
+	peers     peerLog
+	metrics   *metrics.Exporter
+	metricsAt net.Listener // nil if not wanted
+
+	asked        chan chan error // to reload
+	lastFault    atomic.Pointer[error]
+	publishes    atomic.Uint64
+	reloads      atomic.Uint64
+	failures     atomic.Uint64 // of reloads
+	retry        time.Time     // of a refresh that failed
+	publishStart time.Time     // under the store's lock
 }
 
 // runDaemon wires the sources to the tree and the tree to the doors, and serves until a signal.
@@ -55,20 +74,39 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	}
 	defer lock.Close()
 
-	p := &process{settings: s, log: log, clock: source.SystemClock()}
+	clock := source.SystemClock()
+	p := &process{settings: s, log: log, clock: clock, started: clock.Now(), peers: peerLog{clock: clock}, asked: make(chan chan error)}
 	if err := p.load(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop, which is no failure
+		}
 		return err
 	}
-	if p.server, err = newEdge(s, p.clock, log); err != nil {
+	if p.server, err = p.newEdge(); err != nil {
 		return err
 	}
-	listeners, err := listenAll(ctx, s.listen, p.store.Snapshot().Options())
+	p.metrics = metrics.New(p.sample)
+	if err := p.listenMetrics(); err != nil {
+		return err
+	}
+	if p.metricsAt != nil {
+		defer p.metricsAt.Close()
+	}
+	if err := p.addAddresses(ctx); err != nil {
+		return err
+	}
+	defer p.removeAddresses()
+	activated, err := activation.Listeners()
 	if err != nil {
+		return fmt.Errorf("sockets from systemd: %w", err)
+	}
+	if p.http, err = listenAll(ctx, s.listenBeside(activated), activated, p.server, s.runtimeDir, p.store.Snapshot().Options()); err != nil {
 		return err
 	}
-	defer closeAll(listeners)
+	defer p.http.close()
 
-	// The mount is the first door: what HTTP shows is already on it.
+	p.store.Attach(doorFunc(p.publishing))
+	// The mount comes before HTTP: what HTTP shows is already on it.
 	if s.mount != none {
 		if p.mount, err = mountDoor(s, p.store.Snapshot(), p.clock, log); err != nil {
 			return err
@@ -77,29 +115,30 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 		p.store.Attach(p.mount)
 	}
 	p.store.Attach(p.server)
+	p.store.Attach(doorFunc(p.published))
 
 	// Serving ends after the last word in the log, not with the signal.
 	serving, endServing := context.WithCancel(context.WithoutCancel(ctx))
-	served := make(chan error, len(listeners))
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer p.http.wait()
 	defer endServing()
-	for _, l := range listeners {
-		running.Go(func() { served <- p.server.Serve(serving, l) })
-	}
-	addresses := addressesOf(listeners)
-	if err := writeListenFile(s.runtimeDir, addresses); err != nil {
+	if err := p.http.serve(serving); err != nil {
 		return err
 	}
 	defer os.Remove(listenFile(s.runtimeDir))
+	if err := p.startAdmin(serving, &running); err != nil {
+		return err
+	}
+	p.startMetrics(serving, &running)
 	p.startWatching(serving)
 
 	log.WithFields(logrus.Fields{
-		"mount": s.mount, "http": strings.Join(addresses, ","), "instance": p.store.Snapshot().InstanceID(),
+		"mount": s.mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
 	}).Info("ready")
 	p.notify(daemon.SdNotifyReady)
 	defer p.notify(daemon.SdNotifyStopping)
-	return p.loop(ctx, hup, served)
+	return p.loop(ctx, hup)
 }
 
 // load reads the sources for the first time.
@@ -108,13 +147,17 @@ func (p *process) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if p.overlay, err = overlay.Open(p.settings.stateDir); err != nil {
+		return failure(exitFailed, "move the file away: what was set at run time is then forgotten, locked options included", err)
+	}
 	sources := sourcesOf(p.settings.config, p.settings.sources)
 	for _, src := range sources {
 		if f, ok := src.(*tomlfile.Source); ok {
 			p.file = f
 		}
 	}
-	p.store = source.NewStore(func() source.Env { return environment(p.clock.Now(), launch) }, sources...)
+	env := func() source.Env { return environment(p.clock.Now(), launch) }
+	p.store = source.NewStore(env, append(sources, p.overlay)...)
 	if _, err := p.store.Reload(ctx); err != nil {
 		return invalid(p.settings.config, err)
 	}
@@ -122,8 +165,13 @@ func (p *process) load(ctx context.Context) error {
 	return nil
 }
 
+// A doorFunc is a door that only wants to know.
+type doorFunc func(next *source.Snapshot)
+
+func (f doorFunc) Publish(next *source.Snapshot) { f(next) }
+
 // loop does what happens by itself, one thing at a time, until ctx ends or a door does.
-func (p *process) loop(ctx context.Context, hup <-chan os.Signal, served <-chan error) error {
+func (p *process) loop(ctx context.Context, hup <-chan os.Signal) error {
 	var unmounted, changed <-chan struct{}
 	if p.mount != nil {
 		unmounted = p.mount.Done()
@@ -142,11 +190,13 @@ func (p *process) loop(ctx context.Context, hup <-chan os.Signal, served <-chan 
 			giveUp()
 			p.log.WithField("mount", p.settings.mount).Warn("unmounted by somebody else, stopping")
 			return nil
-		case err := <-served: // only with an error: nobody has told it to end
+		case err := <-p.http.ended:
 			giveUp()
 			return err
 		case <-hup:
 			p.reload(ctx, true)
+		case done := <-p.asked:
+			done <- p.reload(ctx, true)
 		case <-changed:
 			p.reload(ctx, false)
 		case <-due:
@@ -188,9 +238,16 @@ func (p *process) startWatching(ctx context.Context) {
 
 // reload reads the sources again. What is wrong with them is logged with its places, and the running
 // tree stays.
-func (p *process) reload(ctx context.Context, asked bool) {
+func (p *process) reload(ctx context.Context, asked bool) error {
 	for ; ; asked = false {
 		change, err := p.store.Reload(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.reloads.Add(1)
+		if err != nil {
+			p.failures.Add(1)
+		}
 		p.report("reloaded", change, err, asked)
 		if err == nil && !change.Empty() {
 			p.logWarnings()
@@ -200,7 +257,7 @@ func (p *process) reload(ctx context.Context, asked bool) {
 		}
 		// The file may refer to others now, which nobody watched while they were read.
 		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
-			return
+			return err
 		}
 	}
 }
@@ -210,10 +267,15 @@ func (p *process) warnOfServerKeys() {
 		return
 	}
 	file, err := tomlfile.Load(p.settings.config)
-	if err != nil || reflect.DeepEqual(file.Server, p.settings.server) {
+	if err != nil {
 		return
 	}
-	p.settings.server = file.Server // said once
+	was, is := p.settings.server, file.Server
+	p.settings.server = is // said once
+	was.Places, is.Places = nil, nil
+	if reflect.DeepEqual(was, is) {
+		return
+	}
 	p.log.WithField("file", p.settings.config).Warn("changes of [server] take effect at the next start")
 }
 
@@ -225,20 +287,18 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 		if change.Empty() && !asked {
 			level = logrus.DebugLevel
 		}
-		if p.faults != "" {
+		if p.lastFault.Swap(nil) != nil {
 			p.log.Info("the input is good again")
 		}
-		p.faults = ""
 		p.log.WithFields(logrus.Fields{
 			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
 		}).Log(level, done)
 		return
 	}
-	if err.Error() == p.faults && !asked {
+	if before := p.lastFault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
 		p.log.Debug("the input is as faulty as before")
 		return
 	}
-	p.faults = err.Error()
 	var faults source.Faults
 	if errors.As(err, &faults) {
 		for _, f := range faults {
@@ -269,8 +329,9 @@ func (p *process) notify(state string) {
 	}
 }
 
-func newEdge(s *settings, clock source.Clock, log *logrus.Logger) (*edge.Server, error) {
-	tokens, err := token.Open(s.runtimeDir, clock)
+func (p *process) newEdge() (*edge.Server, error) {
+	s := p.settings
+	tokens, err := token.Open(s.runtimeDir, p.clock)
 	if err != nil {
 		return nil, err
 	}
@@ -287,14 +348,46 @@ func newEdge(s *settings, clock source.Clock, log *logrus.Logger) (*edge.Server,
 		allow = append(allow, rule)
 	}
 	return edge.New(edge.Config{
-		Tokens: tokens, Clock: clock, Hosts: hosts, Allow: allow,
+		Tokens: tokens, Clock: p.clock, Hosts: hosts, Allow: allow, OutsideGuests: s.vantage == "host",
 		RefusedPeer: func(peer netip.Addr) {
-			log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
+			p.peers.note(peer, "not in allow-from")
+			p.log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
 		},
 		RefusedHost: func(name string) {
-			log.WithField("host", name).Warn("refused: unknown Host header; add the name with --host if it is yours")
+			p.log.WithField("host", name).Warn("refused: unknown Host header; add the name with --host if it is yours")
+		},
+		Withheld: func(peer netip.Addr, hopLimit int) {
+			p.peers.note(peer, fmt.Sprintf("got no token at hop limit %d", hopLimit))
+			p.log.WithFields(logrus.Fields{"peer": peer, "hop-limit": hopLimit}).Warn(
+				"no token: the peer is further away than the hop limit allows; raise it (imdsfs options set " +
+					"http-put-response-hop-limit=2), or bind-mount the files into the container")
 		},
 	}), nil
+}
+
+// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
+func (p *process) addAddresses(ctx context.Context) (err error) {
+	if !p.settings.addAddresses {
+		return nil
+	}
+	p.link, err = linklocal.Add(ctx, linklocal.Config{
+		IPv6: p.store.Snapshot().Options().HTTPProtocolIPv6, Force: p.settings.forceAddresses,
+		Warn: func(text string) { p.log.Warn(text) },
+	})
+	var refused *linklocal.Error
+	if errors.As(err, &refused) {
+		return failure(exitFailed, refused.Hint, err)
+	}
+	return err
+}
+
+func (p *process) removeAddresses() {
+	if p.link == nil {
+		return
+	}
+	if err := p.link.Remove(); err != nil {
+		p.log.WithError(err).Error("take the link-local addresses away")
+	}
 }
 
 func mountDoor(s *settings, snap *source.Snapshot, clock source.Clock, log *logrus.Logger) (*fs.Door, error) {

@@ -17,12 +17,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
 // TestMain makes the test binary stand in for imdsfs: testscript puts a command of that name on the
 // PATH, which all tests here run as a user would.
 func TestMain(m *testing.M) {
 	fs.ProbeMain()
+	stress.Main()
 	os.Setenv("GORACE", noRaceSleep)
 	testscript.Main(m, map[string]func(){
 		"imdsfs": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) },
@@ -304,4 +306,18 @@ func nobody(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	return cmd
+}
+
+func toString(v any) string { return fmt.Sprintf("%v", v) }
+
+// metrics is the address that metrics are served on.
+func (d *served) metrics() string {
+	d.t.Helper()
+	const before = `msg="serving metrics" address="`
+	_, rest, ok := strings.Cut(d.log.String(), before)
+	address, _, _ := strings.Cut(rest, `"`)
+	if !ok {
+		d.t.Fatal("the log does not say where metrics are served")
+	}
+	return address
 }

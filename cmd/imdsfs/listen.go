@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/atomicfile"
 )
 
 // linkLocal is the keyword for the addresses of the real service.
@@ -21,20 +24,42 @@ const (
 	linkLocalIPv6 = "[fd00:ec2::254]:80"
 )
 
-// listenAll opens every address, or none: an address that cannot be had is an error.
-func listenAll(ctx context.Context, addresses []string, opts *source.Options) ([]net.Listener, error) {
-	var listeners []net.Listener
+// listeners are the sockets of the HTTP door.
+type listeners struct {
+	server     *edge.Server
+	runtimeDir string
+	linkLocal  bool // the IPv6 address of the keyword comes and goes with http-protocol-ipv6
+
+	// ended receives the error of a listener that no longer accepts.
+	ended   chan error
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	serving context.Context // nil before serve
+	open    []*listener
+}
+
+type listener struct {
+	net.Listener
+	end context.CancelFunc // nil before it is served
+}
+
+// listenAll opens the sockets that systemd hands over, and every address, or none: an address that
+// cannot be had is an error. Nothing is accepted before serve.
+func listenAll(ctx context.Context, addresses []string, activated []net.Listener, server *edge.Server, runtimeDir string, opts *source.Options) (*listeners, error) {
+	l := &listeners{server: server, runtimeDir: runtimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, linkLocal)}
+	for _, a := range activated {
+		l.open = append(l.open, &listener{Listener: a})
+	}
 	for _, address := range addresses {
 		for _, a := range expand(address, opts) {
-			l, err := edge.Listen(ctx, a)
-			if err != nil {
-				closeAll(listeners)
+			if err := l.listen(ctx, a); err != nil {
+				l.close()
 				return nil, failure(exitFailed, listenHint(address, err), err)
 			}
-			listeners = append(listeners, l)
 		}
 	}
-	return listeners, nil
+	return l, nil
 }
 
 func expand(address string, opts *source.Options) []string {
@@ -49,12 +74,101 @@ func expand(address string, opts *source.Options) []string {
 	return []string{linkLocalIPv4}
 }
 
+func (l *listeners) listen(ctx context.Context, address string) error {
+	nl, err := edge.Listen(ctx, address)
+	if err == nil {
+		l.open = append(l.open, &listener{Listener: nl})
+	}
+	return err
+}
+
+// serve accepts from now on, until ctx ends; wait waits for that.
+func (l *listeners) serve(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.serving = ctx
+	for _, o := range l.open {
+		l.start(o)
+	}
+	return l.note()
+}
+
+func (l *listeners) start(o *listener) {
+	ctx, cancel := context.WithCancel(l.serving)
+	o.end = cancel
+	l.running.Go(func() {
+		if err := l.server.Serve(ctx, o.Listener); err != nil {
+			select {
+			case l.ended <- err:
+			default: // one is enough to end the daemon
+			}
+		}
+	})
+}
+
+func (l *listeners) wait() { l.running.Wait() }
+
+// followIPv6 opens or closes the IPv6 address of link-local.
+func (l *listeners) followIPv6(on bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.linkLocal || l.serving == nil {
+		return nil
+	}
+	i := slices.IndexFunc(l.open, func(o *listener) bool { return o.Addr().String() == linkLocalIPv6 })
+	switch {
+	case on && i < 0:
+		if err := l.listen(l.serving, linkLocalIPv6); err != nil {
+			return err
+		}
+		l.start(l.open[len(l.open)-1])
+	case !on && i >= 0:
+		l.open[i].end()
+		l.open = slices.Delete(l.open, i, i+1)
+	default:
+		return nil
+	}
+	return l.note()
+}
+
+// close gives up listeners that are not served.
+func (l *listeners) close() {
+	for _, o := range l.open {
+		if o.end == nil {
+			o.Close()
+		}
+	}
+}
+
+func (l *listeners) addresses() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addressesLocked()
+}
+
+func (l *listeners) addressesLocked() []string {
+	addresses := make([]string, len(l.open))
+	for i, o := range l.open {
+		addresses[i] = o.Addr().String()
+	}
+	return addresses
+}
+
+// note writes down what is listened on, one address a line, for imdsfs get.
+func (l *listeners) note() error {
+	text := strings.Join(append(l.addressesLocked(), ""), "\n")
+	if err := atomicfile.Write(listenFile(l.runtimeDir), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("note the addresses: %w", err)
+	}
+	return nil
+}
+
 func listenHint(address string, err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "something else answers there; stop it, or choose another address with --listen"
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && address == linkLocal:
-		return "put the addresses on an interface first: ip address add 169.254.169.254/32 dev lo"
+		return "give it --add-addresses, or put them on an interface first: ip address add 169.254.169.254/32 dev lo"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "the address belongs to no interface of this machine"
 	case errors.Is(err, syscall.EACCES):
@@ -63,30 +177,5 @@ func listenHint(address string, err error) string {
 	return "give --listen an address and a port, such as 127.0.0.1:1338"
 }
 
-func closeAll(listeners []net.Listener) {
-	for _, l := range listeners {
-		l.Close()
-	}
-}
-
-func addressesOf(listeners []net.Listener) []string {
-	addresses := make([]string, len(listeners))
-	for i, l := range listeners {
-		addresses[i] = l.Addr().String()
-	}
-	return addresses
-}
-
 // listenFile holds the addresses that are really listened on, one a line, for imdsfs get.
 func listenFile(runtimeDir string) string { return filepath.Join(runtimeDir, "listen") }
-
-func writeListenFile(runtimeDir string, addresses []string) error {
-	text := ""
-	if len(addresses) > 0 {
-		text = strings.Join(addresses, "\n") + "\n"
-	}
-	if err := writeFile(listenFile(runtimeDir), []byte(text), 0o644); err != nil {
-		return fmt.Errorf("note the addresses: %w", err)
-	}
-	return nil
-}

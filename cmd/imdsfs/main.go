@@ -52,7 +52,8 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
 	})
-	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newVersionCommand(stdout))
+	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout),
+		newStatusCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newVersionCommand(stdout))
 	return root
 }
 

@@ -19,9 +19,22 @@ type netns struct {
 
 func newNetns(t testing.TB) netns {
 	t.Helper()
+	return newNetnsNamed(t, strings.ToLower(t.Name()[4:min(len(t.Name()), 14)]))
+}
+
+func newNetnsNamed(t testing.TB, name string) netns {
+	t.Helper()
+	ns := bareNetns(t, name)
+	ns.run("ip link set lo up && ip address add 169.254.169.254/32 dev lo && ip -6 address add fd00:ec2::254/128 dev lo nodad")
+	return ns
+}
+
+// bareNetns is a network namespace with nothing in it but lo, which is down.
+func bareNetns(t testing.TB, name string) netns {
+	t.Helper()
 	requireCommand(t, "ip")
 	require(t, os.Getuid() == 0, "root, for a network namespace")
-	ns := netns{t, fmt.Sprintf("imdsfs-%d-%s", os.Getpid(), strings.ToLower(t.Name()[4:min(len(t.Name()), 14)]))}
+	ns := netns{t, fmt.Sprintf("imdsfs-%d-%s", os.Getpid(), name)}
 	if out, err := exec.Command("ip", "netns", "add", ns.name).CombinedOutput(); err != nil {
 		t.Fatalf("ip netns add: %v: %s", err, out)
 	}
@@ -30,7 +43,6 @@ func newNetns(t testing.TB) netns {
 			t.Errorf("ip netns delete: %v: %s", err, out)
 		}
 	})
-	ns.run("ip link set lo up && ip address add 169.254.169.254/32 dev lo && ip -6 address add fd00:ec2::254/128 dev lo nodad")
 	return ns
 }
 
@@ -61,8 +73,15 @@ func (ns netns) try(line string) (stdout, stderr string, err error) {
 // serveLinkLocal serves a file at the addresses of the real service.
 func (ns netns) serveLinkLocal(file string) {
 	ns.t.Helper()
-	runtimeDir, log := ns.t.TempDir(), &syncBuffer{}
-	cmd := ns.command("imdsfs", "serve", "-c", file, "--listen", linkLocal, "--mount", none, "--runtime-dir", runtimeDir, "--state-dir", ns.t.TempDir())
+	ns.serve(file, "--listen", linkLocal)
+}
+
+// serve serves a file, without a mount.
+func (ns netns) serve(file string, flags ...string) {
+	ns.t.Helper()
+	log := &syncBuffer{}
+	args := []string{"serve", "-c", file, "--mount", none, "--runtime-dir", ns.t.TempDir(), "--state-dir", ns.t.TempDir()}
+	cmd := ns.command("imdsfs", append(args, flags...)...)
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		ns.t.Fatal(err)

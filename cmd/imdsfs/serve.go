@@ -65,10 +65,11 @@ func newLogger(w io.Writer, level, format string) (*logrus.Logger, error) {
 	return log, nil
 }
 
-// signals returns a context that SIGTERM and SIGINT end, and a channel of SIGHUPs.
+// signals returns a context that SIGTERM and SIGINT end, and a channel of SIGHUPs. SIGHUP is taken to the
+// end of the process: it would kill a daemon that is about to end well.
 func signals(parent context.Context) (ctx context.Context, stop func(), hup <-chan os.Signal) {
-	ctx, stopTerm := signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop = signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP)
-	return ctx, func() { stopTerm(); signal.Stop(c) }, c
+	return ctx, stop, c
 }

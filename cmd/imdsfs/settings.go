@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -22,19 +23,26 @@ const (
 
 // settings are the flags of serve; each is a key of [server] too, and a flag wins.
 type settings struct {
-	config     string // "": no file, the host source alone
-	mount      string
-	listen     []string
-	runtimeDir string
-	stateDir   string
-	allowFrom  []string
-	hosts      []string
-	logLevel   string
-	logFormat  string
-	admin      string
-	metrics    string
-	sources    []string
-	server     tomlfile.Server // as read at the start, to notice changes
+	config string // "": no file, the host source alone
+	mount  string
+	listen []string
+	// listenStated: by a flag or the file.
+	listenStated bool
+	runtimeDir   string
+	stateDir     string
+	allowFrom    []string
+	hosts        []string
+	logLevel     string
+	logFormat    string
+	admin        string // path of the socket, or none
+	metrics      string // address, or none
+	vantage      string // guest or host
+	sources      []string
+	// addAddresses puts the link-local addresses on a link of our own, force although somebody
+	// else seems to have them.
+	addAddresses   bool
+	forceAddresses bool
+	server         tomlfile.Server // as read at the start, to notice changes
 }
 
 func (s *settings) addFlags(cmd *cobra.Command) {
@@ -48,17 +56,14 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.hosts, "host", nil, "further `NAME` that a request's Host header may hold; repeatable")
 	f.StringVar(&s.logLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.StringVar(&s.logFormat, "log-format", "", "text or json (default text)")
-	f.StringVar(&s.admin, "admin", "", "`SOCKET` for administration; not built into this version")
-	f.StringVar(&s.metrics, "metrics", "", "`ADDR` for metrics; not built into this version")
+	f.StringVar(&s.admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set and unset, or none (default RUNTIME-DIR/admin.sock)")
+	f.StringVar(&s.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
+	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on a link of our own, imds0")
+	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 }
 
 // resolve settles every setting: the flag, else the file's [server], else the default.
 func (s *settings) resolve() error {
-	for name, value := range map[string]string{"--admin": s.admin, "--metrics": s.metrics} {
-		if value != "" {
-			return failure(exitUsage, "leave it out", fmt.Errorf("%s is not built into this version", name))
-		}
-	}
 	if s.config == "" {
 		if _, err := os.Stat(defaultConfig); err == nil {
 			s.config = defaultConfig
@@ -80,6 +85,7 @@ func (s *settings) resolve() error {
 		s.server = server
 	}
 	s.mount = first(s.mount, server.Mount, defaultMount)
+	s.listenStated = len(s.listen)+len(server.Listen) > 0
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
 	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
 	s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir())
@@ -88,6 +94,10 @@ func (s *settings) resolve() error {
 	s.logLevel = first(s.logLevel, server.LogLevel, "info")
 	s.logFormat = first(s.logFormat, server.LogFormat, "text")
 	s.sources = server.Sources
+	s.admin = first(s.admin, server.Admin, adminSocket(s.runtimeDir))
+	s.metrics = first(s.metrics, server.Metrics, none)
+	s.vantage = first(server.Vantage, "guest")
+	s.addAddresses = s.addAddresses || server.AddAddresses
 	if s.mount == none && len(s.listen) == 1 && s.listen[0] == none {
 		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
 	}
@@ -100,7 +110,10 @@ func invalid(path string, err error) error {
 	if errors.As(err, &faults) {
 		return failure(exitInvalid, "see all of it with: imdsfs check "+path, err)
 	}
-	return err
+	if errors.Is(err, os.ErrPermission) {
+		return failure(exitFailed, "run as root, or give a file of your own with -c", err)
+	}
+	return failure(exitFailed, "give another file with -c", err)
 }
 
 func first(values ...string) string {
@@ -119,6 +132,15 @@ func firstList(lists ...[]string) []string {
 		}
 	}
 	return nil
+}
+
+// listenBeside are the addresses to open besides sockets that systemd hands over: without a word about
+// them there are none.
+func (s *settings) listenBeside(activated []net.Listener) []string {
+	if len(activated) > 0 && !s.listenStated {
+		return nil
+	}
+	return s.listen
 }
 
 // sourcesOf are the sources by the names of [server] sources; nil means the file alone, or without

@@ -9,20 +9,23 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/atomicfile"
 )
 
 // makeDirs creates the run-time directory (others may look up the address in it) and the state
 // directory (nobody else's business).
 func makeDirs(s *settings) error {
-	if err := os.MkdirAll(s.runtimeDir, 0o755); err != nil {
-		return failure(exitFailed, "choose another with --runtime-dir", err)
-	}
-	if err := os.MkdirAll(s.stateDir, 0o700); err != nil {
-		return failure(exitFailed, "choose another with --state-dir", err)
-	}
-	for _, dir := range []string{s.runtimeDir, s.stateDir} {
-		if err := ownDir(dir); err != nil {
-			return failure(exitFailed, "choose a directory that only you can change", err)
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+		flag string
+	}{{s.runtimeDir, 0o755, "--runtime-dir"}, {s.stateDir, 0o700, "--state-dir"}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return failure(exitFailed, "choose another with "+dir.flag, err)
+		}
+		if err := ownDir(dir.path); err != nil {
+			return failure(exitFailed, "choose a directory that only you can change with "+dir.flag, err)
 		}
 	}
 	return nil
@@ -82,33 +85,5 @@ func launchTime(stateDir string, now time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	return state.LaunchTime, writeFile(path, append(text, '\n'), 0o600)
-}
-
-// writeFile replaces the file at path as a whole: after a crash there is the old one or the new one.
-func writeFile(path string, content []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone once it is renamed
-	defer f.Close()
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return state.LaunchTime, atomicfile.Write(path, append(text, '\n'), 0o600)
 }

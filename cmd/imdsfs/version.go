@@ -21,7 +21,7 @@ func newVersionCommand(stdout io.Writer) *cobra.Command {
 		Args:    exactArgs(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(stdout, "imdsfs %s commit %s %s go-fuse %s\n",
-				cmp.Or(version, "devel"), cmp.Or(commit, "unknown"), runtime.Version(), moduleVersion("github.com/hanwen/go-fuse/v2"))
+				versionText(), cmp.Or(commit, "unknown"), runtime.Version(), moduleVersion("github.com/hanwen/go-fuse/v2"))
 			return err
 		},
 	}
@@ -37,3 +37,5 @@ func moduleVersion(path string) string {
 	}
 	return "unknown"
 }
+
+func versionText() string { return cmp.Or(version, "devel") }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+)
+
+const (
+	maxAdminAnswer = 16 << 20 // bytes
+	adminTimeout   = 30 * time.Second
+)
+
+func adminSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "admin.sock") }
+
+// adminFlags are the flags of the subcommands that talk to the running daemon.
+type adminFlags struct {
+	socket     string
+	runtimeDir string
+}
+
+func (f *adminFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.socket, "admin", "", "admin `SOCKET` of the daemon (default RUNTIME-DIR/admin.sock)")
+	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+defaultRuntimeDir()+")")
+}
+
+// call asks the daemon. body and result may be nil.
+func (f *adminFlags) call(ctx context.Context, method, path string, body, result any) error {
+	socket := f.socket
+	if socket == "" {
+		socket = adminSocket(first(f.runtimeDir, defaultRuntimeDir()))
+	}
+	var text []byte
+	if body != nil {
+		var err error
+		if text, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, "http://imdsfs"+path, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return noDaemon(socket, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
+	if err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return refusal(answer, resp.Status)
+	}
+	if result == nil {
+		return nil
+	}
+	if err := json.Unmarshal(answer, result); err != nil {
+		return fmt.Errorf("the daemon's answer is not understood: %w", err)
+	}
+	return nil
+}
+
+func noDaemon(socket string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return failure(exitFailed, "start it with imdsfs serve, or name its --runtime-dir or --admin socket",
+			fmt.Errorf("no imdsfs is running at %s", socket))
+	case errors.Is(err, os.ErrPermission):
+		return failure(exitFailed, "run as root or as the daemon's user", fmt.Errorf("%s: permission denied", socket))
+	}
+	return fmt.Errorf("ask the daemon at %s: %w", socket, err)
+}
+
+// refusal turns the daemon's no into exit code 4.
+func refusal(answer []byte, status string) error {
+	var p control.Problem
+	if err := json.Unmarshal(answer, &p); err != nil || p.Message == "" {
+		return fmt.Errorf("the daemon answers %s", status)
+	}
+	text := p.Code + ": " + p.Message
+	if len(p.Faults) > 0 {
+		text += "\n" + strings.Join(p.Faults, "\n")
+	}
+	return failure(exitNo, "", errors.New(text))
+}

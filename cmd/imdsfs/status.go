@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+)
+
+func newStatusCommand(stdout io.Writer) *cobra.Command {
+	var flags adminFlags
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the running daemon does",
+		Long: `status shows the running daemon: its mount and listeners, where the metadata comes from and how old that
+is, the options in force, who was not answered, and counters. It shows no secret.`,
+		Example: `  imdsfs status
+  imdsfs status --json`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s control.Status
+			if err := flags.call(cmd.Context(), "GET", "/v1/status", nil, &s); err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(stdout)
+				e.SetIndent("", "  ")
+				return e.Encode(s)
+			}
+			return printStatus(stdout, &s, time.Now())
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *control.Status, now time.Time) error {
+	age := func(t time.Time) string { return now.Sub(t).Truncate(time.Second).String() }
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(key, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", key, fmt.Sprintf(format, args...)) }
+	line("version", "%s", s.Version)
+	line("running", "pid %d, for %s", s.PID, age(s.Started))
+	line("instance", "%s", first(s.Instance, "without an id"))
+	line("file", "%s", first(s.Config, "none: this machine is described"))
+	switch {
+	case s.Mount == nil:
+		line("mount", "none")
+	case s.Mount.Private:
+		line("mount", "%s (through fusermount3: for the daemon's own user alone)", s.Mount.Dir)
+	default:
+		line("mount", "%s", s.Mount.Dir)
+	}
+	line("http", "%s", first(strings.Join(s.Listeners, " "), "none"))
+	if s.Addresses != "" {
+		line("addresses", "on the %s", s.Addresses)
+	}
+	for _, src := range s.Sources {
+		line("source", "%s, read %s ago", src.Name, age(src.Loaded))
+	}
+	for _, f := range s.Faults {
+		line("fault", "%s", f)
+	}
+	for _, o := range s.Options {
+		lock := ""
+		if o.Locked {
+			lock = " (locked)"
+		}
+		line("option", "%s = %s, %s%s", o.Name, o.Value, o.Origin, lock)
+		if o.Name == "http-tokens" && o.Value == "optional" {
+			line("", "  to require IMDSv2: imdsfs options set http-tokens=required")
+		}
+	}
+	for _, p := range s.Peers {
+		line("peer", "%s %s, last %s ago", p.Address, p.Why, age(p.Last))
+	}
+	c := &s.Counters
+	line("requests", "%d with a token (IMDSv2), %d without (IMDSv1), %d refused for want of one", c.RequestsV2, c.NoToken, c.NoTokenRefused)
+	line("tokens", "%d issued, %d withheld", c.TokensIssued, c.TokensWithheld)
+	line("connections", "%d open, %d refused", c.Connections, c.PeersRefused)
+	line("changes", "%d published, %d reloads, %d failed", c.Publishes, c.Reloads, c.ReloadFailures)
+	return tw.Flush()
+}

@@ -1,0 +1,183 @@
+package fs
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process may hang in the middle of a listing, and the kernel holds the directory's lock meanwhile: its
+// buffer is a page that never comes, as with a network file system that is gone, or on purpose.
+// hangListing lists dir into such a page until it is killed.
+func hangListing(dir string) error {
+	page := os.Getpagesize()
+	mem, err := unix.Mmap(-1, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	uffd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("userfaultfd: %w", errno)
+	}
+	const (
+		uffdAPI         = 0xc018aa3f // UFFDIO_API
+		uffdRegister    = 0xc020aa00 // UFFDIO_REGISTER
+		registerMissing = 1
+	)
+	api := [3]uint64{0xaa}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uffd, uffdAPI, uintptr(unsafe.Pointer(&api))); errno != 0 {
+		return fmt.Errorf("UFFDIO_API: %w", errno)
+	}
+	register := [4]uint64{uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem)))), uint64(page), registerMissing}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uffd, uffdRegister, uintptr(unsafe.Pointer(&register))); errno != 0 {
+		return fmt.Errorf("UFFDIO_REGISTER: %w", errno)
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Println("hanging")
+	_, err = unix.ReadDirent(fd, mem)
+	return fmt.Errorf("the listing did not hang: %v", err)
+}
+
+// startHanging has a process hang while it lists dir.
+func startHanging(t *testing.T, dir string) (release func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", dir)
+	cmd.Env = append(os.Environ(), childRole+"=hang", "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	release = func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	t.Cleanup(release)
+	// Who waits for the directory cannot be killed, the test included.
+	limit := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	t.Cleanup(func() { limit.Stop() })
+	buf := make([]byte, 100)
+	n, _ := out.Read(buf)
+	if text := string(buf[:n]); text != "hanging\n" {
+		require(t, !strings.Contains(text, "userfaultfd"), "userfaultfd")
+		t.Fatalf("%s", text)
+	}
+	eventually(t, "it hangs in getdents64", func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(tasks, func(task string) bool {
+			text, err := os.ReadFile(task)
+			return err == nil && strings.HasPrefix(string(text), fmt.Sprintf("%d ", unix.SYS_GETDENTS64))
+		})
+	})
+	return release
+}
+
+// TestAHangingListingHoldsUpItsDirectoryAlone: not the other directories, nor the next snapshot, nor those
+// below it, nor the end.
+func TestAHangingListingHoldsUpItsDirectoryAlone(t *testing.T) {
+	requireMount(t)
+	dir := filepath.Join(t.TempDir(), "mnt")
+	unmountLater(t, dir)
+	state := func(turn int) []string {
+		return []string{
+			"meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn), // in the directory above
+			"meta-data/tags/instance/a", fmt.Sprintf("a %d", turn), // where it hangs
+			"meta-data/tags/instance/sub/b", fmt.Sprintf("b %d", turn), // below, reached without it
+			fmt.Sprintf("meta-data/tags/instance/n%d", turn), "new",
+			"dynamic/elsewhere", fmt.Sprintf("c %d", turn),
+		}
+	}
+	prev := build(t, nil, state(0)...)
+	var w warnings
+	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir(), Warn: w.add}, prev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hung := filepath.Join(dir, "latest/meta-data/tags/instance")
+	if out, err := run(t, os.Getuid(), "ls", "-lR", dir+"/latest"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	below := openForTest(t, filepath.Join(hung, "sub"), unix.O_DIRECTORY)
+	check := func(turn int, paths ...string) {
+		t.Helper()
+		want := state(turn)
+		for i := 0; i < len(want); i += 2 {
+			if !slices.Contains(paths, want[i]) {
+				continue
+			}
+			path := filepath.Join(dir, "latest", want[i])
+			if filepath.Base(path) == "b" {
+				path = fmt.Sprintf("/proc/self/fd/%d/b", below)
+			}
+			if got := mustRead(t, path); got != want[i+1] {
+				t.Errorf("turn %d: %s: %q", turn, want[i], got)
+			}
+		}
+	}
+	publish := func(turn int, limit time.Duration) {
+		t.Helper()
+		prev = build(t, prev, state(turn)...)
+		start := time.Now()
+		d.Publish(prev)
+		if took := time.Since(start); took > limit {
+			t.Errorf("turn %d: publishing took %v", turn, took)
+		}
+	}
+	others := []string{"meta-data/mac", "meta-data/tags/instance/sub/b", "dynamic/elsewhere"}
+	d.publisher.stall = time.Second
+	release := startHanging(t, hung)
+	publish(1, publishWait+500*time.Millisecond)
+	check(1, others...)
+	for turn := 2; turn < 10; turn++ {
+		publish(turn, publishWait/2) // nobody waits for it again
+		check(turn, others...)
+	}
+	eventually(t, "the hang is reported", func() bool { return d.Stalled() > 0 })
+	if text := w.all(); !strings.Contains(text, "/latest/meta-data/tags/instance") {
+		t.Errorf("warned of %q", text)
+	}
+
+	release()
+	eventually(t, "what waited is told", func() bool {
+		d.publisher.mu.Lock()
+		defer d.publisher.mu.Unlock()
+		return len(d.publisher.tellers) == 0
+	})
+	check(9, append(others, "meta-data/tags/instance/a")...)
+	if got := names(t, hung); !slices.Equal(got, []string{"a", "n9", "sub"}) {
+		t.Errorf("listed %q", got)
+	}
+	for turn := 1; turn < 9; turn++ {
+		if err := unix.Access(fmt.Sprintf("%s/n%d", hung, turn), unix.F_OK); err != unix.ENOENT {
+			t.Errorf("n%d: %v", turn, err)
+		}
+	}
+	publish(10, publishWait/2)
+	check(10, append(others, "meta-data/tags/instance/a", "meta-data/tags/instance/n10")...)
+
+	startHanging(t, hung)
+	publish(11, publishWait+500*time.Millisecond)
+	start := time.Now()
+	if err := d.Unmount(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > stopLimit+500*time.Millisecond {
+		t.Errorf("unmounting took %v", took)
+	}
+}
