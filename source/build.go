@@ -113,6 +113,10 @@ func (b *builder) settings() []Setting {
 	for _, name := range OptionNames() {
 		out = append(out, Setting{"metadata-options." + name, b.options.Text(name), b.options.Origins[name]})
 	}
+	if len(b.lock) > 0 {
+		may := Origin{Kind: Stated, Place: "these may be tightened at run time, never weakened"}
+		out = append(out, Setting{"metadata-options.lock", strings.Join(b.lock, " "), may})
+	}
 	slices.SortFunc(out, func(a, b Setting) int { return strings.Compare(a.Key, b.Key) })
 	return out
 }

@@ -310,9 +310,16 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 	p.log.WithError(err).Error("cannot read the input: still serving what was there before")
 }
 
+// maxWarnings are logged of one tree; check prints all.
+const maxWarnings = 20
+
 func (p *process) logWarnings() {
-	for _, w := range p.store.Snapshot().Warnings() {
+	warnings := p.store.Snapshot().Warnings()
+	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
 		p.log.Warn(w.String())
+	}
+	if more := len(warnings) - maxWarnings; more > 0 {
+		p.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
 	}
 }
 

@@ -26,10 +26,7 @@ func TestExamplesInHelpWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := newRootCommand(io.Discard, io.Discard)
-	for _, c := range append(root.Commands(), root) {
-		if !c.Runnable() || c.Hidden {
-			continue
-		}
+	for _, c := range commands(root) {
 		lines := examples(c)
 		if len(lines) == 0 {
 			t.Errorf("%s --help has no example", c.CommandPath())
@@ -48,6 +45,17 @@ func TestExamplesInHelpWork(t *testing.T) {
 			})
 		}
 	}
+}
+
+// commands are c and all below it that somebody may run.
+func commands(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		if sub.Runnable() && !sub.Hidden {
+			all = append(all, commands(sub)...)
+		}
+	}
+	return all
 }
 
 func examples(c *cobra.Command) []string {

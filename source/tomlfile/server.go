@@ -73,6 +73,10 @@ func (d *decoder) server(t table) {
 			s.AddAddresses = n.boolean()
 		}
 	}
+	onlyLocal := len(s.AllowFrom) == 0 || slices.Equal(s.AllowFrom, []string{"local"})
+	if n, ok := t.child("vantage"); ok && s.Vantage == "host" && onlyLocal {
+		n.warn("the guests are not answered: allow-from lists this machine alone", `add their network, such as allow-from = ["local", "iface:virbr0"]`)
+	}
 }
 
 // metricsAddress is where metrics are to be had: one address, or "none".
