@@ -38,7 +38,7 @@ type Source struct {
 // Peer is somebody who was not answered, or got no token.
 type Peer struct {
 	Address string    `json:"address"`
-	Why     string    `json:"why"` // "not in allow-from", "got no token at hop limit 1"
+	Why     string    `json:"why"`  // "not in allow-from", "got no token at hop limit 1"
 	Last    time.Time `json:"last"` // to the minute: reports are throttled
 }
 
