@@ -139,7 +139,9 @@ func TestAHangingListingHoldsUpItsDirectoryAlone(t *testing.T) {
 			t.Errorf("turn %d: publishing took %v", turn, took)
 		}
 	}
-	others := []string{"meta-data/mac", "meta-data/tags/instance/sub/b", "dynamic/elsewhere"}
+	// Not sub/b: whoever drops the kernel's caches meanwhile (another test does) would have us look up sub
+	// where it hangs.
+	others := []string{"meta-data/mac", "dynamic/elsewhere"}
 	d.publisher.stall = time.Second
 	release := startHanging(t, hung)
 	publish(1, publishWait+500*time.Millisecond)
@@ -159,7 +161,7 @@ func TestAHangingListingHoldsUpItsDirectoryAlone(t *testing.T) {
 		defer d.publisher.mu.Unlock()
 		return len(d.publisher.tellers) == 0
 	})
-	check(9, append(others, "meta-data/tags/instance/a")...)
+	check(9, append(others, "meta-data/tags/instance/a", "meta-data/tags/instance/sub/b")...)
 	if got := names(t, hung); !slices.Equal(got, []string{"a", "n9", "sub"}) {
 		t.Errorf("listed %q", got)
 	}
