@@ -19,6 +19,7 @@
 package tomlfile
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,9 @@ func Load(path string) (*File, error) {
 		return nil, source.Faults{{Place: path + ":1", Text: fmt.Sprintf("the file has %d bytes: %d are allowed", int64(tooLarge), maxFileBytes)}}
 	case err != nil:
 		return nil, fmt.Errorf("instance file %s: %w", path, err)
+	case len(bytes.TrimSpace(data)) == 0:
+		// An editor that writes in place empties the file first: what is served has to stay.
+		return nil, source.Faults{{Place: path + ":1", Text: "the file is empty", Hint: "state at least an instance-id under [meta-data]"}}
 	}
 	return decode(path, string(data), mtime)
 }
