@@ -51,7 +51,7 @@ func TestNoProcessSeesAnOldValueAfterPublish(t *testing.T) {
 	unmountLater(t, bind)
 	dir := filepath.Join(d.Dir(), "latest/meta-data/tags/instance")
 	stress.Run(t, stress.Target{
-		Dir: dir, Bind: filepath.Join(bind, "tags/instance"), Duration: stress.Duration(t, 10*time.Second), Least: 50,
+		Dir: dir, Bind: filepath.Join(bind, "tags/instance"), Duration: stress.Duration(t, 20*time.Second), Least: 50,
 		Change: func(value, names int64) error {
 			src.fragment.Store(stressed(value, names))
 			if _, err := store.Reload(t.Context()); err != nil {

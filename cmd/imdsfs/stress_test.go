@@ -82,7 +82,7 @@ func TestWhatHTTPHasShownIsOnTheMount(t *testing.T) {
 	client := &watchfulClient{d, http.Client{Timeout: patience}}
 	stress.Run(t, stress.Target{
 		Dir: d.mount + stressed, Bind: filepath.Join(bind, strings.TrimPrefix(stressed, "/latest")),
-		Duration: stress.Duration(t, 10*time.Second), Least: 20,
+		Duration: stress.Duration(t, 20*time.Second), Least: 20,
 		Change: func(value, names int64) error {
 			if err := os.WriteFile(file+".new", []byte(stressFile(value, names)), 0o600); err != nil {
 				return err
