@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -71,8 +70,7 @@ func TestHopLimitBehindARouter(t *testing.T) {
 	} {
 		t.Run(family.name, func(t *testing.T) {
 			n := newRouted(t, family.network, family.prefix, family.host, family.bits)
-			file := write(t, "instance.toml", hopLimited(1))
-			n.server.serve(file, "--listen", n.address, "--allow-from", n.network)
+			runtime := n.server.serve(write(t, "instance.toml", hopLimited), "--listen", n.address, "--allow-from", n.network)
 			atRouter, atClient := n.router.capture("to-server"), n.client.capture("eth0")
 
 			// Within the limit: the router's own.
@@ -98,10 +96,7 @@ func TestHopLimitBehindARouter(t *testing.T) {
 			pipelined.wantNothing()
 
 			for limit := 2; limit <= 3; limit++ {
-				rewrite(t, file, hopLimited(limit))
-				eventually(t, "the new limit", func() bool {
-					return strings.HasSuffix(n.dial(n.client).roundTrip(strings.Replace(v1Get, "instance-id", "ami-launch-index", 1)), "\n"+strconv.Itoa(limit))
-				})
+				n.server.run(fmt.Sprintf("imdsfs options set --runtime-dir %s http-put-response-hop-limit=%d", runtime, limit))
 				if limit == 2 { // what was sent under the lower limit stays under it
 					moreRetransmissions(1)
 				}
@@ -135,12 +130,16 @@ func TestHopLimitBehindARouter(t *testing.T) {
 	}
 }
 
-// hopLimited is an instance with that limit, and the same number to be asked for. The router is the
-// hop between, so the daemon stands outside of the guest.
-func hopLimited(limit int) string {
-	return least("", fmt.Sprintf("ami-launch-index = %[1]d\n\n[metadata-options]\nhttp-put-response-hop-limit = %[1]d\n"+
-		"http-protocol-ipv6 = \"enabled\"\n\n[server]\nvantage = \"host\"\n", limit))
-}
+// hopLimited is an instance with limit 1. The router is the hop between, so the daemon stands outside of
+// the guest.
+var hopLimited = least("", `
+[metadata-options]
+http-put-response-hop-limit = 1
+http-protocol-ipv6 = "enabled"
+
+[server]
+vantage = "host"
+`)
 
 var tokenPattern = regexp.MustCompile(`AQAEA[\w-]{49}==`)
 

@@ -77,10 +77,11 @@ func (ns netns) serveLinkLocal(file string) {
 }
 
 // serve serves a file, without a mount.
-func (ns netns) serve(file string, flags ...string) {
+func (ns netns) serve(file string, flags ...string) (runtimeDir string) {
 	ns.t.Helper()
 	log := &syncBuffer{}
-	args := []string{"serve", "-c", file, "--mount", none, "--runtime-dir", ns.t.TempDir(), "--state-dir", ns.t.TempDir()}
+	runtimeDir = ns.t.TempDir()
+	args := []string{"serve", "-c", file, "--mount", none, "--runtime-dir", runtimeDir, "--state-dir", ns.t.TempDir()}
 	cmd := ns.command("imdsfs", append(args, flags...)...)
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
@@ -96,4 +97,5 @@ func (ns netns) serve(file string, flags ...string) {
 		}
 	})
 	eventually(ns.t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") })
+	return runtimeDir
 }
