@@ -168,7 +168,13 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		nc, err := listener.Accept()
 		switch {
 		case err == nil:
-			running.Go(func() { s.serve(ctx, nc) })
+			// In the order of arrival, so that whoever comes while a neighbour's flood is still being
+			// taken in is not taken for older than it.
+			if c, ok := s.admit(nc); ok {
+				running.Go(func() { s.serve(ctx, c) })
+			} else {
+				running.Go(func() { s.refuse(nc) })
+			}
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
@@ -190,23 +196,34 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// serve runs one connection to its end.
-func (s *Server) serve(ctx context.Context, nc net.Conn) {
-	defer nc.Close()
+// admit registers a connection of a peer that is answered. The connections that have to go for it are
+// closed.
+func (s *Server) admit(nc net.Conn) (*conn, bool) {
 	peer := peerOf(nc)
 	if !s.peers.allow(peer) {
-		s.counters.refused.Add(1)
-		if s.config.RefusedPeer != nil && s.reports.peers.allow(peer.WithZone("")) {
-			s.config.RefusedPeer(peer)
-		}
-		return
+		return nil, false
 	}
 	if s.peers.isLocal(peer) {
 		peer = netip.Addr{}
 	}
 	c := newConn(s, nc, peer)
-	defer c.release()
 	s.conns.add(c)
+	return c, true
+}
+
+// refuse closes the connection of a peer that no rule allows.
+func (s *Server) refuse(nc net.Conn) {
+	nc.Close()
+	s.counters.refused.Add(1)
+	if peer := peerOf(nc); s.config.RefusedPeer != nil && s.reports.peers.allow(peer.WithZone("")) {
+		s.config.RefusedPeer(peer)
+	}
+}
+
+// serve runs one connection to its end.
+func (s *Server) serve(ctx context.Context, c *conn) {
+	defer c.Close()
+	defer c.release()
 	defer s.conns.remove(c)
 	defer context.AfterFunc(ctx, c.stop)()
 	for c.serveRequest(ctx) {

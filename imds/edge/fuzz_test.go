@@ -51,7 +51,11 @@ func FuzzConnection(f *testing.F) {
 	server.Publish(snapshot(f, "http-tokens", "required"))
 	f.Fuzz(func(t *testing.T, in []byte, chunk int) {
 		conn := &stream{in: bytes.NewReader(in), chunk: max(1, chunk)}
-		server.serve(context.Background(), conn)
+		admitted, ok := server.admit(conn)
+		if !ok {
+			t.Fatal("the peer is not answered")
+		}
+		server.serve(context.Background(), admitted)
 		if strings.Contains(conn.out.String(), instanceID) || strings.Contains(conn.out.String(), "AQAEA") {
 			t.Fatalf("%q got %q", in, conn.out.String())
 		}
