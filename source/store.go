@@ -23,7 +23,7 @@ type Store struct {
 	loaded    atomic.Pointer[time.Time]
 }
 
-// NewStore returns a store without a snapshot: call Reload. env is asked at each build.
+// NewStore returns a store without a snapshot: call Reload, and before it Restore if there is one to go on from. env is asked at each build.
 func NewStore(env func() Env, sources ...Source) *Store {
 	return &Store{env: env, sources: sources}
 }
@@ -39,7 +39,14 @@ func (s *Store) Attach(d Door) {
 	}
 }
 
-// Snapshot is the running snapshot, nil before the first successful Reload.
+// Restore makes snap, the last one of a predecessor, the running snapshot before the first Reload: what is
+// the same stays the same node, and should the input be faulty by now it goes on being served.
+func (s *Store) Restore(snap *Snapshot) { s.current.Store(snap) }
+
+// errNotRead is why a snapshot that was restored cannot be changed yet.
+var errNotRead = errors.New("the sources have not been read successfully since the start: mend them first (imdsfs status tells the faults)")
+
+// Snapshot is the running snapshot, nil before the first successful Reload or Restore.
 func (s *Store) Snapshot() *Snapshot { return s.current.Load() }
 
 // Reload asks every source anew, builds, checks and publishes. On an error (Faults if the input is
@@ -71,7 +78,7 @@ func (s *Store) Reload(ctx context.Context) (Change, error) {
 	return change, err
 }
 
-// Loaded is when the sources were last read and found good; zero before the first time.
+// Loaded is when the sources were last read and found good; zero before the first time in this process.
 func (s *Store) Loaded() time.Time {
 	if t := s.loaded.Load(); t != nil {
 		return *t
@@ -104,6 +111,9 @@ func (s *Store) allFaults(faults Faults, fragments []*Fragment) Faults {
 func (s *Store) Rebuild() (Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.fragments == nil {
+		return Change{}, errNotRead
+	}
 	return s.publish(s.fragments)
 }
 
@@ -114,8 +124,11 @@ func (s *Store) Update(name string, f *Fragment, commit func(next *Snapshot) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.sources, func(src Source) bool { return src.Name() == name })
-	if i < 0 || s.fragments == nil {
+	if i < 0 {
 		return Change{}, fmt.Errorf("no source is called %q", name)
+	}
+	if s.fragments == nil {
+		return Change{}, errNotRead
 	}
 	fragments := slices.Clone(s.fragments)
 	fragments[i] = f
