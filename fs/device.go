@@ -25,33 +25,26 @@ const (
 	helperLimit = time.Second // fusermount3 -u
 )
 
-// A connection is a mount and what answers it.
-type connection struct {
-	server *fuse.Server
-	// device is a descriptor of /dev/fuse of our own, beside go-fuse's: whoever holds one keeps
-	// the mount alive, which is how a successor takes it over. nil with fusermount3.
-	device *os.File
-}
-
-// connect mounts f on dir. An ordinary user gets what fusermount3 gives.
-func connect(f *rawFS, dir string, warn func(string)) (*connection, error) {
-	c, err := connectDevice(f, dir, warn)
+// attach mounts on dir and returns the device that the kernel's requests come from. An ordinary user gets
+// what fusermount3 gives, which is private: for that user alone.
+func attach(dir string, warn func(string)) (device *os.File, private bool, err error) {
+	device, err = attachDirectly(dir)
 	switch {
 	case err == nil:
-		return c, nil
+		return device, false, nil
 	case os.Geteuid() == 0 || !errors.Is(err, os.ErrPermission):
-		return nil, lookError(dir, err)
+		return nil, false, lookError(dir, err)
 	}
-	if c, err = connectHelper(f, dir, warn); err != nil {
-		return nil, &PointError{dir, ErrPermission, strings.TrimSpace(err.Error()), "run as root, or install fuse3 and see to it that you may open /dev/fuse"}
+	if device, err = attachThroughHelper(dir); err != nil {
+		return nil, false, &PointError{dir, ErrPermission, strings.TrimSpace(err.Error()), "run as root, or install fuse3 and see to it that you may open /dev/fuse"}
 	}
 	warn(fmt.Sprintf("%s is mounted through fusermount3 because you are not root: only your own user can read it, not root and not containers, and it does not survive a crash of the daemon", dir))
-	return c, nil
+	return device, true, nil
 }
 
-// connectDevice opens /dev/fuse and mounts by itself. The superblock is writable and the mount on dir
-// is not, so that changes can be made through a private clone of the mount.
-func connectDevice(f *rawFS, dir string, warn func(string)) (*connection, error) {
+// attachDirectly opens /dev/fuse and mounts by itself. The superblock is writable and the mount on dir is
+// not, so that changes can be made through a private clone of the mount.
+func attachDirectly(dir string) (*os.File, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
@@ -59,43 +52,67 @@ func connectDevice(f *rawFS, dir string, warn func(string)) (*connection, error)
 	case err != nil:
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("duplicate /dev/fuse: %w", err)
-	}
-	device := os.NewFile(uintptr(own), "/dev/fuse")
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,default_permissions,allow_other,max_read=%d",
 		fd, unix.S_IFDIR, os.Geteuid(), os.Getegid(), maxIO)
 	if err := unix.Mount(subtype, dir, fsType, hardened, options); err != nil {
 		unix.Close(fd)
-		device.Close()
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|hardened, "")
-	if err != nil {
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|hardened, ""); err != nil {
 		unix.Close(fd)
-		err = fmt.Errorf("make the mount read-only: %w", err)
-	} else {
-		// From here on the descriptor is go-fuse's, and closed by it.
-		var server *fuse.Server
-		if server, err = fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), mountOptions(f, warn)); err == nil {
-			return &connection{server, device}, nil
-		}
+		return nil, errors.Join(fmt.Errorf("make the mount read-only: %w", err), detach(dir, unix.MNT_DETACH))
 	}
-	device.Close()
-	return nil, errors.Join(err, detach(dir, unix.MNT_DETACH))
+	return deviceFile(fd)
 }
 
-// connectHelper mounts through the setuid program fusermount3.
-func connectHelper(f *rawFS, dir string, warn func(string)) (*connection, error) {
-	o := mountOptions(f, warn)
-	o.Options = []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"}
-	server, err := fuse.NewServer(f, dir, o)
+// deviceFile keeps a descriptor of the device, out of the reach of the runtime's poller: that takes one
+// that does not block, which it is made after.
+func deviceFile(fd int) (*os.File, error) {
+	f := os.NewFile(uintptr(fd), "/dev/fuse")
+	return f, unix.SetNonblock(fd, true)
+}
+
+// attachThroughHelper mounts through the setuid program fusermount3, which passes the device on a socket
+// (fusermount3 of libfuse 3: _FUSE_COMMFD names it).
+func attachThroughHelper(dir string) (*os.File, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	return &connection{server: server}, nil
+	defer unix.Close(pair[0])
+	theirs := os.NewFile(uintptr(pair[1]), "fusermount3")
+	defer theirs.Close()
+	options := fmt.Sprintf("ro,nosuid,nodev,noexec,default_permissions,max_read=%d,fsname=%s,subtype=%s", maxIO, subtype, subtype)
+	cmd := exec.Command("fusermount3", "-o", options, "--", dir)
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	cmd.ExtraFiles = []*os.File{theirs}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("fusermount3: %w: %s", err, bytes.TrimSpace(out))
+	}
+	theirs.Close()
+	fd, err := receive(pair[0])
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("fusermount3: %w", err), detach(dir, unix.MNT_DETACH))
+	}
+	return deviceFile(fd)
+}
+
+// receive takes one descriptor from a socket.
+func receive(socket int) (fd int, err error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, errors.New("no descriptor came")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errors.New("no descriptor came")
+	}
+	return fds[0], nil
 }
 
 func mountOptions(f *rawFS, warn func(string)) *fuse.MountOptions {
@@ -122,6 +139,20 @@ func (w lineWriter) Write(line []byte) (int, error) {
 		w.warn("go-fuse: " + string(bytes.TrimSpace(line)))
 	}
 	return len(line), nil
+}
+
+// duplicate is another descriptor of the same open file, for another process.
+func duplicate(f *os.File) (*os.File, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd, inner := -1, error(nil)
+	err = conn.Control(func(old uintptr) { fd, inner = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = errors.Join(err, inner); err != nil {
+		return nil, fmt.Errorf("duplicate a descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // detach takes the topmost mount off dir without looking at it.

@@ -29,11 +29,11 @@
 //
 // A process that hangs in the middle of a listing, on purpose or not, keeps the kernel's lock on that
 // directory, as on any file system. What changes there waits for it, and so does who wants a name
-// there that the kernel does not have; everything else goes on (teller.go). While it hangs, the thread
-// that waits for the lock cannot be killed, and the daemon cannot end.
+// there that the kernel does not have; everything else goes on (teller.go). Whoever waits for the lock
+// cannot be killed, so that is a child process (messenger.go) and never the daemon.
 //
 // Mounting and its refusals are in mount.go, device.go and point.go. A program that mounts calls
-// [ProbeMain] first thing in its main.
+// [ChildMain] first thing in its main.
 package fs
 
 import (
@@ -72,7 +72,7 @@ type rawFS struct {
 	served  [opCount]atomic.Uint64
 	// stopping makes the kernel keep nothing of what it still asks.
 	stopping atomic.Bool
-	// Set by Init, before any other request: the kernel does without OPEN and OPENDIR.
+	// Set by negotiate: the kernel does without OPEN and OPENDIR.
 	noOpen, noOpenDir bool
 }
 
@@ -249,9 +249,7 @@ func (f *rawFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut)
 	return fuse.OK
 }
 
-// Init implements [fuse.RawFileSystem].
-func (f *rawFS) Init(s *fuse.Server) { f.negotiate(s.KernelSettings()) }
-
+// negotiate settles, before any other request, what the kernel can do without.
 func (f *rawFS) negotiate(in *fuse.InitIn) {
 	f.noOpen = in.Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0
 	f.noOpenDir = in.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0

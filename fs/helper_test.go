@@ -23,15 +23,18 @@ import (
 )
 
 // childRole makes the test binary a daemon of its own, which a test can kill: its value is
-// "mount", its arguments the mount point and the run-time directory; or it is "hang", its argument
-// a directory.
+// "mount", its arguments the mount point and the run-time directory; "deaf", the same, is one that
+// changes a value and answers nothing; or it is "hang", its argument a directory.
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	ProbeMain()
+	ChildMain()
 	stress.Main()
 	if os.Getenv(childRole) == "mount" {
 		os.Exit(childMount(os.Args[1], os.Args[2]))
+	}
+	if os.Getenv(childRole) == "deaf" {
+		os.Exit(childDeaf(os.Args[1], os.Args[2]))
 	}
 	if os.Getenv(childRole) == "hang" {
 		fmt.Println(hangListing(os.Args[1]))

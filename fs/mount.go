@@ -3,6 +3,7 @@ package fs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -37,10 +38,13 @@ type Config struct {
 // A Door is a mounted tree.
 type Door struct {
 	point     *point
-	conn      *connection
 	fs        *rawFS
+	device    *os.File // /dev/fuse
+	private   bool
+	answerer  *answerer
+	messenger *messenger
 	publisher *publisher
-	device    string // "major:minor", to tell our mount from another at the same path
+	number    string // of the mount's device, "major:minor", to tell it from another at the same path
 	warn      func(string)
 	done      chan struct{}
 
@@ -70,24 +74,44 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 		return nil, err
 	}
 	d := &Door{point: p, fs: newRawFS(k, clock, s), warn: warn, done: make(chan struct{})}
-	if d.conn, err = connect(d.fs, p.dir, warn); err != nil {
+	if err := d.connect(); err != nil {
 		return nil, errors.Join(err, p.release())
 	}
-	if top, ok, err := topmost(p.dir); err == nil && ok && top.fstype == fsType {
-		d.device = top.device
-	}
-	d.publisher = newPublisher(d.fs, d.conn.server, warn)
 	go d.publisher.run()
-	go d.serve()
+	d.answerer.serve()
+	go d.await()
 	return d, nil
 }
 
-func (d *Door) serve() {
-	defer close(d.done)
-	d.conn.server.Serve()
-	if d.conn.device != nil {
-		d.conn.device.Close()
+// connect mounts, and settles with the kernel how to talk.
+func (d *Door) connect() (err error) {
+	dir := d.point.dir
+	if d.device, d.private, err = attach(dir, d.warn); err != nil {
+		return err
 	}
+	if d.answerer, err = newAnswerer(d.fs, d.device, d.warn); err == nil {
+		err = d.answerer.begin(func([]byte) error { return nil })
+	}
+	if err != nil {
+		d.device.Close()
+		return errors.Join(lookError(dir, err), detach(dir, unix.MNT_DETACH))
+	}
+	if top, ok, err := topmost(dir); err == nil && ok && top.fstype == fsType {
+		d.number = top.device
+	}
+	d.messenger = newMessenger(d.device, orphan{dir, d.number}, d.warn)
+	d.publisher = newPublisher(d.fs, d.messenger, d.warn)
+	return nil
+}
+
+// await is the end of the mount.
+func (d *Door) await() {
+	<-d.answerer.ended
+	d.answerer.running.Wait()
+	d.answerer.close()
+	d.messenger.close(false)
+	d.device.Close()
+	close(d.done)
 }
 
 // Publish shows next. When it returns, no process can open, list or stat anything older by name,
@@ -100,7 +124,7 @@ func (d *Door) Publish(next *source.Snapshot) { d.publisher.publish(next) }
 func (d *Door) Dir() string { return d.point.dir }
 
 // Private reports whether only our own user can read the mount, because it was made with fusermount3.
-func (d *Door) Private() bool { return d.conn.device == nil }
+func (d *Door) Private() bool { return d.private }
 
 // Done is closed when the mount has ended: after Unmount, or because somebody else unmounted it.
 func (d *Door) Done() <-chan struct{} { return d.done }
@@ -165,7 +189,7 @@ func (d *Door) detach() error {
 		return err
 	case !ok:
 		return nil // somebody else did
-	case top.fstype != fsType || top.device != d.device:
+	case top.fstype != fsType || top.device != d.number:
 		return fmt.Errorf("unmount %s: %s of type %s is mounted over it: unmount that, then this", d.point.dir, top.source, top.fstype)
 	}
 	// MNT_FORCE ends the connection: otherwise bind mounts in containers would keep it going for

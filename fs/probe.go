@@ -25,19 +25,23 @@ const (
 	probeAlive   = "alive"   // whether a mounted file system answers
 )
 
-// ProbeMain ends the process if it is a child that Mount started to look at a path; call it first
-// thing in main, and in TestMain. A path on a hung file system puts whoever looks at it into a wait
-// that no signal ends, so the daemon lets a child do it.
-func ProbeMain() {
-	if !inProbe() {
+// ChildMain ends the process if it is a child that Mount started; call it first thing in main, and in
+// TestMain. One kind tells the kernel of changes (notify.go). The other looks at a path: one on a hung
+// file system puts whoever looks at it into a wait that no signal ends, so the daemon lets a child do it.
+func ChildMain() {
+	switch {
+	case len(os.Args) == 3 && os.Args[0] == notifyName:
+		notifyMain(orphan{os.Args[1], os.Args[2]})
+	case inProbe():
+		text, err := look(os.Args[1], os.Args[2])
+		var errno syscall.Errno
+		if err != nil && !errors.As(err, &errno) {
+			errno = syscall.EIO
+		}
+		fmt.Printf("%d\n%s", int(errno), text)
+	default:
 		return
 	}
-	text, err := look(os.Args[1], os.Args[2])
-	var errno syscall.Errno
-	if err != nil && !errors.As(err, &errno) {
-		errno = syscall.EIO
-	}
-	fmt.Printf("%d\n%s", int(errno), text)
 	syscall.Exit(0) // at once; os.Exit runs hooks, and the race detector's takes a second
 }
 
@@ -78,7 +82,7 @@ func look(what, path string) (string, error) {
 // a failure to run one. A child that hangs is killed and, should even that not end it, left behind.
 func probe(what, path string) (string, error) {
 	if inProbe() {
-		return "", errors.New("this program mounts without calling fs.ProbeMain first")
+		return "", errors.New("this program mounts without calling fs.ChildMain first")
 	}
 	var out bytes.Buffer
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{probeName, what, path}, Dir: "/", Env: []string{}, Stdout: &out}

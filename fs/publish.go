@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -25,31 +24,22 @@ const (
 	barrier = "\x01"
 )
 
-// A notifier tells the kernel what to drop; [fuse.Server] is one.
-type notifier interface {
-	EntryNotify(parent uint64, name string) fuse.Status
-	InodeNotify(node uint64, off, length int64) fuse.Status
-}
-
-var _ notifier = (*fuse.Server)(nil)
-
 // A publisher brings snapshots to the kernel, one after the other, from a goroutine of its own: a
 // notify waits until the kernel's pending requests for that directory are answered, so it may hold
 // nothing that a handler needs.
 type publisher struct {
 	fs     *rawFS
-	kernel notifier
+	kernel kernel
 	warn   func(string)
 
 	wait    time.Duration // publishWait
-	turn    time.Duration // turnLimit
 	stall   time.Duration // stallAfter
 	stalled atomic.Uint64
 
 	mu    sync.Mutex
 	next  *source.Snapshot // the newest that is not published yet, or nil
 	ready chan struct{}    // closed when next is published
-	// tellers are at work, by the path of the directory.
+	// tellers are of the directories that the kernel is being told of, by path.
 	tellers map[string]*teller
 	wake    chan struct{}
 	quit    chan struct{}
@@ -58,9 +48,9 @@ type publisher struct {
 	versions map[string]bool // every name that "/" ever had
 }
 
-func newPublisher(f *rawFS, kernel notifier, warn func(string)) *publisher {
+func newPublisher(f *rawFS, k kernel, warn func(string)) *publisher {
 	return &publisher{
-		fs: f, kernel: kernel, warn: warn, wait: publishWait, turn: turnLimit, stall: stallAfter,
+		fs: f, kernel: k, warn: warn, wait: publishWait, stall: stallAfter,
 		ready: make(chan struct{}), wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 		tellers: map[string]*teller{}, versions: map[string]bool{},
 	}
@@ -115,34 +105,37 @@ func (p *publisher) stop() { close(p.quit) }
 //
 // Directories stay the same inode, and dropping their entry would detach what is mounted on them;
 // only their attributes are dropped. InodeNotify misses an inode whose LOOKUP is still being
-// answered, therefore a notify for a name that does not exist first waits for the requests in the
-// directory above.
+// answered, therefore it is sent once more from the directory above, where a notify for a name that
+// does not exist waits for the pending requests first.
 //
-// Either waits for a process that hangs in the middle of a listing, for as long as it hangs. So each
-// directory is told by a goroutine of its own, which is left behind then (teller.go).
+// Either waits for a process that hangs in the middle of a listing, for as long as it hangs. So no
+// directory waits for another, and the publisher for none beyond its limit (teller.go).
 func (p *publisher) bring(next *source.Snapshot) {
 	old := p.fs.current.Load().snapshot
 	if old == next {
 		return
 	}
-	change := source.Diff(old, next)
 	p.fs.swap(next)
+	p.carryOut(p.differences(old, next))
+}
 
+// differences is what the kernel has to be told when next takes the place of old.
+func (p *publisher) differences(old, next *source.Snapshot) round {
 	for _, s := range []*source.Snapshot{old, next} {
 		for name := range s.Root().Children() {
 			p.versions[name] = true
 		}
 	}
-	r := p.newRound()
-	p.bringRoot(r, old, next)
-	work := plan(change, next)
+	r := round{}
+	p.rootDifferences(r, old, next)
+	work := plan(source.Diff(old, next), next)
 	dirs := slices.Sorted(maps.Keys(work))
-	for _, version := range slices.Sorted(maps.Keys(p.versions)) {
+	for version := range p.versions {
 		for _, dir := range dirs {
-			p.bringDir(r, path.Join("/", version, dir), work[dir], old, next)
+			p.dirDifferences(r, path.Join("/", version, dir), work[dir], old, next)
 		}
 	}
-	r.finish()
+	return r
 }
 
 // A drop is what the kernel may no longer believe of one directory.
@@ -187,8 +180,8 @@ func plan(c source.Change, next *source.Snapshot) map[string]*drop {
 	return work
 }
 
-// bringRoot tells what changed in "/".
-func (p *publisher) bringRoot(r *round, old, next *source.Snapshot) {
+// rootDifferences is for "/".
+func (p *publisher) rootDifferences(r round, old, next *source.Snapshot) {
 	a, b := old.Root(), next.Root()
 	var e errand
 	for name := range p.versions {
@@ -199,12 +192,12 @@ func (p *publisher) bringRoot(r *round, old, next *source.Snapshot) {
 		}
 	}
 	e.attr = !a.ModTime().Equal(b.ModTime()) || a.Attr() != b.Attr()
-	r.tell("/", e)
+	p.tell(r, "/", e)
 }
 
-// bringDir tells what changed in the directory at an absolute path, unless the kernel does not know it.
-func (p *publisher) bringDir(r *round, dir string, d *drop, old, next *source.Snapshot) {
-	e := errand{names: slices.Clone(d.names)}
+// dirDifferences is for the directory at an absolute path.
+func (p *publisher) dirDifferences(r round, dir string, d *drop, old, next *source.Snapshot) {
+	e := errand{names: slices.Clone(d.names), attr: true}
 	for _, name := range d.dirs {
 		full := join(dir, name)
 		_, was := old.Find(full)
@@ -213,49 +206,20 @@ func (p *publisher) bringDir(r *round, dir string, d *drop, old, next *source.Sn
 			e.names = append(e.names, name)
 		}
 	}
-	r.tell(dir, e)
-	if !r.tell(parent(dir), errand{below: []string{dir}}) {
-		// The directory above hangs. It matters only to who looks this one up right now.
-		p.dropAttrOf(dir)
-	}
-}
-
-func (p *publisher) dropEntry(dir uint64, path, name string) {
-	p.notify(join(path, name), func() fuse.Status { return p.kernel.EntryNotify(dir, name) })
-}
-
-func (p *publisher) dropAttr(node uint64, path string) {
-	// Offset -1 spares the pages: dropping those of a half-read directory would keep the kernel
-	// from ever caching it again.
-	p.notify(path, func() fuse.Status { return p.kernel.InodeNotify(node, -1, 0) })
-}
-
-// dropAttrOf drops the attributes of the directory at an absolute path if the kernel knows it.
-func (p *publisher) dropAttrOf(dir string) {
-	if id, ok := p.fs.table.knownDir(dir); ok {
-		p.dropAttr(id, dir)
-	}
-}
-
-// notify sends one notify with a watchdog.
-func (p *publisher) notify(path string, send func() fuse.Status) {
-	timer := time.AfterFunc(p.stall, func() {
-		p.warn(fmt.Sprintf("the kernel has not taken the change of %q for %v: a process hangs while it lists the directory; what changes there waits", path, p.stall))
-		p.stalled.Add(1)
-	})
-	status := send()
-	timer.Stop()
-	switch status {
-	case fuse.OK, fuse.ENOENT: // ENOENT: it had nothing to drop
-	case fuse.ENODEV, fuse.EBADF, fuse.EPERM: // unmounted meanwhile
-	default:
-		p.warn(fmt.Sprintf("tell the kernel of the change of %q: %v", path, status))
-	}
+	p.tell(r, dir, e)
+	p.tell(r, parent(dir), errand{below: []string{dir}})
 }
 
 // dropAll drops every entry of "/", after the publisher has ended.
 func (p *publisher) dropAll() {
+	var names []string
 	for name := range p.fs.current.Load().snapshot.Root().Children() {
-		p.dropEntry(fuse.FUSE_ROOT_ID, "/", name)
+		names = append(names, name)
 	}
+	told := make(chan struct{})
+	p.kernel.tell([][]notice{p.notices("/", errand{names: names})}, func(_ int, answer []fuse.Status) {
+		p.heed("/", answer)
+		close(told)
+	})
+	<-told
 }

@@ -23,7 +23,7 @@ import (
 // TestMain makes the test binary stand in for imdsfs: testscript puts a command of that name on the
 // PATH, which all tests here run as a user would.
 func TestMain(m *testing.M) {
-	fs.ProbeMain()
+	fs.ChildMain()
 	stress.Main()
 	os.Setenv("GORACE", noRaceSleep)
 	testscript.Main(m, map[string]func(){

@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	fs.ProbeMain() // a child that only looks at a path ends here
+	fs.ChildMain() // a child that only looks at a path ends here
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

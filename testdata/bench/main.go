@@ -46,7 +46,7 @@ type env struct {
 }
 
 func main() {
-	fs.ProbeMain()
+	fs.ChildMain()
 	only := flag.String("only", "", "run one `section` only")
 	ci := flag.Bool("ci", false, "few rounds; bounds twice as wide for ratios, ten times for durations")
 	rounds := flag.Int("rounds", 31, "how often each target is visited")
