@@ -51,13 +51,13 @@ type answerer struct {
 	paused atomic.Bool
 }
 
-func newAnswerer(f *rawFS, device *os.File, warn func(string)) (*answerer, error) {
+func newAnswerer(f *rawFS, device *os.File, warn func(string)) *answerer {
 	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("eventfd: %w", err)
+		bell = -1 // poll leaves it out: a pause then waits for the next request
 	}
 	protocol := fuse.NewProtocolServer(f, mountOptions(f, warn))
-	return &answerer{fs: f, device: int(device.Fd()), bell: bell, protocol: protocol, warn: warn, ended: make(chan struct{})}, nil
+	return &answerer{fs: f, device: int(device.Fd()), bell: bell, protocol: protocol, warn: warn, ended: make(chan struct{})}
 }
 
 // close is for after the end.

@@ -159,15 +159,15 @@ func (m *messenger) drop(child *notifier) {
 	child.socket.Close()
 }
 
-// close ends the child and waits a moment for it. Nobody can be told any more. If there is a successor,
-// a child that hangs waits for it.
-func (m *messenger) close(successor bool) {
+// close ends the child and waits a moment for it; if it goes on nevertheless, its number is lingering.
+// Nobody can be told any more. If there is a successor, a child that hangs waits for it.
+func (m *messenger) close(successor bool) (lingering int) {
 	m.mu.Lock()
 	child := m.child
 	m.child, m.closed = nil, true
 	m.mu.Unlock()
 	if child == nil {
-		return
+		return 0
 	}
 	if successor {
 		child.socket.Write(make([]byte, 8))
@@ -175,7 +175,9 @@ func (m *messenger) close(successor bool) {
 	child.socket.Close()
 	select {
 	case <-child.ended:
+		return 0
 	case <-time.After(closeLimit):
+		return child.cmd.Process.Pid
 	}
 }
 

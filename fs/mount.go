@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -33,6 +35,12 @@ type Config struct {
 	Warn func(text string)
 	// Clock tells when credentials expire; nil is the machine's.
 	Clock source.Clock
+	// Keeper, if not nil, holds all the time what a successor needs to go on with the mount, so that
+	// it outlives a kill of this process.
+	Keeper Keeper
+	// Predecessor, if not nil, is whose mount to go on with. If that cannot be, it is ended, Warn is
+	// told why, and the mount is made afresh.
+	Predecessor *Predecessor
 }
 
 // A Door is a mounted tree.
@@ -45,6 +53,8 @@ type Door struct {
 	messenger *messenger
 	publisher *publisher
 	number    string // of the mount's device, "major:minor", to tell it from another at the same path
+	init      []byte // the kernel's first request
+	resumed   bool
 	warn      func(string)
 	done      chan struct{}
 
@@ -58,49 +68,197 @@ type Door struct {
 // As root the mount is open to every user and container, as far as owner, group and mode allow. An
 // ordinary user's mount goes through fusermount3 and is readable for that user alone.
 func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
-	warn, clock := cfg.Warn, cfg.Clock
-	if warn == nil {
-		warn = func(string) {}
+	if cfg.Warn == nil {
+		cfg.Warn = func(string) {}
 	}
-	if clock == nil {
-		clock = source.SystemClock()
+	if cfg.Clock == nil {
+		cfg.Clock = source.SystemClock()
 	}
 	k, err := loadKey(cfg.RuntimeDir)
 	if err != nil {
 		return nil, err
 	}
-	p, err := claim(cfg.Dir, cfg.RuntimeDir)
+	pre := cfg.Predecessor
+	p, err := claim(cfg.Dir, cfg.RuntimeDir, pre)
 	if err != nil {
 		return nil, err
 	}
-	d := &Door{point: p, fs: newRawFS(k, clock, s), warn: warn, done: make(chan struct{})}
-	if err := d.connect(); err != nil {
-		return nil, errors.Join(err, p.release())
+	d := &Door{point: p, warn: cfg.Warn, done: make(chan struct{})}
+	if pre != nil {
+		if err = pre.check(p.dir); err == nil {
+			err = d.resume(&cfg, k, s)
+		}
+		if err != nil {
+			d.warn(fmt.Sprintf("cannot go on with the mount of the predecessor: %v. It is mounted afresh: bind mounts of the old one have to be made anew", err))
+			if p.inherited {
+				pre.abandon(cfg.Keeper)
+			} else if err := pre.Discard(cfg.Keeper); err != nil {
+				d.warn(err.Error())
+			}
+			cfg.Predecessor = nil
+			if os.Geteuid() != 0 && !pre.private() {
+				// Who mounted it for us does it again, as soon as nobody holds the lock.
+				if cfg.Keeper != nil {
+					cfg.Keeper.Drop(keptLock)
+				}
+				return nil, errors.Join(fmt.Errorf("mount %s: the mount that was handed over cannot be used", p.dir), p.lock.Close())
+			}
+		}
 	}
+	if !d.resumed {
+		if err := p.prepare(); err != nil {
+			return nil, errors.Join(err, p.release())
+		}
+		if err := d.connect(&cfg, k, s); err != nil {
+			return nil, errors.Join(err, p.release())
+		}
+	}
+	fault.At("mount answered")
 	go d.publisher.run()
-	d.answerer.serve()
 	go d.await()
 	return d, nil
 }
 
 // connect mounts, and settles with the kernel how to talk.
-func (d *Door) connect() (err error) {
+func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	dir := d.point.dir
+	d.fs = newRawFS(k, cfg.Clock, s)
 	if d.device, d.private, err = attach(dir, d.warn); err != nil {
 		return err
 	}
-	if d.answerer, err = newAnswerer(d.fs, d.device, d.warn); err == nil {
-		err = d.answerer.begin(func([]byte) error { return nil })
+	fault.At("mounted")
+	top, ok, err := topmost(dir)
+	if err == nil && (!ok || top.fstype != fsType) {
+		err = errors.New("the mount vanished")
+	}
+	if err == nil {
+		d.number = top.device
+		d.assemble(cfg)
+		err = d.greet(s)
 	}
 	if err != nil {
 		d.device.Close()
 		return errors.Join(lookError(dir, err), detach(dir, unix.MNT_DETACH))
 	}
-	if top, ok, err := topmost(dir); err == nil && ok && top.fstype == fsType {
-		d.number = top.device
+	d.answerer.serve()
+	return nil
+}
+
+// assemble makes what works on the device.
+func (d *Door) assemble(cfg *Config) {
+	o := orphan{d.point.dir, d.number}
+	if cfg.Keeper != nil {
+		o = orphan{} // there will be a successor
 	}
-	d.messenger = newMessenger(d.device, orphan{dir, d.number}, d.warn)
+	d.answerer = newAnswerer(d.fs, d.device, d.warn)
+	d.messenger = newMessenger(d.device, o, d.warn)
 	d.publisher = newPublisher(d.fs, d.messenger, d.warn)
+	d.publisher.record.keeper = cfg.Keeper
+}
+
+// greet takes the kernel's first request. What a successor needs is kept before it is answered.
+func (d *Door) greet(s *source.Snapshot) error {
+	if err := d.keepDevice(); err != nil {
+		return err
+	}
+	fault.At("device kept")
+	return d.answerer.begin(func(init []byte) error {
+		d.init = slices.Clone(init)
+		fault.At("first request read")
+		return d.keepTree(s)
+	})
+}
+
+func (d *Door) keepDevice() error {
+	k := d.publisher.record.keeper
+	if k == nil {
+		return nil
+	}
+	err := k.Keep(keptDevice, d.device)
+	if !d.point.inherited {
+		err = errors.Join(err, k.Keep(keptLock, d.point.lock))
+	}
+	return err
+}
+
+// keepTree keeps a tree that no other process has kept, and the record of the mount if there is none.
+func (d *Door) keepTree(s *source.Snapshot) error {
+	r := &d.publisher.record
+	if err := r.begin(mountRecord{format, d.point.dir, d.number, d.private, d.fs.key, d.init}); err != nil {
+		return err
+	}
+	r.tree(d.publisher.beliefs(s, s, true), s)
+	r.served()
+	if r.failed {
+		return errors.New("the tree could not be kept for a successor")
+	}
+	return nil
+}
+
+// resume goes on with the mount of a predecessor.
+func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
+	pre := cfg.Predecessor
+	d.device = pre.device
+	if conn, err := d.device.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) { unix.SetNonblock(int(fd), true) })
+	}
+	if pre.mount == nil { // nobody has answered on it yet
+		top, _, err := topmost(d.point.dir)
+		if err != nil {
+			return err
+		}
+		d.number = top.device
+		d.fs = newRawFS(k, cfg.Clock, s)
+		d.assemble(cfg)
+		if err := resend(d.device); err != nil {
+			return err
+		}
+		if err := d.greet(s); err != nil {
+			return err
+		}
+		d.answerer.serve()
+	} else {
+		// Its key: node ids have to be the same, whatever has become of the file.
+		d.number, d.private, d.init = pre.mount.Number, pre.mount.Private, pre.mount.Init
+		d.fs = newRawFS(pre.mount.Key, cfg.Clock, s)
+		d.assemble(cfg)
+		if err := d.answerer.resume(d.init); err != nil {
+			return err
+		}
+		d.fs.adopt(pre)
+		d.publisher.record.resume(pre)
+		if err := d.keepTree(s); err != nil {
+			return err
+		}
+		fault.At("records renewed")
+		// First: what comes in later would be sent again as well.
+		if err := resend(d.device); err != nil {
+			return err
+		}
+		fault.At("requests sent again")
+		d.answerer.serve()
+		d.publisher.reconcile(pre, s)
+	}
+	d.resumed = true
+	return d.point.recall()
+}
+
+// resend has the kernel send again what the predecessor had read and not answered. Before Linux 6.9 it cannot.
+func resend(device *os.File) error {
+	conn, err := device.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = conn.Control(func(fd uintptr) {
+		_, inner = unix.Write(int(fd), appendNotifyHeader(nil, outHeaderSize, notifyResend))
+	})
+	if errors.Is(inner, unix.EINVAL) {
+		inner = nil
+	}
+	if err = errors.Join(err, inner); err != nil {
+		return fmt.Errorf("have the kernel send again what was not answered: %w", err)
+	}
 	return nil
 }
 
@@ -125,6 +283,9 @@ func (d *Door) Dir() string { return d.point.dir }
 
 // Private reports whether only our own user can read the mount, because it was made with fusermount3.
 func (d *Door) Private() bool { return d.private }
+
+// Resumed reports whether the mount is a predecessor's.
+func (d *Door) Resumed() bool { return d.resumed }
 
 // Done is closed when the mount has ended: after Unmount, or because somebody else unmounted it.
 func (d *Door) Done() <-chan struct{} { return d.done }
@@ -153,13 +314,47 @@ func (d *Door) end() error {
 	defer limit.Stop()
 	d.publisher.stop()
 	d.invalidate()
+	if os.Geteuid() != 0 && !d.private {
+		return d.leave() // who mounted it for us unmounts it
+	}
 	err := d.detach()
 	select {
 	case <-d.done:
 	case <-limit.C:
 		d.warn(fmt.Sprintf("%s is still in use elsewhere; that ends with this process", d.point.dir))
 	}
+	d.publisher.record.end()
 	return errors.Join(err, d.point.release())
+}
+
+// leave ends the connection by letting go of it. The directory stays, with a dead mount on it.
+func (d *Door) leave() error {
+	d.answerer.pause()
+	d.messenger.close(false)
+	d.publisher.record.end()
+	d.device.Close()
+	return d.point.lock.Close()
+}
+
+// HandOver stops to answer, between two requests, and leaves the mount to a successor: all that it needs is
+// kept by k when HandOver returns, which is the Keeper of the configuration if there is one. The kernel
+// lets who reads the mount wait until the successor goes on. After an error there will be none: call
+// Unmount.
+//
+// The process that tells the kernel of changes may hang on for the successor: its number is lingering, or 0.
+func (d *Door) HandOver(k Keeper) (lingering int, err error) {
+	d.publisher.stop()
+	<-d.publisher.done
+	r := &d.publisher.record
+	if r.keeper == nil {
+		r.keeper = k
+		err = d.keepDevice()
+	}
+	if err = errors.Join(err, d.keepTree(d.fs.current.Load().snapshot)); err != nil {
+		return 0, err
+	}
+	d.answerer.pause()
+	return d.messenger.close(true), nil
 }
 
 // invalidate drops the versions' directories, and with them all below that nobody has open.

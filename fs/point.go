@@ -58,37 +58,54 @@ type point struct {
 	dir     string // absolute, no symbolic links
 	created bool
 	lock    *os.File
+	// inherited: the lock is a predecessor's, and kept already.
+	inherited bool
 }
 
-// claim makes dir ready. It never touches a path that a live daemon serves, and lets a child process
-// look at any other: see probe.
-func claim(dir, runtimeDir string) (p *point, err error) {
+// claim locks the mount point at dir. It looks at no path that a live daemon serves, and lets a child
+// process look at any other: see probe. A lock that was inherited is taken if it is the right one. What
+// comes next is prepare, unless there is a mount to go on with.
+func claim(dir, runtimeDir string, pre *Predecessor) (p *point, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	above, err := probe(probeResolve, filepath.Dir(dir))
-	switch {
-	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
-		return nil, &PointError{dir, ErrNoParent, filepath.Dir(dir), "create it first, " + elsewhere}
-	case err != nil:
-		return nil, lookError(dir, err)
+	p = &point{dir: dir}
+	if pre == nil || pre.mount == nil || pre.mount.Dir != dir {
+		above, err := probe(probeResolve, filepath.Dir(dir))
+		switch {
+		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+			return nil, &PointError{dir, ErrNoParent, filepath.Dir(dir), "create it first, " + elsewhere}
+		case err != nil:
+			return nil, lookError(dir, err)
+		}
+		// Two names of one directory are one mount point, and mountinfo has it by this one.
+		p.dir = filepath.Join(above, filepath.Base(dir))
 	}
-	// Two names of one directory are one mount point, and mountinfo has it by this one.
-	p = &point{dir: filepath.Join(above, filepath.Base(dir))}
-	if err := p.acquire(runtimeDir); err != nil {
-		return nil, err
+	path := p.lockPath(runtimeDir)
+	if pre != nil && pre.lock != nil && isFile(pre.lock, path) {
+		p.lock, p.inherited = pre.lock, true
+		return p, nil
 	}
-	if err := p.prepare(); err != nil {
-		p.release()
-		return nil, err
-	}
-	return p, nil
+	return p, p.acquire(path)
 }
 
-// acquire takes the lock that a daemon holds for its mount point as long as it lives.
-func (p *point) acquire(runtimeDir string) error {
+// lockPath is of a file that a daemon keeps locked for its mount point as long as it lives.
+func (p *point) lockPath(runtimeDir string) string {
 	name := sha256.Sum256([]byte(p.dir))
-	path := filepath.Join(runtimeDir, "mount-"+hex.EncodeToString(name[:8])+".lock")
+	return filepath.Join(runtimeDir, "mount-"+hex.EncodeToString(name[:8])+".lock")
+}
+
+func isFile(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Lstat(path)
+	return err == nil && os.SameFile(a, b)
+}
+
+// acquire takes the lock.
+func (p *point) acquire(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -112,8 +129,7 @@ func (p *point) prepare() error {
 	name, err := probe(probeEmpty, p.dir)
 	switch {
 	case err == nil && name == "":
-		p.created, err = p.wasMade()
-		return err
+		return p.recall()
 	case errors.Is(err, syscall.ENOENT):
 		return p.create()
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
@@ -165,13 +181,15 @@ func (p *point) create() error {
 	return os.Chmod(p.dir, 0o755) // whatever the umask says
 }
 
-func (p *point) wasMade() (bool, error) {
+// recall finds out whether the directory was made for a mount of ours.
+func (p *point) recall() error {
 	text := make([]byte, len(made))
 	n, err := p.lock.ReadAt(text, 0)
 	if err != nil && err != io.EOF {
-		return false, fmt.Errorf("read %s: %w", p.lock.Name(), err)
+		return fmt.Errorf("read %s: %w", p.lock.Name(), err)
 	}
-	return string(text[:n]) == made, nil
+	p.created = string(text[:n]) == made
+	return nil
 }
 
 func isDead(err error) bool {

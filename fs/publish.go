@@ -10,6 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -46,13 +47,18 @@ type publisher struct {
 	done    chan struct{}
 
 	versions map[string]bool // every name that "/" ever had
+
+	record record // for a successor
+	// touched are the paths at which the kernel may know files and directories that are in no tree.
+	touched map[string]bool
 }
 
 func newPublisher(f *rawFS, k kernel, warn func(string)) *publisher {
 	return &publisher{
 		fs: f, kernel: k, warn: warn, wait: publishWait, stall: stallAfter,
 		ready: make(chan struct{}), wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-		tellers: map[string]*teller{}, versions: map[string]bool{},
+		tellers: map[string]*teller{}, versions: map[string]bool{}, touched: map[string]bool{},
+		record: record{warn: warn},
 	}
 }
 
@@ -115,18 +121,24 @@ func (p *publisher) bring(next *source.Snapshot) {
 	if old == next {
 		return
 	}
+	p.record.tree(p.beliefs(old, next, false), next)
 	p.fs.swap(next)
-	p.carryOut(p.differences(old, next))
+	p.record.served()
+	r := round{}
+	p.differences(r, old, next)
+	p.touch(r)
+	p.carryOut(r)
+	fault.At("change told")
+	p.ask()
 }
 
-// differences is what the kernel has to be told when next takes the place of old.
-func (p *publisher) differences(old, next *source.Snapshot) round {
+// differences adds what the kernel has to be told when next takes the place of old.
+func (p *publisher) differences(r round, old, next *source.Snapshot) {
 	for _, s := range []*source.Snapshot{old, next} {
 		for name := range s.Root().Children() {
 			p.versions[name] = true
 		}
 	}
-	r := round{}
 	p.rootDifferences(r, old, next)
 	work := plan(source.Diff(old, next), next)
 	dirs := slices.Sorted(maps.Keys(work))
@@ -135,7 +147,6 @@ func (p *publisher) differences(old, next *source.Snapshot) round {
 			p.dirDifferences(r, path.Join("/", version, dir), work[dir], old, next)
 		}
 	}
-	return r
 }
 
 // A drop is what the kernel may no longer believe of one directory.

@@ -55,6 +55,7 @@ func (p *publisher) notices(dir string, e errand) []notice {
 
 // A teller is a directory that the kernel is being told of. The publisher's mutex guards it.
 type teller struct {
+	doing  errand
 	next   errand        // what came up meanwhile
 	behind bool          // the publisher has waited for it and does so no more
 	done   chan struct{} // closed when there is nothing left to tell
@@ -86,7 +87,7 @@ func (p *publisher) carryOut(r round) {
 			t.next.add(*r[dir])
 			t.next.attr = true // again, after the names
 		} else {
-			t = &teller{done: make(chan struct{})}
+			t = &teller{doing: *r[dir], done: make(chan struct{})}
 			p.tellers[dir] = t
 		}
 		if !t.behind {
@@ -147,7 +148,7 @@ func (p *publisher) told(dir string) {
 		close(t.done)
 		return
 	}
-	t.next = errand{}
+	t.doing, t.next = e, errand{}
 	p.mu.Unlock()
 	p.send([]string{dir}, func(string) errand { return e })
 }

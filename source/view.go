@@ -18,6 +18,11 @@ type View struct {
 	depth   int    // 0 at "/", 1 at "/VERSION"
 }
 
+// NewLeaf is a file in no tree: what somebody still has open of one that is gone.
+func NewLeaf(content []byte, attr Attr, modified time.Time) View {
+	return View{node: &node{bytes: content, digest: sha256.Sum256(content), attr: attr, mtime: modified, contentType: textPlain}}
+}
+
 // visible reports whether version (or "/" when "") shows n.
 func visible(n *node, version string) bool {
 	return version == "" || version == Latest || n.since <= version

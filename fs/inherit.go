@@ -1,0 +1,211 @@
+package fs
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/fs/fault"
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// A Predecessor is what another process kept of its mount, to go on with.
+type Predecessor struct {
+	device *os.File
+	lock   *os.File // nil if it is not there
+	mount  *mountRecord
+	record *os.File // that holds it
+	served uint64   // number of the tree that was
+	trees  []inheritedTree
+	names  []string // under which it is kept
+	err    error    // why it cannot be gone on with, as far as that can be told yet
+}
+
+type inheritedTree struct {
+	treeRecord
+	snapshot *source.Snapshot
+}
+
+// Inherit makes sense of what a predecessor kept, by name, and takes the files over. It is nil if there is
+// no mount among them.
+func Inherit(kept map[string]*os.File) *Predecessor {
+	p := &Predecessor{device: kept[keptDevice], lock: kept[keptLock], record: kept[keptMount]}
+	defer func() {
+		for _, f := range kept {
+			if f != p.device && f != p.lock && f != p.record {
+				f.Close()
+			}
+		}
+	}()
+	for name := range kept {
+		p.names = append(p.names, name)
+	}
+	if p.device == nil {
+		p.lock.Close() // nil or not
+		p.record.Close()
+		return nil
+	}
+	if p.record != nil {
+		p.mount = &mountRecord{}
+		if p.served, p.err = readRecord(p.record, p.mount, true); p.err == nil && p.mount.Format != format {
+			p.err = fmt.Errorf("it is of format %d, this program has %d", p.mount.Format, format)
+		}
+		if p.err != nil {
+			p.err = fmt.Errorf("%s: %w", keptMount, p.err)
+			p.mount = nil
+			return p
+		}
+	}
+	for name, f := range kept {
+		number, ok := treeNumber(name)
+		if !ok {
+			continue
+		}
+		t := inheritedTree{}
+		_, err := readRecord(f, &t.treeRecord, false)
+		if err == nil {
+			t.snapshot, err = source.ParseSnapshot(t.Snapshot)
+		}
+		if err == nil && t.Number != number {
+			err = fmt.Errorf("it is number %d", t.Number)
+		}
+		if err != nil {
+			p.err = fmt.Errorf("%s: %w", name, err)
+			continue
+		}
+		t.Snapshot = nil
+		p.trees = append(p.trees, t)
+	}
+	slices.SortFunc(p.trees, func(a, b inheritedTree) int { return cmp.Compare(a.Number, b.Number) })
+	return p
+}
+
+// Snapshot is the last tree of the predecessor, nil if there is none to go on from.
+func (p *Predecessor) Snapshot() *source.Snapshot {
+	if p == nil || len(p.trees) == 0 {
+		return nil
+	}
+	return p.trees[len(p.trees)-1].snapshot
+}
+
+func (p *Predecessor) private() bool { return p.mount != nil && p.mount.Private }
+
+// check reports why the mount cannot be gone on with on dir.
+func (p *Predecessor) check(dir string) error {
+	switch {
+	case p.err != nil:
+		return p.err
+	case p.mount == nil && len(p.trees) > 0, p.mount != nil && p.served > 0 && !slices.ContainsFunc(p.trees, func(t inheritedTree) bool { return t.Number == p.served }):
+		return errors.New("the tree that it served was not kept")
+	case p.mount != nil && p.mount.Dir != dir:
+		return fmt.Errorf("its mount is on %s", p.mount.Dir)
+	case !isConnected(p.device):
+		return errors.New("its mount is gone")
+	}
+	top, ok, err := topmost(dir)
+	switch {
+	case err != nil:
+		return err
+	case !ok || top.fstype != fsType:
+		return fmt.Errorf("its mount is no longer on %s", dir)
+	case p.mount != nil && top.device != p.mount.Number:
+		return fmt.Errorf("another mount is on %s", dir)
+	}
+	return nil
+}
+
+// abandon ends a mount that nobody goes on with, and lets go of what was kept of it. The lock is left.
+func (p *Predecessor) abandon(k Keeper) {
+	if p.mount != nil {
+		if top, ok, err := topmost(p.mount.Dir); err == nil && ok && top.fstype == fsType && top.device == p.mount.Number {
+			detach(p.mount.Dir, unix.MNT_DETACH|unix.MNT_FORCE)
+		}
+	}
+	p.device.Close()
+	p.record.Close() // nil or not
+	for _, name := range p.names {
+		if k != nil && strings.HasPrefix(name, KeptPrefix) && name != keptLock {
+			k.Drop(name)
+		}
+	}
+}
+
+// Discard ends a mount that is not wanted any more.
+func (p *Predecessor) Discard(k Keeper) error {
+	p.abandon(k)
+	if p.lock == nil {
+		return nil
+	}
+	var err error
+	if p.mount != nil {
+		q := &point{dir: p.mount.Dir, lock: p.lock}
+		if err = q.recall(); err == nil {
+			err = q.release()
+		}
+	}
+	p.lock.Close()
+	if k != nil {
+		k.Drop(keptLock)
+	}
+	return err
+}
+
+// isConnected reports whether the kernel still has a mount for the device: after the last one is gone it
+// signals an error.
+func isConnected(device *os.File) bool {
+	connected := false
+	if conn, err := device.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) {
+			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			_, err := unix.Poll(poll, 0)
+			connected = err == nil && poll[0].Revents&unix.POLLERR == 0
+		})
+	}
+	return connected
+}
+
+// adopt enters all nodes that the predecessor may have handed out.
+func (f *rawFS) adopt(p *Predecessor) {
+	for _, t := range p.trees {
+		for path, v := range t.snapshot.Root().Walk() {
+			path = "/" + path
+			f.table.inherit(f.key.node(path, v), path, v, v.IsDir())
+		}
+		for _, old := range t.Files {
+			v := source.NewLeaf(old.Content, old.Attr, old.Mtime)
+			f.table.inherit(f.key.node(old.Path, v), old.Path, v, false)
+		}
+		for _, path := range t.Dirs {
+			f.table.inherit(f.key.dir(path), path, source.View{}, true)
+		}
+	}
+	fault.At("nodes adopted")
+}
+
+// reconcile tells the kernel all that it may believe wrongly: what the predecessor did not get to telling,
+// and what is different in the tree that is served now.
+func (p *publisher) reconcile(pre *Predecessor, next *source.Snapshot) {
+	r := round{}
+	var old *source.Snapshot
+	for _, t := range pre.trees {
+		if old != nil {
+			p.differences(r, old, t.snapshot)
+		}
+		for _, late := range t.Late {
+			p.tell(r, late.Dir, errand{late.Names, late.Attr, late.Below})
+		}
+		old = t.snapshot
+	}
+	if old != nil {
+		p.differences(r, old, next)
+	}
+	p.touch(r)
+	p.carryOut(r)
+	fault.At("kernel told")
+	p.ask()
+}

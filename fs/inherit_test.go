@@ -1,0 +1,465 @@
+package fs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// A shelf is a Keeper within the process.
+type shelf struct {
+	t    testing.TB
+	mu   sync.Mutex
+	held map[string]*os.File
+	full bool
+}
+
+func newShelf(t testing.TB) *shelf {
+	k := &shelf{t: t, held: map[string]*os.File{}}
+	t.Cleanup(func() {
+		for name := range k.held {
+			k.Drop(name)
+		}
+	})
+	return k
+}
+
+func (k *shelf) Keep(name string, f *os.File) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.full {
+		return fmt.Errorf("%s: no room", name)
+	}
+	if k.held[name] != nil {
+		k.t.Errorf("%s is kept twice", name)
+	}
+	twin, err := duplicate(f)
+	k.held[name] = twin
+	return err
+}
+
+func (k *shelf) Drop(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held[name].Close()
+	delete(k.held, name)
+}
+
+// take is what a successor gets.
+func (k *shelf) take() map[string]*os.File {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	files := map[string]*os.File{}
+	for name, f := range k.held {
+		twin, err := duplicate(f)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		files[name] = twin
+	}
+	return files
+}
+
+func (k *shelf) trees() (names []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for name := range k.held {
+		if _, ok := treeNumber(name); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// An estate is a mount that goes from one door to the next.
+type estate struct {
+	t        *testing.T
+	dir      string
+	runtime  string
+	keeper   *shelf
+	door     *Door
+	warnings warnings
+}
+
+func newEstate(t *testing.T, s *source.Snapshot) *estate {
+	t.Helper()
+	requireMount(t)
+	e := &estate{t: t, dir: filepath.Join(t.TempDir(), "mnt"), runtime: t.TempDir(), keeper: newShelf(t)}
+	unmountLater(t, e.dir)
+	e.mount(s, nil)
+	t.Cleanup(func() {
+		if err := e.door.Unmount(); err != nil {
+			t.Error(err)
+		}
+		if len(e.keeper.held) != 0 {
+			t.Errorf("kept after the end: %v", e.keeper.held)
+		}
+	})
+	return e
+}
+
+func (e *estate) mount(s *source.Snapshot, pre *Predecessor) {
+	e.t.Helper()
+	d, err := Mount(Config{Dir: e.dir, RuntimeDir: e.runtime, Warn: e.warnings.add, Keeper: e.keeper, Predecessor: pre}, s)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.door = d
+}
+
+// kill takes everything from the door, as a kill does, but that it was not in the middle of an answer.
+func (e *estate) kill() {
+	e.door.publisher.stop()
+	e.door.answerer.pause()
+	e.door.messenger.close(true)
+	e.door.device.Close()
+	e.door.point.lock.Close()
+}
+
+// succeed has a successor go on. What it builds is made after the last tree that was kept.
+func (e *estate) succeed(build func(prev *source.Snapshot) *source.Snapshot) {
+	e.t.Helper()
+	pre := Inherit(e.keeper.take())
+	if pre == nil {
+		e.t.Fatal("nothing was kept")
+	}
+	e.mount(build(pre.Snapshot()), pre)
+	if !e.door.Resumed() {
+		e.t.Fatalf("mounted afresh: %s", e.warnings.all())
+	}
+}
+
+func (e *estate) path(path string) string { return e.dir + "/latest/" + path }
+
+func (e *estate) expect(path, want string) {
+	e.t.Helper()
+	if got, err := read(e.path(path)); got != want || err != nil {
+		e.t.Errorf("%s: %q, %v; want %q", path, got, err, want)
+	}
+}
+
+func (e *estate) expectNone(path string) {
+	e.t.Helper()
+	if err := unix.Access(e.path(path), unix.F_OK); err != unix.ENOENT {
+		e.t.Errorf("%s: %v, want that it does not exist", path, err)
+	}
+}
+
+// hold opens a file, reads it, and returns what reads it again, from the daemon and not from the kernel.
+func (e *estate) hold(path string) (again func() string) {
+	e.t.Helper()
+	fd := openForTest(e.t, e.path(path), 0)
+	if _, err := readFrom(fd); err != nil {
+		e.t.Fatal(err)
+	}
+	return func() string {
+		e.t.Helper()
+		if err := unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+			e.t.Fatal(err)
+		}
+		text, err := readFrom(fd)
+		if err != nil {
+			e.t.Errorf("%s, which was held: %v", path, err)
+		}
+		return text
+	}
+}
+
+func seeAll(t testing.TB, dir string) {
+	t.Helper()
+	if out, err := run(t, os.Getuid(), "sh", "-c", "ls -lR "+dir+"; find "+dir+" -type f | xargs cat"); err != nil {
+		t.Fatalf("%v: %.500s", err, out)
+	}
+}
+
+func TestAMountOutlivesItsDoor(t *testing.T) {
+	for name, end := range map[string]func(e *estate){
+		"killed": (*estate).kill,
+		"handed over": func(e *estate) {
+			if _, err := e.door.HandOver(e.keeper); err != nil {
+				e.t.Fatal(err)
+			}
+			e.door.device.Close()
+			e.door.point.lock.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one := build(t, nil, "meta-data/x", "one", "meta-data/gone", "soon", "meta-data/sub/dir/leaf", "1")
+			e := newEstate(t, one)
+			bind := t.TempDir()
+			if err := unix.Mount(e.path("meta-data"), bind, "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+			unmountLater(t, bind)
+			seeAll(t, e.dir)
+			e.expectNone("meta-data/new")
+			heldOne, heldGone := e.hold("meta-data/x"), e.hold("meta-data/gone")
+			below := openForTest(t, e.path("meta-data/sub/dir"), unix.O_DIRECTORY)
+			e.door.Publish(build(t, one, "meta-data/x", "two", "meta-data/gone", "soon"))
+			e.expect("meta-data/x", "two")
+			heldTwo := e.hold("meta-data/x")
+
+			for turn := range 5 {
+				end(e)
+				e.succeed(func(prev *source.Snapshot) *source.Snapshot {
+					return build(t, prev, "meta-data/x", fmt.Sprint("turn ", turn), "meta-data/new", "here", "meta-data/sub/dir/leaf", "2")
+				})
+				e.expect("meta-data/x", fmt.Sprint("turn ", turn))
+				e.expect("meta-data/new", "here")
+				e.expectNone("meta-data/gone")
+				if got, err := read(bind + "/x"); got != fmt.Sprint("turn ", turn) || err != nil {
+					t.Errorf("through a bind mount: %q, %v", got, err)
+				}
+				if got := fmt.Sprint(heldOne(), ", ", heldTwo(), ", ", heldGone()); got != "one, two, soon" {
+					t.Errorf("turn %d: what was held is now %s", turn, got)
+				}
+				if got, err := read(fmt.Sprintf("/proc/self/fd/%d/leaf", below)); got != "2" || err != nil {
+					t.Errorf("from a directory that was gone in between: %q, %v", got, err)
+				}
+				seeAll(t, e.dir)
+				compare(t, e.dir, e.door.fs.current.Load().snapshot)
+				if n := len(e.keeper.trees()); n > 2 {
+					t.Errorf("%d trees are kept", n)
+				}
+				if text := e.warnings.all(); text != "" {
+					t.Fatalf("warned of: %s", text)
+				}
+			}
+		})
+	}
+}
+
+// TestWhatWasNotToldIsToldByTheSuccessor has the door end at each step of a change.
+func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
+	for name, change := range map[string]func(e *estate, next *source.Snapshot){
+		"before the tree is kept": func(*estate, *source.Snapshot) {},
+		"before it is served": func(e *estate, next *source.Snapshot) {
+			e.door.publisher.record.tree(e.door.publisher.beliefs(e.door.fs.current.Load().snapshot, next, false), next)
+		},
+		"before the kernel is told": func(e *estate, next *source.Snapshot) {
+			e.door.publisher.kernel = silence{}
+			e.door.Publish(next)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one := build(t, nil, "meta-data/x", "one", "meta-data/y", "same")
+			e := newEstate(t, one)
+			seeAll(t, e.dir)
+			e.expectNone("meta-data/new")
+			heldOne := e.hold("meta-data/x")
+			next := build(t, one, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
+			change(e, next)
+			e.kill()
+			e.succeed(func(prev *source.Snapshot) *source.Snapshot {
+				return build(t, prev, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
+			})
+			e.expect("meta-data/x", "two")
+			e.expect("meta-data/y", "same")
+			e.expect("meta-data/new", "new")
+			if got := heldOne(); got != "one" {
+				t.Errorf("what was held is now %q", got)
+			}
+		})
+	}
+}
+
+// silence is a kernel that hears nothing.
+type silence struct{}
+
+func (silence) tell(groups [][]notice, done func(int, []fuse.Status)) {
+	for i := range groups {
+		done(i, nil)
+	}
+}
+
+// TestASuccessorTellsAHangingDirectory: what waited for somebody who hangs in a listing is not forgotten.
+func TestASuccessorTellsAHangingDirectory(t *testing.T) {
+	state := func(turn int) []string {
+		return []string{"meta-data/tags/instance/a", fmt.Sprint("a ", turn), "meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn)}
+	}
+	s := build(t, nil, state(0)...)
+	e := newEstate(t, s)
+	seeAll(t, e.dir)
+	held := e.hold("meta-data/tags/instance/a")
+	release := startHanging(t, e.path("meta-data/tags/instance"))
+	for turn := 1; turn < 5; turn++ {
+		s = build(t, s, state(turn)...)
+		e.door.Publish(s)
+	}
+	for turn := 5; turn < 8; turn++ {
+		e.kill()
+		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = build(t, prev, state(turn)...); return s })
+		e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn))
+	}
+	release()
+	eventually(t, "what waited is told", func() bool {
+		p := e.door.publisher
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.tellers) == 0
+	})
+	e.expect("meta-data/tags/instance/a", "a 7")
+	if got := held(); got != "a 0" {
+		t.Errorf("what was held is now %q", got)
+	}
+}
+
+// TestInheritedNodesAreForgotten: what the kernel does not know costs nothing, over any number of successors.
+func TestInheritedNodesAreForgotten(t *testing.T) {
+	s := build(t, nil, tags(50)...)
+	e := newEstate(t, s)
+	seeAll(t, e.dir+"/latest")
+	held := e.hold("meta-data/mac")
+	for turn := range 10 {
+		for i := range 5 {
+			s = build(t, s, append(tags(50), "meta-data/mac", fmt.Sprintf("06:00:00:00:%02x:%02x", turn, i))...)
+			e.door.Publish(s)
+			e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:%02x:%02x", turn, i))
+		}
+		e.kill()
+		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = prev; return prev })
+	}
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+		t.Fatal(err)
+	}
+	s = build(t, s, append(tags(50), "meta-data/mac", "06:00:00:00:00:ff")...)
+	e.door.Publish(s) // asks about those that are in doubt
+	eventually(t, "the kernel knows little, and so do we", func() bool { return e.door.Inodes() < 20 })
+	if got := held(); got != standard["meta-data/mac"] {
+		t.Errorf("what was held is now %q", got)
+	}
+	t.Logf("%d inodes", e.door.Inodes())
+}
+
+func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
+	spoil := func(name string, how func(text []byte) []byte) func(e *estate) {
+		return func(e *estate) {
+			for held := range e.keeper.held {
+				if !strings.HasPrefix(held, name) {
+					continue
+				}
+				f := e.keeper.held[held]
+				text := make([]byte, 1<<20)
+				n, err := f.ReadAt(text, 0)
+				if n == 0 {
+					e.t.Fatal(err)
+				}
+				fd, err := unix.MemfdCreate("spoiled", unix.MFD_CLOEXEC)
+				if err != nil {
+					e.t.Fatal(err)
+				}
+				spoiled := os.NewFile(uintptr(fd), "spoiled")
+				if _, err := spoiled.Write(how(text[:n])); err != nil {
+					e.t.Fatal(err)
+				}
+				f.Close()
+				e.keeper.held[held] = spoiled
+			}
+		}
+	}
+	half := func(text []byte) []byte { return text[:len(text)/2] }
+	flip := func(text []byte) []byte { text[len(text)-3] ^= 1; return text }
+	for _, c := range []struct {
+		name  string
+		spoil func(e *estate)
+		why   string
+	}{
+		{"half a tree", spoil(keptTree, half), "checksum"},
+		{"a bit of a tree", spoil(keptTree, flip), "checksum"},
+		{"an empty tree", spoil(keptTree, func([]byte) []byte { return nil }), "cut off"},
+		{"half a record of the mount", spoil(keptMount, half), "checksum"},
+		{"no trees", func(e *estate) {
+			for _, name := range e.keeper.trees() {
+				e.keeper.Drop(name)
+			}
+		}, "was not kept"},
+		{"the newest tree missing", func(e *estate) { e.keeper.Drop(e.keeper.trees()[1]) }, "was not kept"},
+		{"no room for a tree", func(e *estate) {
+			e.keeper.full = true
+			e.door.record().number += 10 // as if several had not been kept
+			e.door.record().served()
+			e.keeper.full = false
+		}, "was not kept"},
+		{"unmounted", func(e *estate) {
+			if err := unix.Unmount(e.dir, unix.MNT_DETACH); err != nil {
+				e.t.Fatal(err)
+			}
+		}, "no longer on"},
+		{"another place", func(e *estate) {
+			e.dir = filepath.Join(e.t.TempDir(), "elsewhere")
+			unmountLater(e.t, e.dir)
+		}, "its mount is on"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			one := build(t, nil, "meta-data/x", "one")
+			e := newEstate(t, one)
+			seeAll(t, e.dir)
+			two := build(t, one, "meta-data/x", "two")
+			e.door.Publish(two)
+			dir := e.dir
+			fd := openForTest(t, dir, unix.O_DIRECTORY)
+			c.spoil(e)
+			e.kill()
+			pre := Inherit(e.keeper.take())
+			if pre == nil {
+				t.Fatal("nothing was kept")
+			}
+			e.mount(build(t, pre.Snapshot(), "meta-data/x", "three"), pre)
+			if e.door.Resumed() {
+				t.Error("it was gone on with")
+			}
+			if text := e.warnings.all(); !strings.Contains(text, c.why) || !strings.Contains(text, "mounted afresh") {
+				t.Errorf("warned of %q", text)
+			}
+			e.expect("meta-data/x", "three")
+			if err := unix.Fstatfs(fd, &unix.Statfs_t{}); !isDead(err) {
+				t.Errorf("the old mount: %v", err)
+			}
+			if dir != e.dir && isMounted(t, dir) {
+				t.Error("the old mount is still there")
+			}
+			// And the next one goes on again.
+			e.kill()
+			e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+			e.expect("meta-data/x", "three")
+		})
+	}
+}
+
+func (d *Door) record() *record { return &d.publisher.record }
+
+func TestNothingButAMountIsInherited(t *testing.T) {
+	if pre := Inherit(map[string]*os.File{}); pre != nil || pre.Snapshot() != nil {
+		t.Error("something was inherited from nobody")
+	}
+}
+
+func TestADiscardedMountIsGone(t *testing.T) {
+	e := newEstate(t, build(t, nil))
+	e.kill()
+	pre := Inherit(e.keeper.take())
+	if err := pre.Discard(e.keeper); err != nil {
+		t.Error(err)
+	}
+	if isMounted(t, e.dir) {
+		t.Error("it is still mounted")
+	}
+	if _, err := os.Lstat(e.dir); !os.IsNotExist(err) {
+		t.Errorf("the directory that was made is still there: %v", err)
+	}
+	if len(e.keeper.held) != 0 {
+		t.Errorf("still kept: %v", e.keeper.held)
+	}
+	e.mount(build(t, nil), nil)
+}

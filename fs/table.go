@@ -1,0 +1,202 @@
+package fs
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// An inode is a node that the kernel knows.
+type inode struct {
+	path    string      // absolute
+	dir     bool        // a directory is looked up by its path each time
+	view    source.View // of a file: what open descriptors read until the kernel forgets the inode
+	lookups uint64      // how many of ours the kernel will FORGET
+	listing *listing    // of a directory: the last one made
+	// inherited: a predecessor may have handed it out as well, nobody knows how often. It stays until
+	// the kernel says that it does not know it.
+	inherited bool
+}
+
+// A table holds the inodes that the kernel knows, and nothing else: it costs what the kernel caches,
+// not what the tree holds. Its mutex is held for map operations only, never over a notify.
+type table struct {
+	mu    sync.Mutex
+	nodes map[uint64]*inode
+	dirs  map[string]uint64 // path → node id of the directories
+	peak  int               // most inodes since the maps were made
+	// doubtful are inherited inodes that the kernel may have forgotten by now.
+	doubtful map[uint64]bool
+}
+
+func newTable() *table {
+	t := &table{nodes: map[uint64]*inode{}, dirs: map[string]uint64{}, doubtful: map[uint64]bool{}}
+	t.enter(fuse.FUSE_ROOT_ID, "/", source.View{}, true)
+	return t
+}
+
+// enter counts one lookup of a node by the kernel.
+func (t *table) enter(id uint64, path string, v source.View, dir bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.make(id, path, dir)
+	n.lookups++
+	if !dir {
+		n.view = v // the same bytes; another mtime if the value was changed and changed back
+	}
+}
+
+func (t *table) make(id uint64, path string, dir bool) *inode {
+	n := t.nodes[id]
+	if n == nil {
+		n = &inode{path: path, dir: dir}
+		t.nodes[id] = n
+		if dir {
+			t.dirs[path] = id
+		}
+		t.peak = max(t.peak, len(t.nodes))
+	}
+	return n
+}
+
+// inherit enters a node that a predecessor may have handed out.
+func (t *table) inherit(id uint64, path string, v source.View, dir bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.make(id, path, dir)
+	if !dir {
+		n.view = v
+	}
+	n.inherited = true
+	t.doubtful[id] = true
+}
+
+// inDoubt takes the inodes that the kernel has to be asked about, by the path of their directory.
+func (t *table) inDoubt() map[string][]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.doubtful) == 0 {
+		return nil
+	}
+	byDir := map[string][]uint64{}
+	for id := range t.doubtful {
+		if n := t.nodes[id]; n != nil && n.inherited {
+			dir := parent(n.path)
+			byDir[dir] = append(byDir[dir], id)
+		}
+	}
+	clear(t.doubtful)
+	return byDir
+}
+
+// disinherit is for an inode that the kernel does not know, but for what we handed out ourselves.
+func (t *table) disinherit(id uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.nodes[id]; n != nil {
+		n.inherited = false
+		if n.lookups == 0 {
+			t.delete(id, n)
+		}
+	}
+}
+
+// each yields all inodes. It holds the lock meanwhile.
+func (t *table) each(yield func(id uint64, n *inode)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, n := range t.nodes {
+		yield(id, n)
+	}
+}
+
+// forget takes n lookups back. Counts that do not add up are harmless: a successor of another daemon
+// gets FORGETs for what it never handed out.
+func (t *table) forget(id, n uint64) {
+	if id == fuse.FUSE_ROOT_ID {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	node := t.nodes[id]
+	if node == nil {
+		return
+	}
+	if n < node.lookups {
+		node.lookups -= n
+		return
+	}
+	if node.inherited {
+		node.lookups, t.doubtful[id] = 0, true
+		return
+	}
+	t.delete(id, node)
+}
+
+func (t *table) delete(id uint64, n *inode) {
+	delete(t.nodes, id)
+	if n.dir {
+		delete(t.dirs, n.path)
+	}
+	t.shrink()
+}
+
+// shrink makes new maps when most is gone, because Go's maps keep their largest size.
+func (t *table) shrink() {
+	if t.peak < 4096 || len(t.nodes) > t.peak/8 {
+		return
+	}
+	nodes, dirs := make(map[uint64]*inode, len(t.nodes)), make(map[string]uint64, len(t.dirs))
+	for id, n := range t.nodes {
+		nodes[id] = n
+		if n.dir {
+			dirs[n.path] = id
+		}
+	}
+	t.nodes, t.dirs, t.peak = nodes, dirs, len(nodes)
+}
+
+// place is where a node is, and what an open descriptor of it reads if it is a file.
+func (t *table) place(id uint64) (path string, v source.View, dir, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.nodes[id]
+	if n == nil {
+		return "", source.View{}, false, false
+	}
+	return n.path, n.view, n.dir, true
+}
+
+// knownDir is the node id of the directory at path if the kernel knows it.
+func (t *table) knownDir(path string) (uint64, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	id, ok := t.dirs[path]
+	return id, ok
+}
+
+// listing is the listing last made for a directory, nil if there is none.
+func (t *table) listing(id uint64) *listing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.nodes[id]; n != nil {
+		return n.listing
+	}
+	return nil
+}
+
+func (t *table) setListing(id uint64, l *listing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.nodes[id]; n != nil {
+		n.listing = l
+	}
+}
+
+func (t *table) size() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.nodes)
+}
