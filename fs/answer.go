@@ -56,8 +56,12 @@ func newAnswerer(f *rawFS, device *os.File, warn func(string)) *answerer {
 	if err != nil {
 		bell = -1 // poll leaves it out: a pause then waits for the next request
 	}
+	fd := -1
+	if conn, err := device.SyscallConn(); err == nil {
+		conn.Control(func(raw uintptr) { fd = int(raw) }) // Fd could have it block
+	}
 	protocol := fuse.NewProtocolServer(f, mountOptions(f, warn))
-	return &answerer{fs: f, device: int(device.Fd()), bell: bell, protocol: protocol, warn: warn, ended: make(chan struct{})}
+	return &answerer{fs: f, device: fd, bell: bell, protocol: protocol, warn: warn, ended: make(chan struct{})}
 }
 
 // close is for after the end.

@@ -34,7 +34,7 @@ type inheritedTree struct {
 // Inherit makes sense of what a predecessor kept, by name, and takes the files over. It is nil if there is
 // no mount among them.
 func Inherit(kept map[string]*os.File) *Predecessor {
-	p := &Predecessor{device: kept[keptDevice], lock: kept[keptLock], record: kept[keptMount]}
+	p := &Predecessor{device: kept[KeptDevice], lock: kept[keptLock], record: kept[keptMount]}
 	defer func() {
 		for _, f := range kept {
 			if f != p.device && f != p.lock && f != p.record {

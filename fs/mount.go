@@ -19,6 +19,9 @@ var _ source.Door = (*Door)(nil)
 const (
 	// stopLimit bounds Unmount.
 	stopLimit = 2 * time.Second
+	// stuckAfter is how long a change may take at most, however loaded the machine: it waits for the
+	// kernel for publishWait only.
+	stuckAfter = 10 * time.Second
 	// invalidateLimit is the part of it that the kernel gets to drop what it keeps.
 	invalidateLimit = 500 * time.Millisecond
 )
@@ -174,7 +177,7 @@ func (d *Door) keepDevice() error {
 	if k == nil {
 		return nil
 	}
-	err := k.Keep(keptDevice, d.device)
+	err := k.Keep(KeptDevice, d.device)
 	if !d.point.inherited {
 		err = errors.Join(err, k.Keep(keptLock, d.point.lock))
 	}
@@ -299,6 +302,18 @@ func (d *Door) Stalled() uint64 { return d.publisher.stalled.Load() }
 
 // Inodes is how many files and directories the kernel knows.
 func (d *Door) Inodes() int { return d.fs.table.size() }
+
+// Check reports what is wrong with the daemon's side of the mount: the kernel gets no answer, or changes do
+// not get anywhere. That somebody hangs in the mount is not the daemon's fault. It takes 1 s at most.
+func (d *Door) Check() error {
+	if since := d.publisher.busySince(); !since.IsZero() && time.Since(since) > stuckAfter {
+		return fmt.Errorf("a change has been under way for %v", time.Since(since).Truncate(time.Second))
+	}
+	if _, err := probe(probeAlive, d.point.dir); err != nil && !isDead(err) {
+		return fmt.Errorf("statfs %s: %w", d.point.dir, err)
+	}
+	return nil
+}
 
 // Unmount ends the mount within 2 s, also while it is in use: who still has files open or works in it
 // reads what the kernel keeps of them and otherwise gets ENOTCONN or ECONNABORTED. What is not open is

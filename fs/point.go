@@ -117,6 +117,12 @@ func (p *point) acquire(path string) error {
 		}
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
+	// It is written to; by root, in a directory that may be a daemon's.
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		f.Close()
+		return fmt.Errorf("%s is no file of its own: remove it", path)
+	}
 	p.lock = f
 	return nil
 }
@@ -207,8 +213,7 @@ func (p *point) release() error {
 			err = p.lock.Truncate(0)
 		}
 	}
-	p.lock.Close()
-	return err
+	return errors.Join(err, p.lock.Close())
 }
 
 func lookError(dir string, err error) error {

@@ -36,6 +36,7 @@ type publisher struct {
 	wait    time.Duration // publishWait
 	stall   time.Duration // stallAfter
 	stalled atomic.Uint64
+	busy    atomic.Pointer[time.Time] // since when; nil if idle
 
 	mu    sync.Mutex
 	next  *source.Snapshot // the newest that is not published yet, or nil
@@ -95,10 +96,21 @@ func (p *publisher) run() {
 		p.next, p.ready = nil, make(chan struct{})
 		p.mu.Unlock()
 		if next != nil {
+			now := time.Now()
+			p.busy.Store(&now)
 			p.bring(next)
+			p.busy.Store(nil)
 		}
 		close(ready)
 	}
+}
+
+// busySince is when the change that is under way began, zero if there is none.
+func (p *publisher) busySince() time.Time {
+	if t := p.busy.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
 }
 
 // stop ends the publisher. A notify that hangs in the kernel is not waited for; p.done tells.

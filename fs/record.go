@@ -32,7 +32,7 @@ type Keeper interface {
 // Names of what is kept.
 const (
 	KeptPrefix = "fuse-"            // of all names
-	keptDevice = KeptPrefix + "dev" // /dev/fuse
+	KeptDevice = KeptPrefix + "dev" // /dev/fuse; a mount is kept as long as this is
 	keptLock   = KeptPrefix + "lock"
 	keptMount  = KeptPrefix + "mount" // a [mountRecord], behind the number of the tree that is served
 	keptTree   = KeptPrefix + "tree-" // a [treeRecord]; its number follows
@@ -225,7 +225,7 @@ func (r *record) end() {
 	if r.keeper == nil {
 		return
 	}
-	for _, name := range []string{keptDevice, keptLock, keptMount} {
+	for _, name := range []string{KeptDevice, keptLock, keptMount} {
 		r.keeper.Drop(name)
 	}
 	for _, n := range r.trees {

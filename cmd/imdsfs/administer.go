@@ -52,7 +52,7 @@ func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error
 	if err != nil {
 		return err
 	}
-	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Status: p.status}
+	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Upgrade: p.upgradeTo, Status: p.status}
 	running.Go(func() {
 		if err := c.Serve(ctx, l); err != nil {
 			p.log.WithError(err).Error("the admin socket is no longer answered")
@@ -80,12 +80,12 @@ func (p *process) reloadNow(ctx context.Context) error {
 // status describes the daemon for imdsfs status.
 func (p *process) status() control.Status {
 	s := control.Status{
-		Version: versionText(), PID: os.Getpid(), Started: p.started, Config: p.settings.config,
+		Version: versionText(), PID: os.Getpid(), Started: p.started, Handover: p.kept.String(), Config: p.settings.config,
 		Listeners: p.http.addresses(), Peers: p.peers.list(), Counters: p.counters(), Faults: p.faults(),
 	}
 	if p.mount != nil {
 		s.Mount = &control.Mount{
-			Dir: p.mount.Dir(), Private: p.mount.Private(), Inodes: p.mount.Inodes(),
+			Dir: p.mount.Dir(), Private: p.mount.Private(), Resumed: p.mount.Resumed(), Inodes: p.mount.Inodes(),
 			Stalled: p.mount.Stalled(), Requests: p.mount.Requests(),
 		}
 	}

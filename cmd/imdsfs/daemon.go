@@ -13,12 +13,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
@@ -35,6 +36,7 @@ type process struct {
 	log       *logrus.Logger
 	clock     source.Clock
 	started   time.Time
+	kept      *fdstore.Store // for a successor
 	store     *source.Store
 	overlay   *overlay.Overlay
 	file      *tomlfile.Source // nil without an instance file
@@ -48,40 +50,69 @@ type process struct {
 	metricsAt net.Listener // nil if not wanted
 
 	asked        chan chan error // to reload
+	upgrades     chan upgrade
 	lastFault    atomic.Pointer[error]
 	publishes    atomic.Uint64
 	reloads      atomic.Uint64
 	failures     atomic.Uint64 // of reloads
 	retry        time.Time     // of a refresh that failed
 	publishStart time.Time     // under the store's lock
+
+	// successor is set when somebody goes on: everything stays as it is for him.
+	successor bool
+	program   string // that takes our place, "" if another process does
 }
 
-// runDaemon wires the sources to the tree and the tree to the doors, and serves until a signal.
-// Whatever it opened is closed again in the opposite order.
+// runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
+// successor.
 func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	// Core dumps and ptrace by others would show credentials.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
-	ctx, stop, hup := signals(parent)
+	kept, others, err := fdstore.Open()
+	if err != nil {
+		return err
+	}
+	fault.At("started")
+	clock := source.SystemClock()
+	p := &process{
+		settings: s, log: log, clock: clock, started: clock.Now(), kept: kept, peers: peerLog{clock: clock},
+		asked: make(chan chan error), upgrades: make(chan upgrade),
+	}
+	if err := p.run(parent, others); err != nil || !p.successor {
+		return err
+	}
+	if p.program == "" {
+		return errHandedOver
+	}
+	return p.become(p.program)
+}
+
+// run wires the sources to the tree and the tree to the doors, and serves.
+func (p *process) run(parent context.Context, others map[string][]*os.File) error {
+	s := p.settings
+	ctx, stop, signals := signals(parent)
 	defer stop()
 	if err := makeDirs(s); err != nil {
 		return err
 	}
-	lock, err := lockRuntimeDir(s.runtimeDir)
+	lock, err := p.lockRuntimeDir()
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+	defer p.forget(keptLock)
+	reapPredecessor()
 
-	clock := source.SystemClock()
-	p := &process{settings: s, log: log, clock: clock, started: clock.Now(), peers: peerLog{clock: clock}, asked: make(chan chan error)}
-	if err := p.load(ctx); err != nil {
+	predecessor := fs.Inherit(p.keptOf(fs.KeptPrefix))
+	if err := p.load(ctx, predecessor.Snapshot()); err != nil {
 		if ctx.Err() != nil {
 			return nil // told to stop, which is no failure
 		}
 		return err
 	}
+	fault.At("sources read")
 	if p.server, err = p.newEdge(); err != nil {
 		return err
 	}
@@ -91,28 +122,35 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	}
 	if p.metricsAt != nil {
 		defer p.metricsAt.Close()
+		defer p.forget(keptMetrics)
 	}
 	if err := p.addAddresses(ctx); err != nil {
 		return err
 	}
 	defer p.removeAddresses()
-	activated, err := activation.Listeners()
+	handedOver, err := sockets(others)
 	if err != nil {
 		return fmt.Errorf("sockets from systemd: %w", err)
 	}
-	if p.http, err = listenAll(ctx, s.listenBeside(activated), activated, p.server, s.runtimeDir, p.store.Snapshot().Options()); err != nil {
+	if p.http, err = p.listenAll(ctx, handedOver); err != nil {
 		return err
 	}
 	defer p.http.close()
+	fault.At("listening")
 
 	p.store.Attach(doorFunc(p.publishing))
 	// The mount comes before HTTP: what HTTP shows is already on it.
 	if s.mount != none {
-		if p.mount, err = mountDoor(s, p.store.Snapshot(), p.clock, log); err != nil {
+		if p.mount, err = p.mountDoor(predecessor); err != nil {
 			return err
 		}
 		defer p.unmount()
 		p.store.Attach(p.mount)
+	} else if predecessor != nil {
+		if err := predecessor.Discard(p.kept); err != nil {
+			log := p.log.WithError(err)
+			log.Warn("unmount what the predecessor had mounted")
+		}
 	}
 	p.store.Attach(p.server)
 	p.store.Attach(doorFunc(p.published))
@@ -126,23 +164,26 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	if err := p.http.serve(serving); err != nil {
 		return err
 	}
-	defer os.Remove(listenFile(s.runtimeDir))
+	defer p.forgetListeners()
 	if err := p.startAdmin(serving, &running); err != nil {
 		return err
 	}
 	p.startMetrics(serving, &running)
 	p.startWatching(serving)
+	p.startWatchdog(serving, &running)
 
-	log.WithFields(logrus.Fields{
+	p.log.WithFields(logrus.Fields{
 		"mount": s.mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
 	}).Info("ready")
 	p.notify(daemon.SdNotifyReady)
-	defer p.notify(daemon.SdNotifyStopping)
-	return p.loop(ctx, hup)
+	fault.At("ready")
+	defer p.notifyStopping()
+	return p.loop(ctx, signals)
 }
 
-// load reads the sources for the first time.
-func (p *process) load(ctx context.Context) error {
+// load reads the sources for the first time. If a predecessor served a tree, what is wrong with the sources by
+// now is no reason to serve nothing.
+func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 	launch, err := launchTime(p.settings.stateDir, p.clock.Now())
 	if err != nil {
 		return err
@@ -158,10 +199,18 @@ func (p *process) load(ctx context.Context) error {
 	}
 	env := func() source.Env { return environment(p.clock.Now(), launch) }
 	p.store = source.NewStore(env, append(sources, p.overlay)...)
-	if _, err := p.store.Reload(ctx); err != nil {
-		return invalid(p.settings.config, err)
+	if served != nil {
+		p.store.Restore(served)
 	}
-	p.logWarnings()
+	change, err := p.store.Reload(ctx)
+	switch {
+	case err == nil:
+		p.logWarnings()
+	case served == nil || ctx.Err() != nil:
+		return invalid(p.settings.config, err)
+	default:
+		p.report("", change, err, true)
+	}
 	return nil
 }
 
@@ -171,7 +220,7 @@ type doorFunc func(next *source.Snapshot)
 func (f doorFunc) Publish(next *source.Snapshot) { f(next) }
 
 // loop does what happens by itself, one thing at a time, until ctx ends or a door does.
-func (p *process) loop(ctx context.Context, hup <-chan os.Signal) error {
+func (p *process) loop(ctx context.Context, signals <-chan os.Signal) error {
 	var unmounted, changed <-chan struct{}
 	if p.mount != nil {
 		unmounted = p.mount.Done()
@@ -193,10 +242,21 @@ func (p *process) loop(ctx context.Context, hup <-chan os.Signal) error {
 		case err := <-p.http.ended:
 			giveUp()
 			return err
-		case <-hup:
-			p.reload(ctx, true)
+		case sig := <-signals:
+			if p.heed(ctx, sig) {
+				giveUp()
+				return p.handOver()
+			}
 		case done := <-p.asked:
 			done <- p.reload(ctx, true)
+		case u := <-p.upgrades:
+			err := p.tryProgram(ctx, u.program)
+			u.done <- err
+			if err == nil {
+				giveUp()
+				p.program = u.program
+				return p.handOver()
+			}
 		case <-changed:
 			p.reload(ctx, false)
 		case <-due:
@@ -324,15 +384,29 @@ func (p *process) logWarnings() {
 }
 
 func (p *process) unmount() {
+	if p.successor {
+		err := p.handOverMount()
+		if err == nil {
+			return
+		}
+		p.log.WithError(err).Error("not handed over: stopping")
+		p.successor = false
+	}
 	if err := p.mount.Unmount(); err != nil {
 		p.log.WithError(err).Error("unmount")
 	}
 }
 
-// notify tells systemd, where there is one.
+// notify tells systemd or the keeper, where there is one.
 func (p *process) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		p.log.WithError(err).Warn("notify systemd")
+	if err := p.kept.Notify(state); err != nil {
+		p.log.WithError(err).Warn("notify " + p.kept.String())
+	}
+}
+
+func (p *process) notifyStopping() {
+	if !p.successor {
+		p.notify(daemon.SdNotifyStopping)
 	}
 }
 
@@ -389,7 +463,7 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 }
 
 func (p *process) removeAddresses() {
-	if p.link == nil {
+	if p.link == nil || p.successor {
 		return
 	}
 	if err := p.link.Remove(); err != nil {
@@ -397,11 +471,16 @@ func (p *process) removeAddresses() {
 	}
 }
 
-func mountDoor(s *settings, snap *source.Snapshot, clock source.Clock, log *logrus.Logger) (*fs.Door, error) {
-	door, err := fs.Mount(fs.Config{
-		Dir: s.mount, RuntimeDir: s.runtimeDir, Clock: clock,
-		Warn: func(text string) { log.WithField("mount", s.mount).Warn(text) },
-	}, snap)
+func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
+	dir := p.settings.mount
+	cfg := fs.Config{
+		Dir: dir, RuntimeDir: p.settings.runtimeDir, Clock: p.clock, Predecessor: predecessor,
+		Warn: func(text string) { p.log.WithField("mount", dir).Warn(text) },
+	}
+	if p.kept.Durable() {
+		cfg.Keeper = p.kept
+	}
+	door, err := fs.Mount(cfg, p.store.Snapshot())
 	var point *fs.PointError
 	if errors.As(err, &point) {
 		return nil, failure(exitFailed, point.Hint, err)

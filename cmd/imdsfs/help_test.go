@@ -33,7 +33,7 @@ func TestExamplesInHelpWork(t *testing.T) {
 		}
 		for _, line := range lines {
 			t.Run(strings.ReplaceAll(line, "/", "_"), func(t *testing.T) {
-				script := sandbox + "imdsfs serve -c testdata/instances/web-1.toml & ready\n" + line + " || exit\nkill $! && wait $!"
+				script := sandbox + "imdsfs serve -c testdata/instances/web-1.toml & ready\n" + line + " || { kill $!; exit 1; }\nkill $! && wait $!"
 				if strings.HasPrefix(line, "imdsfs serve") {
 					script = sandbox + line + " & ready\nkill $! && wait $!"
 				}

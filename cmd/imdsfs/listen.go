@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
@@ -24,9 +26,11 @@ const (
 	linkLocalIPv6 = "[fd00:ec2::254]:80"
 )
 
-// listeners are the sockets of the HTTP door.
+// listeners are the sockets of the HTTP door. They are kept for a successor, so that nobody is refused
+// while there is no daemon: who connects waits.
 type listeners struct {
 	server     *edge.Server
+	store      *fdstore.Store
 	runtimeDir string
 	linkLocal  bool // the IPv6 address of the keyword comes and goes with http-protocol-ipv6
 
@@ -41,24 +45,29 @@ type listeners struct {
 
 type listener struct {
 	net.Listener
-	end context.CancelFunc // nil before it is served
+	kept string             // the name under which it is kept, "" for one that others handed over
+	end  context.CancelFunc // nil before it is served
 }
 
-// listenAll opens the sockets that systemd hands over, and every address, or none: an address that
-// cannot be had is an error. Nothing is accepted before serve.
-func listenAll(ctx context.Context, addresses []string, activated []net.Listener, server *edge.Server, runtimeDir string, opts *source.Options) (*listeners, error) {
-	l := &listeners{server: server, runtimeDir: runtimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, linkLocal)}
-	for _, a := range activated {
-		l.open = append(l.open, &listener{Listener: a})
+// listenAll opens every address, or none, besides the sockets that others hand over: an address that cannot
+// be had is an error. What a predecessor listened on is gone on with. Nothing is accepted before serve.
+func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*listeners, error) {
+	addresses := p.settings.listenBeside(handedOver)
+	l := &listeners{
+		server: p.server, store: p.kept, runtimeDir: p.settings.runtimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, linkLocal),
+	}
+	for _, socket := range handedOver {
+		l.open = append(l.open, &listener{Listener: socket})
 	}
 	for _, address := range addresses {
-		for _, a := range expand(address, opts) {
+		for _, a := range expand(address, p.store.Snapshot().Options()) {
 			if err := l.listen(ctx, a); err != nil {
 				l.close()
 				return nil, failure(exitFailed, listenHint(address, err), err)
 			}
 		}
 	}
+	l.dropUnwanted()
 	return l, nil
 }
 
@@ -75,11 +84,62 @@ func expand(address string, opts *source.Options) []string {
 }
 
 func (l *listeners) listen(ctx context.Context, address string) error {
-	nl, err := edge.Listen(ctx, address)
-	if err == nil {
-		l.open = append(l.open, &listener{Listener: nl})
+	kept := keptListener(address)
+	socket, err := l.inherit(kept)
+	if err != nil || socket == nil {
+		if socket, err = edge.Listen(ctx, address); err != nil {
+			return err
+		}
+		if err := keepSocket(l.store, kept, socket); err != nil {
+			socket.Close()
+			return err
+		}
 	}
-	return err
+	l.open = append(l.open, &listener{Listener: socket, kept: kept})
+	return nil
+}
+
+const keptListenPrefix = "listen-"
+
+// keptListener is the name under which the socket of an address is kept.
+func keptListener(address string) string {
+	return keptListenPrefix + strings.NewReplacer(":", "_", "=", "_", " ", "_").Replace(address)
+}
+
+// inherit is the socket that a predecessor kept under this name, nil if there is none.
+func (l *listeners) inherit(kept string) (net.Listener, error) {
+	f := l.store.Inherited()[kept]
+	if f == nil {
+		return nil, nil
+	}
+	delete(l.store.Inherited(), kept)
+	defer f.Close()
+	return net.FileListener(f)
+}
+
+// dropUnwanted closes what a predecessor listened on and nobody wants any more.
+func (l *listeners) dropUnwanted() {
+	for kept, f := range l.store.Inherited() {
+		if strings.HasPrefix(kept, keptListenPrefix) {
+			f.Close()
+			l.store.Drop(kept)
+			delete(l.store.Inherited(), kept)
+		}
+	}
+}
+
+// keepSocket keeps a socket for a successor.
+func keepSocket(store *fdstore.Store, kept string, socket net.Listener) error {
+	filer, ok := socket.(interface{ File() (*os.File, error) })
+	if !ok {
+		return fmt.Errorf("keep %s: not a socket", socket.Addr())
+	}
+	f, err := filer.File()
+	if err != nil {
+		return fmt.Errorf("keep %s: %w", socket.Addr(), err)
+	}
+	defer f.Close()
+	return store.Keep(kept, f)
 }
 
 // serve accepts from now on, until ctx ends; wait waits for that.
@@ -123,12 +183,28 @@ func (l *listeners) followIPv6(on bool) error {
 		}
 		l.start(l.open[len(l.open)-1])
 	case !on && i >= 0:
+		l.drop(l.open[i])
 		l.open[i].end()
 		l.open = slices.Delete(l.open, i, i+1)
 	default:
 		return nil
 	}
 	return l.note()
+}
+
+func (l *listeners) drop(o *listener) {
+	if o.kept != "" {
+		l.store.Drop(o.kept)
+	}
+}
+
+// dropAll has no successor get a socket.
+func (l *listeners) dropAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range l.open {
+		l.drop(o)
+	}
 }
 
 // close gives up listeners that are not served.

@@ -6,17 +6,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
 )
 
 func main() {
-	fs.ChildMain() // a child that only looks at a path ends here
+	fs.ChildMain() // a child that only looks at a path, or tells the kernel of changes, ends here
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -26,10 +28,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	if err := root.Execute(); err != nil {
-		return report(stderr, err)
+	err := root.Execute()
+	var said *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errHandedOver):
+		return keeper.HandedOver
+	case errors.As(err, &said):
+		return said.code
 	}
-	return 0
+	return report(stderr, err)
 }
 
 func newRootCommand(stdout, stderr io.Writer) *cobra.Command {
@@ -53,7 +62,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
 	})
 	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout),
-		newStatusCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newVersionCommand(stdout))
+		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newMountHelperCommand(), newVersionCommand(stdout))
 	return root
 }
 

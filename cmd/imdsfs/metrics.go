@@ -28,10 +28,15 @@ func (p *process) listenMetrics() (err error) {
 	if p.settings.metrics == none {
 		return nil
 	}
+	if f := p.inherit(keptMetrics); f != nil {
+		defer f.Close()
+		p.metricsAt, err = net.FileListener(f)
+		return err
+	}
 	if p.metricsAt, err = net.Listen("tcp", p.settings.metrics); err != nil {
 		return failure(exitFailed, "choose another address with --metrics", err)
 	}
-	return nil
+	return keepSocket(p.kept, keptMetrics, p.metricsAt)
 }
 
 // startMetrics answers scrapes until ctx ends.
@@ -63,7 +68,11 @@ func (p *process) sample() metrics.Sample {
 		s.Requests[metrics.Request{V2: a.Version == 2, Method: a.Method, Code: a.Code}] = a.Count
 	}
 	for _, name := range p.store.Sources() {
-		s.Sources = append(s.Sources, metrics.Source{Name: name, Age: p.clock.Now().Sub(p.store.Loaded())})
+		read := p.store.Loaded()
+		if read.IsZero() { // a predecessor did, before the start
+			read = p.started
+		}
+		s.Sources = append(s.Sources, metrics.Source{Name: name, Age: p.clock.Now().Sub(read)})
 	}
 	if p.mount != nil {
 		s.Mount = &metrics.Mount{Mounted: true, Stalled: p.mount.Stalled()}

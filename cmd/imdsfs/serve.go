@@ -21,13 +21,20 @@ func newServeCommand(stderr io.Writer) *cobra.Command {
 answers HTTP as the EC2 instance metadata service does, and shows the same tree as files.
 
 When both doors are ready it logs one line, "ready". SIGHUP reads the instance file again; a faulty
-file changes nothing. SIGTERM and SIGINT stop cleanly.
+file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 has the program that now stands where
+this one was started from take its place, as imdsfs upgrade does.
+
+With --keep a second process stands behind the daemon and does nothing but hold its mount and its
+sockets and start it again when it dies, or is silent for too long. Who reads the mount, also in
+containers that bind it, waits a moment and goes on. With systemd the packaged unit does the same
+without --keep.
 
 Each flag is a key of [server] in the file as well; a flag wins.`,
 		Example: `  imdsfs serve -c testdata/instances/web-1.toml
   imdsfs serve -c testdata/instances/web-1.toml --listen 127.0.0.1:1338 --mount none
   imdsfs serve -c testdata/instances/web-1.toml --listen none --mount /run/metadata
-  imdsfs serve --listen link-local`,
+  imdsfs serve --listen link-local
+  imdsfs serve -c testdata/instances/web-1.toml --keep`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := s.resolve(); err != nil {
@@ -36,6 +43,9 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
 			log, err := newLogger(stderr, s.logLevel, s.logFormat)
 			if err != nil {
 				return err
+			}
+			if s.keep && !isKept() {
+				return runKeeper(cmd.Context(), &s, log)
 			}
 			return runDaemon(cmd.Context(), &s, log)
 		},
@@ -65,11 +75,12 @@ func newLogger(w io.Writer, level, format string) (*logrus.Logger, error) {
 	return log, nil
 }
 
-// signals returns a context that SIGTERM and SIGINT end, and a channel of SIGHUPs. SIGHUP is taken to the
-// end of the process: it would kill a daemon that is about to end well.
-func signals(parent context.Context) (ctx context.Context, stop func(), hup <-chan os.Signal) {
+// signals returns a context that SIGTERM and SIGINT end, and a channel of what else is taken: SIGHUP (reload),
+// SIGUSR1 (end for a successor) and SIGUSR2 (upgrade in place). Those are taken to the end of the process:
+// they would kill a daemon that is about to end well.
+func signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
 	ctx, stop = signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
 	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGHUP)
+	signal.Notify(c, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	return ctx, stop, c
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +21,8 @@ const (
 	defaultMount  = "/run/metadata"
 	defaultListen = "127.0.0.1:1338" // the port of the common mock
 	none          = "none"
+
+	defaultWatchdog = 15 * time.Second
 )
 
 // settings are the flags of serve; each is a key of [server] too, and a flag wins.
@@ -42,7 +46,12 @@ type settings struct {
 	// else seems to have them.
 	addAddresses   bool
 	forceAddresses bool
-	server         tomlfile.Server // as read at the start, to notice changes
+	// keep has a keeper stand behind the daemon, which then runs as user, "" for whoever starts it,
+	// and is replaced after having been silent for watchdog.
+	keep     bool
+	user     string
+	watchdog time.Duration
+	server   tomlfile.Server // as read at the start, to notice changes
 }
 
 func (s *settings) addFlags(cmd *cobra.Command) {
@@ -59,6 +68,9 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set and unset, or none (default RUNTIME-DIR/admin.sock)")
 	f.StringVar(&s.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
 	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on a link of our own, imds0")
+	f.BoolVar(&s.keep, "keep", false, "stand behind the daemon: start it again when it dies or hangs, and lose nothing by that")
+	f.StringVar(&s.user, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
+	f.DurationVar(&s.watchdog, "watchdog", 0, "with --keep: how long the daemon may be silent (default 15s)")
 	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 }
 
@@ -98,6 +110,15 @@ func (s *settings) resolve() error {
 	s.metrics = first(s.metrics, server.Metrics, none)
 	s.vantage = first(server.Vantage, "guest")
 	s.addAddresses = s.addAddresses || server.AddAddresses
+	s.keep = s.keep || server.Keep
+	s.user = first(s.user, server.User)
+	s.watchdog = cmp.Or(s.watchdog, server.Watchdog, defaultWatchdog)
+	if s.watchdog < time.Second {
+		return failure(exitUsage, "give it a second or more, such as 15s", fmt.Errorf("--watchdog %v is too short", s.watchdog))
+	}
+	if s.user != "" && !s.keep {
+		return failure(exitUsage, "give --keep as well; with systemd say User= in the unit", errors.New("--user needs a keeper"))
+	}
 	if s.mount == none && len(s.listen) == 1 && s.listen[0] == none {
 		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
 	}

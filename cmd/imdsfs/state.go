@@ -46,9 +46,21 @@ func ownDir(dir string) error {
 	return nil
 }
 
-// lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open.
-func lockRuntimeDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "daemon.lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+// lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
+// predecessor's lock is gone on with, so that nobody gets in between.
+func (p *process) lockRuntimeDir() (*os.File, error) {
+	dir := p.settings.runtimeDir
+	path := filepath.Join(dir, "daemon.lock")
+	if f := p.inherit(keptLock); f != nil {
+		a, errA := f.Stat()
+		b, errB := os.Lstat(path)
+		if errA == nil && errB == nil && os.SameFile(a, b) {
+			return f, nil
+		}
+		f.Close()
+		p.kept.Drop(keptLock)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, failure(exitFailed, "choose another with --runtime-dir", err)
 	}
@@ -60,7 +72,7 @@ func lockRuntimeDir(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	return f, nil
+	return f, p.kept.Keep(keptLock, f)
 }
 
 // launchTime is when imdsfs first served in this state directory: the instance's launch, if nobody

@@ -55,14 +55,21 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 		line("mount", "none")
 	case s.Mount.Private:
 		line("mount", "%s (through fusermount3: for the daemon's own user alone)", s.Mount.Dir)
+	case s.Mount.Resumed:
+		line("mount", "%s (a predecessor's)", s.Mount.Dir)
 	default:
 		line("mount", "%s", s.Mount.Dir)
 	}
+	line("handover", "%s", s.Handover)
 	line("http", "%s", first(strings.Join(s.Listeners, " "), "none"))
 	if s.Addresses != "" {
 		line("addresses", "on the %s", s.Addresses)
 	}
 	for _, src := range s.Sources {
+		if src.Loaded.IsZero() {
+			line("source", "%s, not read since the start: what a predecessor served is served on", src.Name)
+			continue
+		}
 		line("source", "%s, read %s ago", src.Name, age(src.Loaded))
 	}
 	for _, f := range s.Faults {

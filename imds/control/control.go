@@ -51,6 +51,9 @@ type Control struct {
 	Clock   source.Clock
 	// Reload reads the sources again; the error may be [source.Faults].
 	Reload func(context.Context) error
+	// Upgrade has another program, by its absolute path, take the daemon's place as soon as it has
+	// returned nil. Any error is a refusal.
+	Upgrade func(ctx context.Context, program string) error
 	// Status describes the daemon; Control fills in what it knows itself.
 	Status func() Status
 

@@ -79,6 +79,12 @@ func (i *instance) start() {
 	i.Control = &Control{
 		Store: store, Overlay: changes, Clock: clock,
 		Reload: func(ctx context.Context) error { _, err := store.Reload(ctx); return err },
+		Upgrade: func(_ context.Context, program string) error {
+			if program != "/good" {
+				return errors.New("it finds fault")
+			}
+			return nil
+		},
 		Status: func() Status { return Status{Version: "v1.2.3", PID: os.Getpid(), Started: noon} },
 	}
 }

@@ -23,6 +23,7 @@ const (
 	maxHeader     = 16 << 10
 	adminTimeout  = 30 * time.Second
 	headerTimeout = 5 * time.Second
+	stopGrace     = 500 * time.Millisecond // for requests under way
 )
 
 // Serve answers the admin API (contrib/openapi.yaml) on a Unix socket until ctx ends. Only root and
@@ -39,10 +40,20 @@ func (c *Control) Serve(ctx context.Context, listener net.Listener) error {
 			return withCaller(ctx, callerOf(nc))
 		},
 	}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
+	// A request for an upgrade is answered while it ends the daemon.
+	ended := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(ended)
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancel()
+		if server.Shutdown(limited) != nil {
+			server.Close()
+		}
+	})()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	<-ended
 	return nil
 }
 
@@ -134,6 +145,16 @@ func (c *Control) Handler() http.Handler {
 		return c.changes(), nil
 	})
 	handle("POST /v1/reload", func(r *http.Request, _ string) (any, error) { return struct{}{}, c.Reload(r.Context()) })
+	handle("POST /v1/upgrade", func(r *http.Request, _ string) (any, error) {
+		var u Upgrade
+		if err := decode(r.Body, &u); err != nil {
+			return nil, err
+		}
+		if err := c.Upgrade(r.Context(), u.Program); err != nil {
+			return nil, refuse(CodeUnsupported, "not upgraded: %v", err)
+		}
+		return struct{}{}, nil
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !callerIn(r).allowed() {
 			answer(w, http.StatusForbidden, Problem{Code: CodeUnauthorized, Message: "only root and the daemon's own user may use this socket"})
@@ -180,6 +201,11 @@ func (c *Control) apply(e Edit, by string) error {
 		return c.ChangeValue(e.Action, e.Name, e.Value, by)
 	}
 	return refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are tags and values", e.Kind)
+}
+
+// An Upgrade is the body of POST /v1/upgrade.
+type Upgrade struct {
+	Program string `json:"program"` // absolute path
 }
 
 // A Changed is one entry of the overlay; its value is not told, because it may be a secret.

@@ -41,6 +41,7 @@ var operations = []struct{ method, path, body string }{
 	{"GET", "/v1/overlay", ""},
 	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Name","value":"eA=="}`},
 	{"POST", "/v1/reload", ""},
+	{"POST", "/v1/upgrade", `{"program":"/good"}`},
 }
 
 // askAsStranger prints the status and the body of the answer to every operation.

@@ -129,6 +129,11 @@ func TestAPIIsAsDescribed(t *testing.T) {
 		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a"}` + strings.Repeat(" ", maxBody), true, 413},
 		{"GET", "/v1/overlay", "", true, 200},
 		{"POST", "/v1/reload", "", true, 200},
+		{"POST", "/v1/upgrade", `{"program":"/good"}`, true, 200},
+		{"POST", "/v1/upgrade", `{"program":"/bad"}`, true, 400},
+		{"POST", "/v1/upgrade", `{"program":1}`, false, 400},
+		{"POST", "/v1/upgrade", `{"program":"/good","now":true}`, false, 400},
+		{"POST", "/v1/upgrade", `{"program":"/good"}` + strings.Repeat(" ", maxBody), true, 413},
 	} {
 		if got := d.ask(t, socket, c.method, c.path, c.body, c.good); got != c.status {
 			t.Errorf("%s %s %.100s: %d, want %d", c.method, c.path, c.body, got, c.status)
@@ -186,7 +191,7 @@ func TestEveryOperationIsDescribed(t *testing.T) {
 // fullStatus is a status in which nothing is empty.
 func fullStatus() Status {
 	return Status{
-		Version: "v1.2.3", PID: 42, Started: noon, Config: "/etc/imdsfs/imdsfs.toml",
+		Version: "v1.2.3", PID: 42, Started: noon, Config: "/etc/imdsfs/imdsfs.toml", Handover: "the keeper, pid 41",
 		Mount:     &Mount{Dir: "/run/metadata", Inodes: 12, Stalled: 1, Requests: map[string]uint64{"LOOKUP": 7}},
 		Listeners: []string{"127.0.0.1:1338"}, Addresses: "dummy link imds0",
 		Sources:  []Source{{Name: "file", Loaded: noon}},

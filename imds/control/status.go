@@ -10,7 +10,8 @@ type Status struct {
 	Started   time.Time `json:"started"`
 	Instance  string    `json:"instance"`
 	Config    string    `json:"config"` // "" when the host is described
-	Mount     *Mount    `json:"mount"`  // null without one
+	Handover  string    `json:"handover"` // who keeps what a successor needs
+	Mount     *Mount    `json:"mount"`    // null without one
 	Listeners []string  `json:"listeners"`
 	Addresses string    `json:"addresses"` // what holds the link-local addresses: "dummy link imds0", "" if not ours
 	Sources   []Source  `json:"sources"`
@@ -23,6 +24,7 @@ type Status struct {
 // Mount is the state of the FUSE door.
 type Mount struct {
 	Dir      string            `json:"dir"`
+	Resumed  bool              `json:"resumed"`  // a predecessor made it
 	Private  bool              `json:"private"`  // through fusermount3: for our own user alone
 	Inodes   int               `json:"inodes"`   // that the kernel knows
 	Stalled  uint64            `json:"stalled"`  // changes that the kernel did not take within 5 s
@@ -32,7 +34,7 @@ type Mount struct {
 // Source is one source of metadata.
 type Source struct {
 	Name   string    `json:"name"`
-	Loaded time.Time `json:"loaded"` // when it was last read well
+	Loaded time.Time `json:"loaded"` // when it was last read well; year 1 if not since the start
 }
 
 // Peer is somebody who was not answered, or got no token.

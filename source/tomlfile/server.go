@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins.
@@ -26,6 +27,9 @@ type Server struct {
 	Vantage    string   // "guest", "host"
 	// AddAddresses: the link-local addresses are put on a link of our own.
 	AddAddresses bool
+	Keep         bool          // a keeper stands behind the daemon
+	User         string        // whom the daemon runs as then
+	Watchdog     time.Duration // how long it may be silent then; 0: not said
 
 	// Places tells for each key that the file gives, by its name there ("allow-from"), the
 	// "FILE:LINE" where it does. What is not here was not said.
@@ -71,6 +75,12 @@ func (d *decoder) server(t table) {
 			s.Vantage, _ = n.oneOf("guest", "host")
 		case "add-addresses":
 			s.AddAddresses = n.boolean()
+		case "keep":
+			s.Keep = n.boolean()
+		case "user":
+			s.User = n.userName()
+		case "watchdog":
+			s.Watchdog = n.duration()
 		}
 	}
 	onlyLocal := len(s.AllowFrom) == 0 || slices.Equal(s.AllowFrom, []string{"local"})
@@ -93,6 +103,29 @@ func (n node) metricsAddress() string {
 		n.fault(text, hint)
 	}
 	return address
+}
+
+// userName is the name of a user, who need not exist where the file is checked.
+func (n node) userName() string {
+	name, ok := n.text()
+	if ok && !userName.MatchString(name) {
+		n.fault("not the name of a user", "letters, digits, - and _")
+	}
+	return name
+}
+
+// duration is a time of at least a second.
+func (n node) duration() time.Duration {
+	text, ok := n.text()
+	if !ok {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second {
+		n.fault("not a duration", `a second or more, such as "15s"`)
+		return 0
+	}
+	return d
 }
 
 // boolean is true or false; anything else is a fault.
@@ -121,6 +154,7 @@ func (n node) directoryPath(keyword string) string {
 
 var (
 	hostName      = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?$`)
+	userName      = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
 	interfaceName = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`) // dev_valid_name of the kernel
 )
 

@@ -1,0 +1,320 @@
+// Package fdstore keeps open files beyond the life of a process, for its successor.
+//
+//	store, others, err := fdstore.Open()
+//	mount := store.Inherited()            // what a predecessor kept, by name
+//	err = store.Keep("listen", socket)    // from now on a successor gets it
+//	store.Drop("listen")
+//	err = store.Exec("/usr/bin/imdsfs")   // become the successor, same process
+//
+// There are three ways, and they can be combined:
+//
+//   - systemd's file descriptor store (sd_notify(3): FDSTORE=1, FDNAME, FDPOLL=0) outlives a crash and
+//     a restart of the service. The unit says FileDescriptorStoreMax=, and FDSTORE= in the environment,
+//     which systemd 254 and later set themselves.
+//   - a keeper of ours (package keeper) understands the same messages, on a socket of its own.
+//   - Exec hands everything to the program that takes the place of this one.
+//
+// What others hand over, the sockets of a socket unit say, Open returns as it is.
+package fdstore
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// prefix tells what we keep from what others hand over.
+	prefix = "kept-"
+	// sendLimit is how long systemd may take to take a message: it waits in a queue, and counts as
+	// soon as it is there, for systemd looks at the queue before it looks who has died.
+	sendLimit = time.Second
+
+	// KeeperVariable, set by a keeper, is its process number.
+	KeeperVariable = "IMDSFS_KEEPER"
+	// SocketVariable, set by a keeper, is the descriptor of the socket to it, SOCK_DGRAM.
+	SocketVariable = "IMDSFS_KEEPER_SOCKET"
+	// execVariable is what Exec passes: "PID NAME=FD NAME=FD …".
+	execVariable = "IMDSFS_KEPT"
+	// storeVariable is how many files systemd keeps at most.
+	storeVariable = "FDSTORE"
+	notifySocket  = "NOTIFY_SOCKET"
+	socketName    = "keeper" // of the keeper's socket in execVariable
+)
+
+// KeptName is how others call what is kept under a name.
+func KeptName(name string) string { return prefix + name }
+
+// A Store keeps files by name. Names hold letters, digits and signs, but no colon.
+type Store struct {
+	keeper    int           // process number, 0 for none
+	socket    *net.UnixConn // to the keeper
+	systemd   bool
+	inherited map[string]*os.File
+
+	mu   sync.Mutex
+	held map[string]int // descriptors of our own, which the runtime's poller knows nothing of
+}
+
+// Open finds out what there is. It must be called once, early, before the environment is passed on.
+// others are files that were handed over and are not ours, by the name that the unit gave them.
+func Open() (s *Store, others map[string][]*os.File, err error) {
+	s = &Store{inherited: map[string]*os.File{}, held: map[string]int{}}
+	if err := s.openExec(); err != nil {
+		return nil, nil, err
+	}
+	if err := s.openKeeper(); err != nil {
+		return nil, nil, err
+	}
+	if s.keeper == 0 {
+		n, err := strconv.Atoi(os.Getenv(storeVariable))
+		s.systemd = os.Getenv(notifySocket) != "" && err == nil && n > 0
+	}
+	others = s.openListen()
+	return s, others, nil
+}
+
+// openExec takes what Exec passed.
+func (s *Store) openExec() error {
+	words := strings.Fields(os.Getenv(execVariable))
+	os.Unsetenv(execVariable)
+	if len(words) == 0 || words[0] != strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	for _, word := range words[1:] {
+		name, number, _ := strings.Cut(word, "=")
+		fd, err := strconv.Atoi(number)
+		if err != nil {
+			return fmt.Errorf("%s: %q is no file", execVariable, word)
+		}
+		unix.CloseOnExec(fd)
+		if name == socketName {
+			os.Setenv(SocketVariable, number)
+			continue
+		}
+		s.take(name, plainFile(fd, name))
+	}
+	return nil
+}
+
+// plainFile is for a descriptor that the runtime's poller stays away from; who wants it does so later.
+func plainFile(fd int, name string) *os.File {
+	unix.SetNonblock(fd, false)
+	return os.NewFile(uintptr(fd), name)
+}
+
+func (s *Store) openKeeper() error {
+	pid, err := strconv.Atoi(os.Getenv(KeeperVariable))
+	if err != nil || pid != os.Getppid() {
+		return nil
+	}
+	fd, err := strconv.Atoi(os.Getenv(SocketVariable))
+	if err != nil {
+		return fmt.Errorf("%s: %w", SocketVariable, err)
+	}
+	unix.CloseOnExec(fd)
+	f := os.NewFile(uintptr(fd), socketName)
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return fmt.Errorf("the keeper's socket: %w", err)
+	}
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("the keeper's socket is none")
+	}
+	s.keeper, s.socket = pid, socket
+	if os.Getenv("LISTEN_FDS") != "" { // it could not know our number beforehand
+		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+	}
+	return nil
+}
+
+// openListen takes what systemd or a keeper passes, sd_listen_fds(3).
+func (s *Store) openListen() map[string][]*os.File {
+	others := map[string][]*os.File{}
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err == nil && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+		for fd := 3; fd < 3+n; fd++ {
+			unix.SetNonblock(fd, false) // see plainFile
+		}
+		others = activation.FilesWithNames()
+	}
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
+		os.Unsetenv(name)
+	}
+	for name, files := range others {
+		if ours, ok := strings.CutPrefix(name, prefix); ok {
+			for _, f := range files {
+				s.take(ours, f)
+			}
+			delete(others, name)
+		}
+	}
+	return others
+}
+
+// take notes a file that a predecessor kept. Of several under one name they are the same.
+func (s *Store) take(name string, f *os.File) {
+	if s.inherited[name] != nil {
+		f.Close()
+		return
+	}
+	s.inherited[name] = f
+	if twin, err := duplicate(f); err == nil {
+		s.held[name] = twin
+	}
+}
+
+// Inherited are the files that a predecessor kept, by name, and that are still kept. They are the
+// caller's.
+func (s *Store) Inherited() map[string]*os.File { return s.inherited }
+
+// Durable reports whether what is kept outlives a kill of this process.
+func (s *Store) Durable() bool { return s.keeper != 0 || s.systemd }
+
+// String says who keeps.
+func (s *Store) String() string {
+	switch {
+	case s.keeper != 0:
+		return fmt.Sprintf("the keeper, pid %d", s.keeper)
+	case s.systemd:
+		return "systemd's file descriptor store"
+	}
+	return "exec in place (imdsfs upgrade); a kill is not survived"
+}
+
+// Keep has a file kept under a name, in the place of another one that has been before.
+func (s *Store) Keep(name string, f *os.File) error {
+	if strings.ContainsAny(name, ":= \n") {
+		return fmt.Errorf("%q is no name for what is kept", name)
+	}
+	twin, err := duplicate(f)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropLocked(name)
+	if err := s.send("FDSTORE=1\nFDNAME="+prefix+name+"\nFDPOLL=0", twin); err != nil {
+		unix.Close(twin)
+		return fmt.Errorf("keep %s with %s: %w", name, s, err)
+	}
+	s.held[name] = twin
+	return nil
+}
+
+// Drop lets go of what is kept under a name.
+func (s *Store) Drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropLocked(name)
+}
+
+func (s *Store) dropLocked(name string) {
+	fd, ok := s.held[name]
+	if !ok {
+		return
+	}
+	delete(s.held, name)
+	unix.Close(fd)
+	s.send("FDSTOREREMOVE=1\nFDNAME="+prefix+name, noFile) // if it fails nobody is there to keep it either
+}
+
+// Notify tells systemd or the keeper of our state, sd_notify(3); without either it does nothing.
+func (s *Store) Notify(state string) error {
+	if s.keeper != 0 {
+		return s.write(s.socket, state, noFile)
+	}
+	_, err := daemon.SdNotify(false, state)
+	return err
+}
+
+const noFile = -1
+
+func (s *Store) send(state string, fd int) error {
+	switch {
+	case s.keeper != 0:
+		return s.write(s.socket, state, fd)
+	case !s.systemd:
+		return nil
+	}
+	name := os.Getenv(notifySocket)
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return s.write(conn, state, fd)
+}
+
+func (s *Store) write(conn *net.UnixConn, state string, fd int) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(sendLimit)); err != nil {
+		return err
+	}
+	var rights []byte
+	if fd != noFile {
+		rights = unix.UnixRights(fd)
+	}
+	_, _, err := conn.WriteMsgUnix([]byte(state), rights, nil)
+	return err
+}
+
+// Exec has another program take the place of this one, with all that is kept. It returns only if that
+// fails; nothing has changed then. No other goroutine may be using what is kept.
+func (s *Store) Exec(path string, args []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	syscall.ForkLock.Lock() // nobody else may get the files
+	defer syscall.ForkLock.Unlock()
+	words := []string{strconv.Itoa(os.Getpid())}
+	pass := func(name string, fd int) error {
+		words = append(words, fmt.Sprintf("%s=%d", name, fd))
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+		return err
+	}
+	for name, fd := range s.held {
+		if err := pass(name, fd); err != nil {
+			return err
+		}
+	}
+	if s.socket != nil {
+		raw, err := s.socket.SyscallConn()
+		if err != nil {
+			return err
+		}
+		var inner error
+		err = raw.Control(func(fd uintptr) { inner = pass(socketName, int(fd)) })
+		if err = errors.Join(err, inner); err != nil {
+			return err
+		}
+	}
+	err := syscall.Exec(path, args, append(os.Environ(), execVariable+"="+strings.Join(words, " ")))
+	for _, fd := range s.held {
+		unix.CloseOnExec(fd)
+	}
+	return fmt.Errorf("exec %s: %w", path, err)
+}
+
+func duplicate(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return noFile, err
+	}
+	var inner error
+	err = raw.Control(func(old uintptr) { fd, inner = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = errors.Join(err, inner); err != nil {
+		return noFile, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return fd, nil
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
+	"github.com/imdsfs/imdsfs/fs"
+)
+
+// giveUp is how long a mount waits for a daemon that does not get ready. Then whoever reads it is told that
+// there is none.
+const giveUp = 30 * time.Second
+
+// isKept reports whether this process is a keeper's daemon.
+func isKept() bool { return os.Getenv(fdstore.KeeperVariable) == strconv.Itoa(os.Getppid()) }
+
+// An account is whom the daemon runs as.
+type account struct {
+	name     string
+	uid, gid int
+}
+
+func lookUpAccount(name string) (*account, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, failure(exitFailed, "create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
+	}
+	uid, uidErr := strconv.Atoi(u.Uid)
+	gid, gidErr := strconv.Atoi(u.Gid)
+	return &account{name, uid, gid}, errors.Join(uidErr, gidErr)
+}
+
+// runKeeper stands behind the daemon. It reads no more of the outside world than what it was started with.
+func runKeeper(parent context.Context, s *settings, log *logrus.Logger) error {
+	ctx, stop, signals := signals(parent)
+	defer stop()
+	program, err := ownProgram()
+	if err != nil {
+		return err
+	}
+	k := &keeper.Keeper{
+		Command: append([]string{program}, os.Args[1:]...), MountName: fdstore.KeptName(fs.KeptDevice), Watchdog: s.watchdog, GiveUp: giveUp,
+		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
+		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
+	}
+	for name, files := range activation.FilesWithNames() {
+		for _, f := range files {
+			if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+				k.Hold(name, fd)
+			}
+			f.Close()
+		}
+	}
+	if s.user != "" {
+		if !isRoot() {
+			return failure(exitUsage, "leave out --user, or run as root", errors.New("only root can have the daemon run as somebody else"))
+		}
+		a, err := lookUpAccount(s.user)
+		if err != nil {
+			return err
+		}
+		if err := giveDirs(s, a); err != nil {
+			return err
+		}
+		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities()) }
+		if s.mount != none {
+			k.Mount = []string{program, "mount-helper", "--mount", s.mount, "--runtime-dir", s.runtimeDir, "--user", s.user}
+		}
+	}
+	code := k.Run(ctx, signals)
+	if s.mount != none {
+		// After an orderly end there is nothing, unless the daemon might not unmount.
+		if err := fs.CleanUp(s.mount, s.runtimeDir); err != nil && !errors.Is(err, fs.ErrServed) {
+			log.WithError(err).Warn("keeper: clean up")
+		}
+	}
+	if code != 0 {
+		return &exitError{code}
+	}
+	return nil
+}
+
+// exitError ends the program with a status that somebody else has explained already.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// giveDirs makes the directories for a daemon that may not. One that is there already has to be the
+// daemon's, unless it is one of imdsfs's own, which may have been served in by root before.
+func giveDirs(s *settings, a *account) error {
+	for _, dir := range []struct {
+		path, flag string
+		mode       os.FileMode
+	}{{s.runtimeDir, "--runtime-dir", 0o755}, {s.stateDir, "--state-dir", 0o700}} {
+		info, err := os.Lstat(dir.path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case info.Sys().(*syscall.Stat_t).Uid == uint32(a.uid):
+			continue
+		case dir.path != defaultRuntimeDir() && dir.path != defaultStateDir():
+			return failure(exitFailed, fmt.Sprintf("chown it, or choose another with %s", dir.flag), fmt.Errorf("%s does not belong to %s", dir.path, a.name))
+		}
+		if err := give(dir.path, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give changes the owner of a directory and of what is in it, first the latter: nobody else can put
+// anything in its way as long as the directory is root's.
+func give(dir string, a *account) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Lchown(filepath.Join(dir, e.Name()), a.uid, a.gid); err != nil {
+			return err
+		}
+	}
+	return os.Lchown(dir, a.uid, a.gid)
+}
+
+// capabilities are what the daemon needs beyond those of any user.
+func (s *settings) capabilities() []uintptr {
+	var caps []uintptr
+	low := slices.ContainsFunc(s.listen, func(address string) bool {
+		_, port, err := net.SplitHostPort(address)
+		number, _ := strconv.Atoi(port)
+		return address == linkLocal || err == nil && number > 0 && number < 1024
+	})
+	if low {
+		caps = append(caps, unix.CAP_NET_BIND_SERVICE)
+	}
+	if s.addAddresses {
+		caps = append(caps, unix.CAP_NET_ADMIN)
+	}
+	return caps
+}
+
+// startAs starts a command as somebody who has these capabilities and can never get any other: no setuid
+// program gives him more.
+func startAs(cmd *exec.Cmd, a *account, caps []uintptr) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: supplementary(a.name)},
+		AmbientCaps: caps,
+	}
+	// What is dropped here is dropped of this thread, and of what it starts. It is not used again.
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		started <- func() error {
+			for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+				if slices.Contains(caps, c) {
+					continue
+				}
+				if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // unknown to this kernel
+					return fmt.Errorf("drop capability %d: %w", c, err)
+				}
+			}
+			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+				return fmt.Errorf("prctl(PR_SET_NO_NEW_PRIVS): %w", err)
+			}
+			return cmd.Start()
+		}()
+	}()
+	return <-started
+}
+
+// supplementary are the further groups of a user, by number.
+func supplementary(name string) (groups []uint32) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil
+	}
+	for _, id := range ids {
+		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
+			groups = append(groups, uint32(n))
+		}
+	}
+	return groups
+}

@@ -1,0 +1,191 @@
+// Package keeper runs a daemon, holds what it keeps, and starts it again when it dies or hangs. It is what
+// systemd's Restart=, WatchdogSec= and file descriptor store are, where there is no systemd: in
+// containers and CI.
+//
+//	code := (&keeper.Keeper{Command: []string{"/proc/self/exe", "serve", …}, …}).Run(ctx, signals)
+//
+// The daemon talks to it by package fdstore. Besides that a keeper does nothing: it reads nothing from
+// the network and no file.
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+const (
+	// HandedOver is the exit status of a daemon that ends for a successor.
+	HandedOver = 75
+
+	stopLimit  = 10 * time.Second       // for an orderly stop, then it is killed
+	backOff    = 50 * time.Millisecond  // before the second try; the first is at once
+	backOffMax = 5 * time.Second        // it doubles up to this
+	steady     = 10 * time.Second       // a daemon that was ready for so long did not fail to start
+	tick       = 100 * time.Millisecond // of the watchdog
+)
+
+// A Keeper says what to run.
+type Keeper struct {
+	// Command is the daemon's, with the program first.
+	Command []string
+	// Start starts a command with the rights that the daemon has; nil: with ours.
+	Start func(*exec.Cmd) error
+	// Mount, if not nil, is run with our rights before a daemon for whom no mount is kept, to mount
+	// for it.
+	Mount []string
+	// MountName is the name under which a mount is kept.
+	MountName string
+	// Watchdog is how long the daemon may take to be ready, and then be silent; zero: for ever.
+	Watchdog time.Duration
+	// GiveUp is how long no daemon may become ready.
+	GiveUp time.Duration
+	// Log is told what happens, a sentence at a time.
+	Log func(format string, args ...any)
+	// Ready, if not nil, is told each time that a daemon is.
+	Ready func()
+
+	shelf   shelf
+	failing time.Time // since when no daemon has been ready; zero while one is
+	tries   int
+	ever    bool // a daemon has been ready
+}
+
+// Hold has a descriptor passed to every daemon under a name: what somebody else handed to us. It becomes the
+// keeper's.
+func (k *Keeper) Hold(name string, fd int) { k.shelf.put(name, fd) }
+
+// Run keeps a daemon until one ends in an orderly way, or cannot even start the first time, or ctx ends,
+// which stops it. Signals are passed on. The result is the exit status for the program.
+func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
+	defer k.shelf.clear()
+	for {
+		code, again := k.once(ctx, signals)
+		if !again || ctx.Err() != nil {
+			return code
+		}
+		if k.failing.IsZero() {
+			k.failing = time.Now()
+		}
+		if time.Since(k.failing) > k.GiveUp {
+			k.Log("no daemon has been ready for %v: giving up", k.GiveUp)
+			return code
+		}
+		if !k.pause(ctx, signals) {
+			return code
+		}
+	}
+}
+
+// pause waits before the next try, longer each time. Signals have nobody to go to.
+func (k *Keeper) pause(ctx context.Context, signals <-chan os.Signal) bool {
+	var wait time.Duration
+	if k.tries > 0 {
+		wait = min(backOff<<min(k.tries-1, 10), backOffMax)
+	}
+	k.tries++
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-signals:
+		}
+	}
+}
+
+// once runs one daemon to its end. again: another is to follow.
+func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, again bool) {
+	if len(k.Mount) > 0 && !k.shelf.has(k.MountName) {
+		if err := k.mount(); err != nil {
+			k.Log("%v", err)
+			return exitCode(err), k.ever
+		}
+	}
+	c, err := k.start(k.Command, k.Start, k.Watchdog)
+	if err != nil {
+		k.Log("start the daemon: %v", err)
+		return 1, k.ever
+	}
+	err = k.watch(ctx, signals, c)
+	code = exitCode(err)
+	if ready := c.ready(); !ready.IsZero() {
+		k.ever, k.failing = true, time.Time{}
+		if time.Since(ready) > steady {
+			k.tries = 0
+		}
+	}
+	switch {
+	case code == 0, ctx.Err() != nil:
+		return code, false
+	case code == HandedOver:
+		k.tries, k.failing = 0, time.Time{}
+		return code, true
+	case !k.ever:
+		return code, false // it has said why
+	}
+	k.Log("the daemon, pid %d, ended (%v); the next one goes on", c.cmd.Process.Pid, err)
+	return code, true
+}
+
+// watch passes signals on to a daemon until it ends.
+func (k *Keeper) watch(ctx context.Context, signals <-chan os.Signal, c *child) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	stopping := ctx.Done()
+	var killAt time.Time
+	for {
+		select {
+		case err := <-c.ended:
+			return err
+		case sig := <-signals:
+			c.cmd.Process.Signal(sig)
+		case <-stopping:
+			stopping, killAt = nil, time.Now().Add(stopLimit)
+			c.cmd.Process.Signal(syscall.SIGTERM)
+			c.cmd.Process.Signal(syscall.SIGCONT)
+		case <-ticker.C:
+			switch silent := c.silence(); {
+			case !killAt.IsZero() && time.Now().After(killAt):
+				k.Log("the daemon does not stop: killed")
+				c.cmd.Process.Kill()
+			case killAt.IsZero() && k.Watchdog > 0 && silent > k.Watchdog:
+				k.Log("the daemon, pid %d, has been silent for %v: killed", c.cmd.Process.Pid, silent.Truncate(time.Millisecond))
+				c.cmd.Process.Kill()
+			}
+		}
+	}
+}
+
+// mount has a helper mount for the daemon.
+func (k *Keeper) mount() error {
+	c, err := k.start(k.Mount, nil, 0)
+	if err != nil {
+		return fmt.Errorf("start the mount helper: %w", err)
+	}
+	if err := <-c.ended; err != nil {
+		return err
+	}
+	if !k.shelf.has(k.MountName) {
+		return errors.New("the mount point is served by somebody else")
+	}
+	return nil
+}
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		return exit.ExitCode()
+	}
+	return 1
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/fs"
+)
+
+func newMountHelperCommand() *cobra.Command {
+	var s settings
+	var unmount, afterStop bool
+	cmd := &cobra.Command{
+		Use:    "mount-helper",
+		Hidden: true,
+		Short:  "Mount for a daemon that may not, and unmount after it",
+		Long: `mount-helper is for units and keepers, not for people. It opens /dev/fuse, mounts, leaves the mount with
+the keeper or with systemd's file descriptor store, and ends: the daemon then needs no privilege for it.
+Where a mount is kept already it does nothing.
+
+With --unmount it takes away what a daemon that has ended left behind. With --after-stop, in
+ExecStopPost=, it does so only if no successor comes: not after a crash, and not after a daemon that
+was to hand over.`,
+		Example: `  imdsfs mount-helper --mount /run/metadata --user imdsfs
+  imdsfs mount-helper --mount /run/metadata --unmount`,
+		Args: exactArgs(0, "no arguments, only flags"),
+		RunE: func(*cobra.Command, []string) error {
+			s.keep = true // --user is meant for the helper
+			if err := s.resolve(); err != nil {
+				return err
+			}
+			switch {
+			case s.mount == none, afterStop && hasSuccessor():
+				return nil
+			case unmount || afterStop:
+				return fs.CleanUp(s.mount, s.runtimeDir)
+			}
+			return mountFor(&s)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&s.config, "config", "c", "", "instance file, for what its [server] says")
+	f.StringVar(&s.mount, "mount", "", "`DIR` to mount on (default as for serve)")
+	f.StringVar(&s.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default as for serve)")
+	f.StringVar(&s.user, "user", "", "`NAME` of whom the daemon runs as")
+	f.BoolVar(&unmount, "unmount", false, "unmount after a daemon that has ended")
+	f.BoolVar(&afterStop, "after-stop", false, "the same, unless a successor comes")
+	return cmd
+}
+
+// hasSuccessor tells from what systemd says of the end of the service's main process, systemd.exec(5): an
+// orderly end, or one that the unit does not restart after (wrong usage, a faulty file), is final.
+func hasSuccessor() bool {
+	code, status := os.Getenv("EXIT_CODE"), os.Getenv("EXIT_STATUS")
+	if code == "" { // it never began
+		return false
+	}
+	return code != "exited" || status != "0" && status != "2" && status != "3"
+}
+
+func mountFor(s *settings) error {
+	store, _, err := fdstore.Open()
+	if err != nil {
+		return err
+	}
+	if !store.Durable() {
+		return failure(exitUsage, "in a unit: NotifyAccess=all, FileDescriptorStoreMax=64, Environment=FDSTORE=64",
+			errors.New("mount-helper leaves the mount with a keeper or with systemd's file descriptor store, and there is neither"))
+	}
+	a := &account{uid: os.Getuid(), gid: os.Getgid()}
+	if s.user != "" {
+		if a, err = lookUpAccount(s.user); err != nil {
+			return err
+		}
+	}
+	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
+	var point *fs.PointError
+	if errors.As(err, &point) {
+		return failure(exitFailed, point.Hint, err)
+	}
+	if err == nil && !mounted {
+		fmt.Fprintf(os.Stderr, "imdsfs: %s is kept mounted\n", s.mount)
+	}
+	return err
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/fs/fault"
+)
+
+// What this package keeps, besides the sockets of HTTP (listen.go) and what fs does.
+const (
+	keptLock    = "lock"
+	keptMetrics = "metrics"
+)
+
+// errHandedOver ends a daemon for a successor. It is nothing to complain about.
+var errHandedOver = errors.New("handed over")
+
+// tryLimit is how long another program may take to look at the instance file.
+const tryLimit = 20 * time.Second
+
+// lingeringVariable names a child that outlives an exec, which nobody else waits for.
+const lingeringVariable = "IMDSFS_LINGERING"
+
+// inherit is what a predecessor kept under a name, nil if there is nothing.
+func (p *process) inherit(name string) *os.File {
+	f := p.kept.Inherited()[name]
+	delete(p.kept.Inherited(), name)
+	return f
+}
+
+// keptOf is what a predecessor kept under names that begin so.
+func (p *process) keptOf(prefix string) map[string]*os.File {
+	files := map[string]*os.File{}
+	for name, f := range p.kept.Inherited() {
+		if strings.HasPrefix(name, prefix) {
+			files[name] = f
+			delete(p.kept.Inherited(), name)
+		}
+	}
+	return files
+}
+
+// forget has a successor not get what is closed at an orderly end.
+func (p *process) forget(name string) {
+	if !p.successor {
+		p.kept.Drop(name)
+	}
+}
+
+func (p *process) forgetListeners() {
+	if !p.successor {
+		p.http.dropAll()
+		os.Remove(listenFile(p.settings.runtimeDir))
+	}
+}
+
+// sockets are those that a socket unit hands over.
+func sockets(others map[string][]*os.File) (listeners []net.Listener, err error) {
+	names := make([]string, 0, len(others))
+	for name := range others {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, f := range others[name] {
+			l, listenErr := net.FileListener(f)
+			f.Close()
+			if listenErr != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %w", name, listenErr))
+				continue
+			}
+			listeners = append(listeners, l)
+		}
+	}
+	return listeners, err
+}
+
+// heed does what a signal asks for. It reports whether the daemon ends for a successor.
+func (p *process) heed(ctx context.Context, sig os.Signal) bool {
+	switch sig {
+	case syscall.SIGHUP:
+		p.reload(ctx, true)
+	case syscall.SIGUSR1:
+		if p.kept.Durable() {
+			return true
+		}
+		p.log.Warn("SIGUSR1 asks to hand over to another process, but nobody keeps anything for it: there is no keeper (--keep) and no file descriptor store")
+	case syscall.SIGUSR2:
+		program, err := ownProgram()
+		if err == nil {
+			err = p.tryProgram(ctx, program)
+		}
+		if err != nil {
+			p.log.WithError(err).Error("not upgraded")
+			return false
+		}
+		p.program = program
+		return true
+	}
+	return false
+}
+
+// ownProgram is the path by which this program was called: what stands there by now may be another one.
+func ownProgram() (string, error) {
+	path, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find this program's own file: %w", err)
+	}
+	return path, nil
+}
+
+// An upgrade is somebody's wish to have another program take our place.
+type upgrade struct {
+	program string
+	done    chan error
+}
+
+// upgradeTo has the loop try a program and, if that is good, end for it.
+func (p *process) upgradeTo(ctx context.Context, program string) error {
+	u := upgrade{program, make(chan error, 1)}
+	select {
+	case p.upgrades <- u:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-u.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tryProgram has another program look at the instance file, as check does. One that finds fault, or does not
+// even run, does not take our place.
+func (p *process) tryProgram(ctx context.Context, program string) error {
+	if !filepath.IsAbs(program) {
+		return fmt.Errorf("%s is no absolute path", program)
+	}
+	args := []string{"version"}
+	if p.settings.config != "" {
+		args = []string{"check", "--quiet", p.settings.config}
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %.2000s", program, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// handOver has the deferred ends of run leave everything to a successor.
+func (p *process) handOver() error {
+	p.log.WithField("kept-by", p.kept.String()).Info("handing over")
+	p.successor = true
+	fault.At("handing over")
+	return nil
+}
+
+// handOverMount is the last to be handed over: from now on who reads the mount waits.
+func (p *process) handOverMount() error {
+	lingering, err := p.mount.HandOver(p.kept)
+	if err != nil {
+		return fmt.Errorf("hand the mount over: %w", err)
+	}
+	if lingering != 0 {
+		os.Setenv(lingeringVariable, strconv.Itoa(lingering))
+	}
+	fault.At("handed over")
+	return nil
+}
+
+// become has the program take the place of this one. If it cannot, this one begins anew.
+func (p *process) become(program string) error {
+	args := append([]string{program}, os.Args[1:]...)
+	fault.At("exec")
+	err := p.kept.Exec(program, args)
+	p.log.WithError(err).Error("not upgraded")
+	return p.kept.Exec("/proc/self/exe", args)
+}
+
+// reapPredecessor waits for the child that outlived an exec.
+func reapPredecessor() {
+	pid, err := strconv.Atoi(os.Getenv(lingeringVariable))
+	os.Unsetenv(lingeringVariable)
+	if err == nil && pid > 1 {
+		go unix.Wait4(pid, nil, 0, nil)
+	}
+}
+
+// startWatchdog tells systemd or the keeper, if they want to hear it, that the daemon is well: the kernel gets
+// answers, and changes reach it.
+func (p *process) startWatchdog(ctx context.Context, running *sync.WaitGroup) {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || limit == 0 {
+		return
+	}
+	running.Go(func() {
+		ticker := time.NewTicker(limit / 4)
+		defer ticker.Stop()
+		for {
+			if err := p.check(); err != nil {
+				p.log.WithError(err).Error("the mount is not well")
+			} else {
+				p.notify(daemon.SdNotifyWatchdog)
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (p *process) check() error {
+	if p.mount == nil {
+		return nil
+	}
+	return p.mount.Check()
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+)
+
+// upgradeLimit is how long the new program may take to answer.
+const upgradeLimit = 20 * time.Second
+
+func newUpgradeCommand(stdout io.Writer) *cobra.Command {
+	var flags adminFlags
+	program := ""
+	cmd := &cobra.Command{
+		Use:   "upgrade",
+		Short: "Have another program take the place of the running daemon, without an interruption",
+		Long: `upgrade has this program, or the one given with --program, take the place of the running daemon: in the
+same process, with the same mount, the same sockets and the same flags. Who reads the mount waits for
+some milliseconds, connections are accepted a moment later, tokens stay valid.
+
+First the new program looks at the instance file (imdsfs check). If it finds fault, nothing changes.`,
+		Example: "  imdsfs upgrade",
+		Args: exactArgs(0, "no arguments, only flags"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if program == "" {
+				own, err := ownProgram()
+				if err != nil {
+					return err
+				}
+				program = own
+			}
+			path, err := filepath.Abs(program)
+			if err != nil {
+				return err
+			}
+			return flags.upgrade(cmd.Context(), stdout, path)
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&program, "program", "", "`FILE` that is to take its place (default this one)")
+	return cmd
+}
+
+func (f *adminFlags) upgrade(ctx context.Context, stdout io.Writer, program string) error {
+	var before, after control.Status
+	if err := f.call(ctx, "GET", "/v1/status", nil, &before); err != nil {
+		return err
+	}
+	if err := f.call(ctx, "POST", "/v1/upgrade", control.Upgrade{Program: program}, nil); err != nil {
+		return err
+	}
+	err := errors.New("it does not answer")
+	for deadline := time.Now().Add(upgradeLimit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err = f.call(ctx, "GET", "/v1/status", nil, &after); err == nil && after.Started.After(before.Started) {
+			fmt.Fprintf(stdout, "upgraded from %s to %s, pid %d\n", before.Version, after.Version, after.PID)
+			return nil
+		}
+	}
+	return failure(exitFailed, "see its log", fmt.Errorf("%s has not taken over within %v: %w", program, upgradeLimit, err))
+}
