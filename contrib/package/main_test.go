@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		os.Exit(becomeInit())
 	}
 	code := m.Run()
+	removeBuilds()
 	os.Exit(code)
 }
 
@@ -72,4 +73,13 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+func readFile(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
