@@ -26,6 +26,8 @@ const (
 	roleInit     = "init"
 	rootVariable = "IMDSFS_TEST_ROOT" // of the machine, read-only
 	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on
+	// holdVariable makes TestHoldAMachine what it is for.
+	holdVariable = "IMDSFS_TEST_HOLD"
 )
 
 // guard prints PID 1's number and the machine's cgroup, a line, and waits to be told to end.

@@ -41,7 +41,8 @@ func boot(t testing.TB) *machine {
 	requireCommand(t, "nsenter")
 	m := &machine{t: t}
 	m.guard = exec.Command("/proc/self/exe")
-	m.guard.Env = append(os.Environ(), roleVariable+"="+roleGuard, rootVariable+"="+deps(t, "machine"))
+	// The race detector would sleep a second at the end.
+	m.guard.Env = append(os.Environ(), roleVariable+"="+roleGuard, rootVariable+"="+deps(t, "machine"), "GORACE=atexit_sleep_ms=0")
 	m.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal is for the test
 	stderr := &bytes.Buffer{}
 	m.guard.Stderr = stderr

@@ -6,6 +6,7 @@
 package packaging
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,8 @@ func TestMain(m *testing.M) {
 	case roleInit:
 		os.Exit(becomeInit())
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "4") // they wait most of the time, for what others do
 	code := m.Run()
 	removeBuilds()
 	os.Exit(code)
