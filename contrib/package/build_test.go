@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,10 +19,10 @@ var (
 	builds   = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "imdsfs-packages-") })
 	current  = sync.OnceValues(func() (string, error) { return build(repository, "current") })
 	newerDeb = sync.OnceValues(func() (string, error) {
-		return build(repository, "newer", "VERSION="+newerVersion, "ARCHES=amd64", "FORMATS=deb")
+		return build(repository, "newer", "VERSION="+newerVersion, "ARCHES="+runtime.GOARCH, "FORMATS=deb")
 	})
 	newerRPM = sync.OnceValues(func() (string, error) {
-		return build(repository, "newer-rpm", "VERSION="+newerVersion, "ARCHES=amd64", "FORMATS=rpm")
+		return build(repository, "newer-rpm", "VERSION="+newerVersion, "ARCHES="+runtime.GOARCH, "FORMATS=rpm")
 	})
 )
 
@@ -34,11 +36,9 @@ func build(clone, name string, variables ...string) (string, error) {
 	cmd := exec.Command("make", append([]string{"--no-print-directory", "package", "DIST=" + dist}, variables...)...)
 	cmd.Dir = clone
 	// A make around the tests would pass on its own variables.
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "MAKE") && !strings.HasPrefix(v, "MFLAGS=") {
-			cmd.Env = append(cmd.Env, v)
-		}
-	}
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "MFLAGS=") || strings.HasPrefix(v, "SOURCE_DATE_EPOCH=")
+	})
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make package in %s: %w\n%s", clone, err, out)
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +76,7 @@ func TestDebHoldsWhatIsListed(t *testing.T) {
 			t.Errorf("%s holds%swant%s", arch, got, debContents)
 		}
 		slices.Sort(pages)
-		if want := subcommands(t, built(t, current, "imdsfs-linux-amd64")); !slices.Equal(pages, want) {
+		if want := subcommands(t, built(t, current, "imdsfs-linux-"+runtime.GOARCH)); !slices.Equal(pages, want) {
 			t.Errorf("%s has man pages of %v, want %v", arch, pages, want)
 		}
 		if got := output(t, "dpkg-deb", "-f", deb, "Architecture", "Package"); got != "Architecture: "+arch+"\nPackage: imdsfs\n" {
@@ -91,13 +92,13 @@ func TestEverythingIsDatedByTheCommit(t *testing.T) {
 	t.Parallel()
 	requireCommand(t, "dpkg-deb")
 	seconds := strings.TrimSpace(output(t, "git", "log", "-1", "--format=%ct"))
-	for _, h := range debFiles(t, built(t, current, "imdsfs_*_amd64.deb")) {
+	for _, h := range debFiles(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")) {
 		if fmt.Sprint(h.ModTime.Unix()) != seconds {
 			t.Errorf("%s is of %v", h.Name, h.ModTime)
 		}
 	}
 	// A man page says the month.
-	gz := filepath.Join(unpack(t, built(t, current, "imdsfs_*_amd64.deb")), "usr/share/man/man1/imdsfs-serve.1.gz")
+	gz := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/man/man1/imdsfs-serve.1.gz")
 	page := output(t, "gzip", "-dc", gz)
 	date := output(t, "date", "-u", "-d", "@"+seconds, "+%b %Y")
 	if !strings.Contains(page, `.TH "IMDSFS-SERVE" "1" "`+strings.TrimSpace(date)+`"`) {
@@ -108,7 +109,7 @@ func TestEverythingIsDatedByTheCommit(t *testing.T) {
 func TestCompletionsAreScriptsOfTheirShells(t *testing.T) {
 	t.Parallel()
 	requireCommand(t, "dpkg-deb", "bash")
-	root := unpack(t, built(t, current, "imdsfs_*_amd64.deb"))
+	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
 	// Completion asks the program, which has to be on the PATH.
 	script := `PATH=` + root + `/usr/bin:$PATH
 . ` + root + `/usr/share/bash-completion/completions/imdsfs

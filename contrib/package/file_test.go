@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -19,7 +20,7 @@ var (
 
 func TestPackagedFileIsGood(t *testing.T) {
 	t.Parallel()
-	if out, err := exec.Command(built(t, current, "imdsfs-linux-amd64"), "check", "--quiet", packagedFile).CombinedOutput(); err != nil || len(out) > 0 {
+	if out, err := exec.Command(built(t, current, "imdsfs-linux-"+runtime.GOARCH), "check", "--quiet", packagedFile).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("imdsfs check: %v\n%s", err, out)
 	}
 }
@@ -27,7 +28,7 @@ func TestPackagedFileIsGood(t *testing.T) {
 // With all of its settings it is good; of those that exclude each other, the first, second or third.
 func TestPackagedFileIsGoodWithEverySetting(t *testing.T) {
 	t.Parallel()
-	imdsfs := built(t, current, "imdsfs-linux-amd64")
+	imdsfs := built(t, current, "imdsfs-linux-"+runtime.GOARCH)
 	tables := strings.SplitAfter(commented.ReplaceAllString(readFile(t, packagedFile), "$1"), "\n[")
 	for choice := range 3 {
 		dir := t.TempDir()

@@ -2,6 +2,7 @@ package packaging
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -14,7 +15,7 @@ const (
 // installed is a machine with the .deb of the working tree. Nothing is started.
 func installed(t testing.TB) *machine {
 	t.Helper()
-	deb := built(t, current, "imdsfs_*_amd64.deb")
+	deb := built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")
 	m := boot(t)
 	m.run("dpkg -i " + m.put(deb))
 	return m
@@ -49,7 +50,7 @@ for comm in /proc/[0-9]*/comm; do grep -sx imdsfs "$comm" || true; done`); left 
 
 func TestInstalledServiceAnswersOnBothDoors(t *testing.T) {
 	t.Parallel()
-	deb := built(t, current, "imdsfs_*_amd64.deb")
+	deb := built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")
 	m := boot(t)
 	m.run("apt-get install -y " + m.put(deb))
 	if state := m.run("systemctl is-enabled imdsfs.service imdsfs.socket || true; systemctl is-active imdsfs.service imdsfs.socket || true"); state != "disabled\ndisabled\ninactive\ninactive" {

@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -52,7 +53,7 @@ func (m *machine) sameTraces(before []string) {
 // used is a machine on which everything of the package was put to use; before is how it was without.
 func used(t testing.TB) (m *machine, before []string) {
 	t.Helper()
-	deb := built(t, current, "imdsfs_*_amd64.deb")
+	deb := built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")
 	m = boot(t)
 	before = m.traces()
 	m.run("dpkg -i " + m.put(deb))
@@ -104,7 +105,7 @@ func TestPurgeClearsUpAfterADaemonThatWasKilled(t *testing.T) {
 // In an image that is built there is no systemd running.
 func TestInstallAndPurgeInAChroot(t *testing.T) {
 	t.Parallel()
-	deb := built(t, current, "imdsfs_*_amd64.deb")
+	deb := built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")
 	m := boot(t)
 	before := m.traces()
 	deb = m.put(deb)

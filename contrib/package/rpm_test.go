@@ -2,6 +2,7 @@ package packaging
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -17,11 +18,13 @@ func rpmContents() string {
 	).Replace(debContents)
 }
 
+var rpmArches = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
+
 // The machine is a Debian, but rpm and systemd are what they are elsewhere.
 func TestRPM(t *testing.T) {
 	t.Parallel()
 	m := boot(t)
-	for arch, name := range map[string]string{"amd64": "x86_64", "arm64": "aarch64"} {
+	for arch, name := range rpmArches {
 		rpm := m.put(built(t, current, "imdsfs-*."+name+".rpm"))
 		m.run("rpm --checksig --nosignature " + rpm)
 		got := m.run(`rpm -qp --queryformat '[%{FILEMODES:perms} %{FILENAMES} %{FILEUSERNAME}:%{FILEGROUPNAME}\n]' ` + rpm + ` | grep -v /man1/imdsfs-`)
@@ -39,7 +42,7 @@ func TestRPM(t *testing.T) {
 	}
 
 	// What it depends on is there, but as Debian's packages, which rpm does not know.
-	m.run("rpm -i --nodeps /root/imdsfs-*.x86_64.rpm")
+	m.run("rpm -i --nodeps /root/imdsfs-*." + rpmArches[runtime.GOARCH] + ".rpm")
 	m.run("systemctl start imdsfs")
 	m.answersAlike()
 	before := m.property("imdsfs", "MainPID")

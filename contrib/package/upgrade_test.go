@@ -2,6 +2,7 @@ package packaging
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -56,7 +57,7 @@ func (m *machine) readWhile(do func()) (faults []string, open string) {
 
 func TestUpgradeGoesOnWithTheNewVersion(t *testing.T) {
 	t.Parallel()
-	newer := built(t, newerDeb, "imdsfs_*_amd64.deb")
+	newer := built(t, newerDeb, "imdsfs_*_"+runtime.GOARCH+".deb")
 	m := installed(t)
 	m.write("/etc/imdsfs/web.toml", "[meta-data]\ninstance-id = 'i-0a1b2c3d4e5f67890'\n[server]\nlisten = ['127.0.0.1:1339']\n")
 	m.run(`systemctl start imdsfs imdsfs@web
