@@ -2,6 +2,7 @@ package packaging
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,10 @@ func build(clone, name string, variables ...string) (string, error) {
 	dir, err := builds()
 	if err != nil {
 		return "", err
+	}
+	// go test keeps a result until something changes that the test has looked at, not what make has.
+	for _, sources := range []string{"cmd", "contrib", "fs", "imds", "source"} {
+		filepath.WalkDir(filepath.Join(clone, sources), func(string, fs.DirEntry, error) error { return nil })
 	}
 	dist := filepath.Join(dir, name)
 	cmd := exec.Command("make", append([]string{"--no-print-directory", "package", "DIST=" + dist}, variables...)...)
