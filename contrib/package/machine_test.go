@@ -3,6 +3,7 @@ package packaging
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const machineID = "0123456789abcdef0123456789abcdef"
@@ -38,6 +40,8 @@ func boot(t testing.TB) *machine {
 		canClone = false
 	}
 	require(t, canClone, "root and /dev/fuse")
+	_, err := unifiedHierarchy()
+	require(t, err == nil, "cgroup2 to be mounted")
 	requireCommand(t, "nsenter")
 	m := &machine{t: t}
 	m.guard = exec.Command("/proc/self/exe")
@@ -105,18 +109,22 @@ func (m *machine) end() {
 	})
 }
 
-// command is a command in all namespaces of the machine, as root; it dies with the machine.
-func (m *machine) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command("nsenter", append([]string{"--target", strconv.Itoa(m.pid), "--all", "--", name}, args...)...)
+// command is a command in all namespaces of the machine, as root; it dies with the machine at the latest.
+func (m *machine) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(m.pid), "--all", "--", name}, args...)...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
 		"DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
+	cmd.WaitDelay = time.Second // nsenter is killed, its child is not
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(m.cgroup.Fd())}
 	return cmd
 }
 
-// try runs a line of shell in the machine; the output is without the newline at its end.
+// try runs a line of shell in the machine, for as long as patience lasts; the output is without the newline
+// at its end.
 func (m *machine) try(script string) (string, error) {
-	out, err := m.command("sh", "-ec", script).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := m.command(ctx, "sh", "-ec", script).CombinedOutput()
 	return strings.TrimSuffix(string(out), "\n"), err
 }
 
@@ -133,7 +141,7 @@ func (m *machine) run(script string) string {
 // start runs a line of shell beside the test, until the machine ends.
 func (m *machine) start(script string) {
 	m.t.Helper()
-	cmd := m.command("sh", "-ec", script)
+	cmd := m.command(context.Background(), "sh", "-ec", script)
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}

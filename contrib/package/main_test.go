@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long anything that has to happen may take on a loaded machine.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // repository is the root of the clone, from where go test runs these tests.
 const repository = "../.."
