@@ -8,7 +8,8 @@ STRESSTIME ?= 5m
 TESTFLAGS ?=
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
+NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+VERSION     := $(shell git describe --tags --always --abbrev=12 --dirty 2>/dev/null)
 COMMIT      := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS     := $(if $(VERSION),-X main.version=$(VERSION)) $(if $(COMMIT),-X main.commit=$(COMMIT))
 # testdata/clients is a module of its own, so that client libraries stay out of ours.
@@ -33,6 +34,15 @@ test: ## install what the tests talk to (as root on Debian), then run every test
 	go test -race $(TESTFLAGS) ./...
 	cd testdata/clients && IMDSFS_BIN='$(CURDIR)/bin/imdsfs' go test -race $(TESTFLAGS) ./...
 
+# Where packages go, and which are built.
+DIST        := dist
+ARCHES      := amd64 arm64
+FORMATS     := deb rpm
+
+.PHONY: package
+package: ## build static binaries, .deb and .rpm into dist/, the same bytes for the same commit
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' NFPM='$(NFPM)' DIST='$(DIST)' ARCHES='$(ARCHES)' FORMATS='$(FORMATS)' contrib/package/build
+
 .PHONY: bench
 bench: ## measure both doors (as root, on a quiet machine), check the bounds, write testdata/bench/README.md
 	go run ./testdata/bench -readme testdata/bench/README.md
@@ -48,6 +58,7 @@ lint: ## gofmt, go vet, staticcheck and go mod tidy, in both modules; changes no
 	@set -e; for dir in $(MODULES); do ( cd $$dir; echo "lint $$dir"; \
 		go vet ./...; go run $(STATICCHECK) ./...; go mod tidy -diff ); done
 	go vet ./testdata/bench/... && go run $(STATICCHECK) ./testdata/bench/...
+	go vet -tags docs ./cmd/imdsfs && go run $(STATICCHECK) -tags docs ./cmd/imdsfs
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s), one after the other
@@ -60,4 +71,4 @@ fuzz: ## run every fuzz target for FUZZTIME (20s), one after the other
 
 .PHONY: clean
 clean: ## remove what was built and unpacked here
-	rm -rf bin .deps testdata/clients/node_modules
+	rm -rf bin dist .deps testdata/clients/node_modules

@@ -19,7 +19,8 @@ import (
 const (
 	defaultConfig = "/etc/imdsfs/imdsfs.toml"
 	defaultMount  = "/run/metadata"
-	defaultListen = "127.0.0.1:1338" // the port of the common mock
+	mountVariable = "IMDSFS_DEFAULT_MOUNT" // holds another default, in the unit of an instance
+	defaultListen = "127.0.0.1:1338"       // the port of the common mock
 	none          = "none"
 
 	defaultWatchdog = 15 * time.Second
@@ -96,7 +97,7 @@ func (s *settings) resolve() error {
 		s.config, server = path, file.Server
 		s.server = server
 	}
-	s.mount = first(s.mount, server.Mount, defaultMount)
+	s.mount = first(s.mount, server.Mount, os.Getenv(mountVariable), defaultMount)
 	s.listenStated = len(s.listen)+len(server.Listen) > 0
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
 	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())

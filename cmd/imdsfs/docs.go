@@ -1,0 +1,66 @@
+//go:build docs
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+// With this build tag imdsfs is not the program but the writer of its man pages and shell completions:
+//
+//	go run -tags docs ./cmd/imdsfs DIR
+//
+// The pages are dated by SOURCE_DATE_EPOCH.
+func init() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: go run -tags docs ./cmd/imdsfs DIR")
+		os.Exit(exitUsage)
+	}
+	if err := writeDocs(os.Args[1]); err != nil {
+		os.Exit(report(os.Stderr, err))
+	}
+	os.Exit(0)
+}
+
+func writeDocs(dir string) error {
+	root := newRootCommand(os.Stdout, os.Stderr)
+	root.DisableAutoGenTag = true
+	asForRoot(root)
+	man := filepath.Join(dir, "man")
+	if err := os.MkdirAll(man, 0o755); err != nil {
+		return err
+	}
+	header := &doc.GenManHeader{Section: "1", Source: "imdsfs " + versionText(), Manual: "imdsfs"}
+	if err := doc.GenManTreeFromOpts(root, doc.GenManTreeOptions{Header: header, Path: man, CommandSeparator: "-"}); err != nil {
+		return err
+	}
+	for shell, write := range map[string]func(string) error{
+		"bash": func(path string) error { return root.GenBashCompletionFileV2(path, true) },
+		"zsh":  root.GenZshCompletionFile,
+		"fish": func(path string) error { return root.GenFishCompletionFile(path, true) },
+	} {
+		if err := write(filepath.Join(dir, "completion."+shell)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// asForRoot makes the defaults in the help those of root, whoever builds.
+func asForRoot(cmd *cobra.Command) {
+	defaults := strings.NewReplacer(defaultRuntimeDir(), "/run/imdsfs", defaultStateDir(), "/var/lib/imdsfs")
+	for _, name := range []string{"runtime-dir", "state-dir"} {
+		if f := cmd.Flags().Lookup(name); f != nil {
+			f.Usage = defaults.Replace(f.Usage)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		asForRoot(sub)
+	}
+}

@@ -1,0 +1,198 @@
+package packaging
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// debContents are mode and name of all there is but the man pages of subcommands, and the directories of
+// others.
+const debContents = `
+drwxr-xr-x /etc/imdsfs
+-rw-r--r-- /etc/imdsfs/imdsfs.toml
+-rwxr-xr-x /usr/bin/imdsfs
+-rw-r--r-- /usr/lib/systemd/system/imdsfs.service
+-rw-r--r-- /usr/lib/systemd/system/imdsfs.socket
+-rw-r--r-- /usr/lib/systemd/system/imdsfs@.service
+-rw-r--r-- /usr/lib/sysusers.d/imdsfs.conf
+Lrwxrwxrwx /usr/sbin/mount.fuse.imdsfs -> ../bin/imdsfs
+-rw-r--r-- /usr/share/bash-completion/completions/imdsfs
+-rw-r--r-- /usr/share/doc/imdsfs/README.md
+-rw-r--r-- /usr/share/doc/imdsfs/copyright
+-rw-r--r-- /usr/share/doc/imdsfs/third-party-licenses
+-rw-r--r-- /usr/share/fish/vendor_completions.d/imdsfs.fish
+-rw-r--r-- /usr/share/man/man1/imdsfs.1.gz
+-rw-r--r-- /usr/share/man/man5/imdsfs.toml.5.gz
+-rw-r--r-- /usr/share/zsh/vendor-completions/_imdsfs
+`
+
+var (
+	subcommandPage = regexp.MustCompile(`^/usr/share/man/man1/imdsfs-(.*)\.1\.gz$`)
+	ours           = regexp.MustCompile(`imdsfs`)
+)
+
+func TestDebHoldsWhatIsListed(t *testing.T) {
+	t.Parallel()
+	requireCommand(t, "dpkg-deb")
+	for _, arch := range []string{"amd64", "arm64"} {
+		deb := built(t, current, "imdsfs_*_"+arch+".deb")
+		var contents, pages []string
+		for _, h := range debFiles(t, deb) {
+			name := filepath.Join("/", h.Name)
+			info := h.FileInfo()
+			if h.Uid != 0 || h.Gid != 0 || h.Uname != "root" || h.Gname != "root" {
+				t.Errorf("%s: %s belongs to %s:%s", arch, name, h.Uname, h.Gname)
+			}
+			switch page := subcommandPage.FindStringSubmatch(name); {
+			case page != nil:
+				pages = append(pages, page[1])
+			case ours.MatchString(filepath.Base(name)) || strings.HasPrefix(name, "/usr/share/doc/imdsfs/"):
+				if name != "/usr/share/doc/imdsfs" {
+					if h.Linkname != "" {
+						name += " -> " + h.Linkname
+					}
+					contents = append(contents, fmt.Sprint(info.Mode(), " ", name))
+				}
+			case info.IsDir():
+			default:
+				t.Errorf("%s: %s is not to be there", arch, name)
+			}
+			if info.IsDir() && info.Mode() != fs.ModeDir|0o755 {
+				t.Errorf("%s: %s is of mode %v", arch, name, info.Mode())
+			}
+		}
+		slices.SortFunc(contents, func(a, b string) int { return strings.Compare(a[11:], b[11:]) })
+		if got := "\n" + strings.Join(contents, "\n") + "\n"; got != debContents {
+			t.Errorf("%s holds%swant%s", arch, got, debContents)
+		}
+		slices.Sort(pages)
+		if want := subcommands(t, built(t, current, "imdsfs-linux-"+runtime.GOARCH)); !slices.Equal(pages, want) {
+			t.Errorf("%s has man pages of %v, want %v", arch, pages, want)
+		}
+		if got := output(t, "dpkg-deb", "-f", deb, "Architecture", "Package"); got != "Architecture: "+arch+"\nPackage: imdsfs\n" {
+			t.Errorf("the control file says %s", got)
+		}
+		if got := string(controlFile(t, deb, "conffiles")); got != "/etc/imdsfs/imdsfs.toml\n" {
+			t.Errorf("conffiles are %q", got)
+		}
+	}
+}
+
+func TestEverythingIsDatedByTheCommit(t *testing.T) {
+	t.Parallel()
+	requireCommand(t, "dpkg-deb")
+	seconds := strings.TrimSpace(output(t, "git", "log", "-1", "--format=%ct"))
+	for _, h := range debFiles(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")) {
+		if fmt.Sprint(h.ModTime.Unix()) != seconds {
+			t.Errorf("%s is of %v", h.Name, h.ModTime)
+		}
+	}
+	// A man page says the month.
+	gz := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/man/man1/imdsfs-serve.1.gz")
+	page := output(t, "gzip", "-dc", gz)
+	date := output(t, "date", "-u", "-d", "@"+seconds, "+%b %Y")
+	if !strings.Contains(page, `.TH "IMDSFS-SERVE" "1" "`+strings.TrimSpace(date)+`"`) {
+		t.Errorf("the man page starts with %.100s", page)
+	}
+}
+
+func TestCompletionsAreScriptsOfTheirShells(t *testing.T) {
+	t.Parallel()
+	requireCommand(t, "dpkg-deb", "bash")
+	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
+	// Completion asks the program, which has to be on the PATH.
+	script := `PATH=` + root + `/usr/bin:$PATH
+. ` + root + `/usr/share/bash-completion/completions/imdsfs
+complete -p imdsfs
+_get_comp_words_by_ref() { cur=${COMP_WORDS[COMP_CWORD]}; words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; }
+COMP_WORDS=(imdsfs opt) COMP_CWORD=1 COMP_LINE="imdsfs opt" COMP_POINT=10 COMP_TYPE=9
+_init_completion() { _get_comp_words_by_ref; }
+__start_imdsfs
+echo "${COMPREPLY[0]}"`
+	if out := output(t, "bash", "-c", script); !strings.HasSuffix(strings.TrimSpace(out), "\noptions") {
+		t.Errorf("bash completes imdsfs opt to %s", out)
+	}
+	for file, first := range map[string]string{"zsh/vendor-completions/_imdsfs": "#compdef imdsfs\n", "fish/vendor_completions.d/imdsfs.fish": "# fish completion for imdsfs"} {
+		if text := readFile(t, filepath.Join(root, "usr/share", file)); !strings.HasPrefix(text, first) {
+			t.Errorf("%s starts with %.40q", file, text)
+		}
+	}
+}
+
+// debFiles are the headers of the files in a package.
+func debFiles(t testing.TB, deb string) []*tar.Header {
+	t.Helper()
+	archive := tar.NewReader(strings.NewReader(output(t, "dpkg-deb", "--fsys-tarfile", deb)))
+	var headers []*tar.Header
+	for {
+		h, err := archive.Next()
+		if err == io.EOF {
+			return headers
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		headers = append(headers, h)
+	}
+}
+
+func controlFile(t testing.TB, deb, name string) []byte {
+	t.Helper()
+	return []byte(output(t, "dpkg-deb", "-I", deb, name))
+}
+
+// unpack is the directory that a package is unpacked in.
+func unpack(t testing.TB, deb string) string {
+	t.Helper()
+	dir := t.TempDir()
+	output(t, "dpkg-deb", "-x", deb, dir)
+	return dir
+}
+
+// subcommands are those that the shell's completion knows, "options set" as options-set, sorted.
+func subcommands(t testing.TB, imdsfs string) []string {
+	t.Helper()
+	var names []string
+	var descend func(words []string)
+	descend = func(words []string) {
+		args := append(append([]string{"__complete"}, words...), "")
+		for line := range strings.Lines(output(t, imdsfs, args...)) {
+			name, _, described := strings.Cut(line, "\t")
+			if !described || strings.HasPrefix(name, "-") || name == "help" || name == "completion" {
+				continue
+			}
+			command := append(slices.Clone(words), name)
+			names = append(names, strings.Join(command, "-"))
+			descend(command)
+		}
+	}
+	descend(nil)
+	slices.Sort(names)
+	if len(names) < 10 {
+		t.Fatalf("completion knows only %v", names)
+	}
+	return names
+}
+
+// output is what a command prints that has to succeed.
+func output(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, &stderr)
+	}
+	return string(out)
+}

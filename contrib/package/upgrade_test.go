@@ -1,0 +1,98 @@
+package packaging
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// upgradesKeepTheMount: readers in bind mounts go on over an upgrade and a restart. It takes the units of
+// contrib/systemd, see build.
+const upgradesKeepTheMount = false
+
+// reader reads as a container does, through a bind mount in a mount namespace of its own, with a file open
+// all the time. Each round asks for a name that nobody asked for before, which the kernel cannot answer
+// by itself. It logs a line a round: "ok", or what went wrong; at the end, when it is told, what it
+// reads from the open file.
+const reader = `mkdir -p /root/reader
+exec unshare --mount --propagation private sh -c '
+mkdir -p /mnt/metadata; mount --bind /run/metadata /mnt/metadata
+exec 3</mnt/metadata/latest/meta-data/instance-id
+i=0
+until test -e /root/reader/stop; do
+	i=$((i+1))
+	error=$(cat /mnt/metadata/latest/meta-data/none-$i 2>&1 || true)
+	case $error in *"No such file"*) echo ok;; *) echo "$error";; esac
+done >/root/reader/log 2>&1
+cat <&3 >/root/reader/open 2>&1 || true
+touch /root/reader/done'`
+
+// readWhile starts the reader, lets it read before and after what do does, and returns what went wrong for
+// it, and what it had in the file that was open.
+func (m *machine) readWhile(do func()) (faults []string, open string) {
+	m.t.Helper()
+	m.start(reader)
+	rounds := func() []string {
+		log, _ := m.try("cat /root/reader/log")
+		return strings.Split(log, "\n")
+	}
+	further := func() {
+		m.t.Helper()
+		n := len(rounds())
+		eventually(m.t, "the reader reads", func() bool { return len(rounds()) > n+5 })
+	}
+	further()
+	do()
+	further()
+	m.run("touch /root/reader/stop")
+	eventually(m.t, "the reader ends", func() bool { _, err := m.try("test -e /root/reader/done"); return err == nil })
+	for _, line := range rounds() {
+		if line != "ok" {
+			faults = append(faults, line)
+		}
+	}
+	return faults, m.run("cat /root/reader/open")
+}
+
+func TestUpgradeGoesOnWithTheNewVersion(t *testing.T) {
+	t.Parallel()
+	newer := built(t, newerDeb, "imdsfs_*_"+runtime.GOARCH+".deb")
+	m := installed(t)
+	m.write("/etc/imdsfs/web.toml", "[meta-data]\ninstance-id = 'i-0a1b2c3d4e5f67890'\n[server]\nlisten = ['127.0.0.1:1339']\n")
+	m.run(`systemctl start imdsfs imdsfs@web
+echo '# changed by the administrator' >>/etc/imdsfs/imdsfs.toml
+imdsfs options set http-put-response-hop-limit=2 >/dev/null`)
+	id := m.answersAlike()
+	before := m.property("imdsfs", "MainPID") + m.property("imdsfs@web", "MainPID")
+	faults, open := m.readWhile(func() { m.run("dpkg -i " + m.put(newer)) })
+	if after := m.property("imdsfs", "MainPID") + m.property("imdsfs@web", "MainPID"); after == before {
+		t.Error("after the upgrade the old version runs")
+	}
+	if got := m.run("imdsfs version"); !strings.HasPrefix(got, "imdsfs "+newerVersion+" ") {
+		t.Errorf("after the upgrade this is %s", got)
+	}
+	if got := m.answersAlike(); got != id {
+		t.Errorf("the instance was %s and is %s", id, got)
+	}
+	m.run(`grep -q 'changed by the administrator' /etc/imdsfs/imdsfs.toml
+imdsfs options get | grep -q 'http-put-response-hop-limit.*2'
+test "$(cat /run/metadata-web/latest/meta-data/instance-id)" = i-0a1b2c3d4e5f67890`)
+	if upgradesKeepTheMount {
+		if len(faults) > 0 || open != id {
+			t.Errorf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
+		}
+	} else {
+		t.Logf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
+	}
+	// Nothing is restarted that was stopped.
+	m.run("systemctl stop imdsfs imdsfs@web; dpkg -i " + m.put(newer))
+	m.nothingServed()
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return fmt.Sprint(list[0])
+}
