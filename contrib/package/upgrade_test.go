@@ -7,10 +7,6 @@ import (
 	"testing"
 )
 
-// upgradesKeepTheMount: readers in bind mounts go on over an upgrade and a restart. It takes the units of
-// contrib/systemd, see build.
-const upgradesKeepTheMount = false
-
 // reader reads as a container does, through a bind mount in a mount namespace of its own, with a file open
 // all the time. Each round asks for a name that nobody asked for before, which the kernel cannot answer
 // by itself. It logs a line a round: "ok", or what went wrong; at the end, when it is told, what it
@@ -78,12 +74,8 @@ imdsfs options set http-put-response-hop-limit=2 >/dev/null`)
 	m.run(`grep -q 'changed by the administrator' /etc/imdsfs/imdsfs.toml
 imdsfs options get | grep -q 'http-put-response-hop-limit.*2'
 test "$(cat /run/metadata-web/latest/meta-data/instance-id)" = i-0a1b2c3d4e5f67890`)
-	if upgradesKeepTheMount {
-		if len(faults) > 0 || open != id {
-			t.Errorf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
-		}
-	} else {
-		t.Logf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
+	if len(faults) > 0 || open != id {
+		t.Errorf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
 	}
 	// Nothing is restarted that was stopped.
 	m.run("systemctl stop imdsfs imdsfs@web; dpkg -i " + m.put(newer))

@@ -266,8 +266,16 @@ func (s *Store) write(conn *net.UnixConn, state string, fd int) error {
 	if fd != noFile {
 		rights = unix.UnixRights(fd)
 	}
-	_, _, err := conn.WriteMsgUnix([]byte(state), rights, nil)
-	return err
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Write(func(socket uintptr) bool {
+		inner = unix.Sendmsg(int(socket), []byte(state), rights, nil, unix.MSG_NOSIGNAL)
+		return inner != unix.EAGAIN
+	})
+	return errors.Join(err, inner)
 }
 
 // Exec has another program take the place of this one, with all that is kept. It returns only if that
