@@ -27,7 +27,7 @@ const (
 
 // attach mounts on dir and returns the device that the kernel's requests come from. An ordinary user gets
 // what fusermount3 gives, which is private: for that user alone.
-func attach(dir string, warn func(string)) (device *os.File, private bool, err error) {
+func attach(dir string, kept bool, warn func(string)) (device *os.File, private bool, err error) {
 	device, err = attachDirectly(dir, os.Geteuid(), os.Getegid())
 	switch {
 	case err == nil:
@@ -38,7 +38,11 @@ func attach(dir string, warn func(string)) (device *os.File, private bool, err e
 	if device, err = attachThroughHelper(dir); err != nil {
 		return nil, false, &PointError{dir, ErrPermission, strings.TrimSpace(err.Error()), "run as root, or install fuse3 and see to it that you may open /dev/fuse"}
 	}
-	warn(fmt.Sprintf("%s is mounted through fusermount3 because you are not root: only your own user can read it, not root and not containers, and it does not survive a crash of the daemon", dir))
+	lost := ""
+	if !kept {
+		lost = ", and it does not survive a crash of the daemon"
+	}
+	warn(fmt.Sprintf("%s is mounted through fusermount3 because you are not root: only your own user can read it, not root and not containers%s", dir, lost))
 	return device, true, nil
 }
 

@@ -126,7 +126,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	dir := d.point.dir
 	d.fs = newRawFS(k, cfg.Clock, s)
-	if d.device, d.private, err = attach(dir, d.warn); err != nil {
+	if d.device, d.private, err = attach(dir, cfg.Keeper != nil, d.warn); err != nil {
 		return err
 	}
 	fault.At("mounted")

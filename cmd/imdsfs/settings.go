@@ -24,6 +24,7 @@ const (
 	none          = "none"
 
 	defaultWatchdog = 15 * time.Second
+	leastWatchdog   = 200 * time.Millisecond
 )
 
 // settings are the flags of serve; each is a key of [server] too, and a flag wins.
@@ -114,8 +115,8 @@ func (s *settings) resolve() error {
 	s.keep = s.keep || server.Keep
 	s.user = first(s.user, server.User)
 	s.watchdog = cmp.Or(s.watchdog, server.Watchdog, defaultWatchdog)
-	if s.watchdog < time.Second {
-		return failure(exitUsage, "give it a second or more, such as 15s", fmt.Errorf("--watchdog %v is too short", s.watchdog))
+	if s.watchdog < leastWatchdog {
+		return failure(exitUsage, "give it some seconds, such as 15s", fmt.Errorf("--watchdog %v is too short", s.watchdog))
 	}
 	if s.user != "" && !s.keep {
 		return failure(exitUsage, "give --keep as well; with systemd say User= in the unit", errors.New("--user needs a keeper"))

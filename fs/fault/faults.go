@@ -1,9 +1,9 @@
 //go:build faults
 
-// Package fault, in this build, has the process send itself a signal at a step, once: IMDSFS_FAULT is
-// "STEP SIGNAL FILE", where SIGNAL is KILL or STOP, and FILE is removed by whoever comes to the step
-// first and so is the one to suffer. With FILE alone (no step) every step that is passed is appended
-// to it, a line each.
+// Package fault, in this build, has the process send itself a signal at a step. IMDSFS_FAULT is
+// "DIRECTORY SIGNAL", where SIGNAL is KILL or STOP: whoever comes to a step for which there is a file
+// of its name in the directory, with dashes for blanks, removes the file and suffers. Every step that
+// is passed is appended to the file "passed" there, a line each.
 package fault
 
 import (
@@ -14,19 +14,20 @@ import (
 
 // At marks a step.
 func At(step string) {
-	words := strings.Fields(os.Getenv("IMDSFS_FAULT"))
-	if len(words) == 1 {
-		if f, err := os.OpenFile(words[0], os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666); err == nil {
-			f.WriteString(step + "\n")
-			f.Close()
-		}
+	directory, signal, ok := strings.Cut(os.Getenv("IMDSFS_FAULT"), " ")
+	if !ok {
 		return
 	}
-	if len(words) != 3 || words[0] != step || os.Remove(words[2]) != nil {
+	step = strings.ReplaceAll(step, " ", "-")
+	if f, err := os.OpenFile(directory+"/passed", os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666); err == nil {
+		f.WriteString(step + "\n")
+		f.Close()
+	}
+	if os.Remove(directory+"/"+step) != nil {
 		return
 	}
 	sig := syscall.SIGKILL
-	if words[1] == "STOP" {
+	if signal == "STOP" {
 		sig = syscall.SIGSTOP
 	}
 	syscall.Kill(syscall.Getpid(), sig)

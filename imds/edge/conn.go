@@ -28,6 +28,7 @@ type conn struct {
 
 	mu       sync.Mutex
 	busy     bool // a request has begun and is not answered yet
+	used     bool // one has been answered
 	stopping bool
 }
 
@@ -194,16 +195,20 @@ func (c *conn) withhold() {
 	io.CopyN(io.Discard, c.Conn, lingerBytes)
 }
 
-// begin marks a request as under way, unless the server stops.
-func (c *conn) begin() bool { return c.setBusy(true) }
-
-// end marks it as done. It reports whether the connection goes on.
-func (c *conn) end() bool { return c.setBusy(false) }
-
-func (c *conn) setBusy(busy bool) bool {
+// begin marks a request as under way, unless the server stops. It always takes a first one: who has just
+// connected cannot know, and is not to be turned away.
+func (c *conn) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = busy
+	c.busy = true
+	return !c.stopping || !c.used
+}
+
+// end marks it as done. It reports whether the connection goes on.
+func (c *conn) end() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy, c.used = false, true
 	return !c.stopping
 }
 
@@ -212,6 +217,19 @@ func (c *conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopping = true
+	switch {
+	case c.busy:
+		time.AfterFunc(stopGrace, func() { c.Close() })
+	case !c.used:
+		time.AfterFunc(firstGrace, c.closeUnlessBusy)
+	default:
+		c.Close()
+	}
+}
+
+func (c *conn) closeUnlessBusy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !c.busy {
 		c.Close()
 		return

@@ -114,15 +114,15 @@ func (n node) userName() string {
 	return name
 }
 
-// duration is a time of at least a second.
+// duration is a positive time.
 func (n node) duration() time.Duration {
 	text, ok := n.text()
 	if !ok {
 		return 0
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < time.Second {
-		n.fault("not a duration", `a second or more, such as "15s"`)
+	if err != nil || d <= 0 {
+		n.fault("not a duration", `a number with its unit, such as "15s"`)
 		return 0
 	}
 	return d

@@ -63,8 +63,10 @@ type Target struct {
 	// Wait returns when every process must see these versions, or newer ones. It is called by both
 	// writers; nil if they do when Change returns.
 	Wait func(value, names int64) error
-	// Duration is how long to go on.
+	// Duration is how long to go on, and Enough, if not nil, has to hold by then as well; twenty times as
+	// long is the limit.
 	Duration time.Duration
+	Enough   func() bool
 	// Least is how many versions of the value and of the names must have been published for the
 	// result to mean something.
 	Least int64
@@ -114,11 +116,16 @@ func Run(t testing.TB, target Target) {
 // write runs both writers to the end.
 func write(t testing.TB, target Target, b *board) {
 	end := time.Now().Add(target.Duration)
+	latest := time.Now().Add(20 * target.Duration)
+	goesOn := func() bool {
+		now := time.Now()
+		return now.Before(end) || target.Enough != nil && !target.Enough() && now.Before(latest)
+	}
 	var mu sync.Mutex
 	var value, names int64
 	var writers sync.WaitGroup
 	writer := func(own *int64, p *progress) {
-		for time.Now().Before(end) && !t.Failed() {
+		for goesOn() && !t.Failed() {
 			mu.Lock()
 			*own++
 			version, v, n := *own, value, names

@@ -25,7 +25,7 @@ const (
 	stopLimit  = 10 * time.Second       // for an orderly stop, then it is killed
 	backOff    = 50 * time.Millisecond  // before the second try; the first is at once
 	backOffMax = 5 * time.Second        // it doubles up to this
-	steady     = 10 * time.Second       // a daemon that was ready for so long did not fail to start
+	steady     = 100 * time.Millisecond // a daemon that is ready for less is as good as one that never was
 	tick       = 100 * time.Millisecond // of the watchdog
 )
 
@@ -117,12 +117,14 @@ func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, 
 	err = k.watch(ctx, signals, c)
 	code = exitCode(err)
 	if ready := c.ready(); !ready.IsZero() {
-		k.ever, k.failing = true, time.Time{}
-		if time.Since(ready) > steady {
-			k.tries = 0
+		k.ever, k.failing, k.tries = true, time.Time{}, 0
+		if time.Since(ready) < steady {
+			k.tries = 1
 		}
 	}
 	switch {
+	case ctx.Err() != nil && wasTold(err):
+		return 0, false // it had not come to listening for signals
 	case code == 0, ctx.Err() != nil:
 		return code, false
 	case code == HandedOver:
@@ -177,6 +179,16 @@ func (k *Keeper) mount() error {
 		return errors.New("the mount point is served by somebody else")
 	}
 	return nil
+}
+
+// wasTold reports whether a process has ended by SIGTERM.
+func wasTold(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGTERM
 }
 
 func exitCode(err error) int {
