@@ -65,14 +65,10 @@ type process struct {
 
 // runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
 // successor.
-func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
+func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others map[string][]*os.File, log *logrus.Logger) error {
 	// Core dumps and ptrace by others would show credentials.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
-	}
-	kept, others, err := fdstore.Open()
-	if err != nil {
-		return err
 	}
 	fault.At("started")
 	clock := source.SystemClock()
@@ -112,6 +108,10 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		}
 		return err
 	}
+	if err := p.keepServer(); err != nil {
+		return err
+	}
+	defer p.forget(keptServer)
 	fault.At("sources read")
 	if p.server, err = p.newEdge(); err != nil {
 		return err

@@ -26,9 +26,17 @@ func TestMain(m *testing.M) {
 	fs.ChildMain()
 	stress.Main()
 	os.Setenv("GORACE", noRaceSleep)
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tidy{m}, map[string]func(){
 		"imdsfs": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) },
 	})
+}
+
+// tidy removes at the end what all tests have used.
+type tidy struct{ *testing.M }
+
+func (m tidy) Run() int {
+	defer removePrograms()
+	return m.M.Run()
 }
 
 // noRaceSleep is for the programs that tests start: the race detector's second at the end of each adds up.

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -49,7 +48,7 @@ func lookUpAccount(name string) (*account, error) {
 }
 
 // runKeeper stands behind the daemon. It reads no more of the outside world than what it was started with.
-func runKeeper(parent context.Context, s *settings, log *logrus.Logger) error {
+func runKeeper(parent context.Context, s *settings, others map[string][]*os.File, log *logrus.Logger) error {
 	ctx, stop, signals := signals(parent)
 	defer stop()
 	program, err := ownProgram()
@@ -61,7 +60,7 @@ func runKeeper(parent context.Context, s *settings, log *logrus.Logger) error {
 		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
 		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
-	for name, files := range activation.FilesWithNames() {
+	for name, files := range others {
 		for _, f := range files {
 			if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
 				k.Hold(name, fd)

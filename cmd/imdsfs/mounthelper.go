@@ -30,7 +30,7 @@ was to hand over.`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(*cobra.Command, []string) error {
 			s.keep = true // --user is meant for the helper
-			if err := s.resolve(); err != nil {
+			if err := s.resolve(nil); err != nil {
 				return err
 			}
 			switch {

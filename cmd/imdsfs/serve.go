@@ -10,6 +10,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 )
 
 func newServeCommand(stderr io.Writer) *cobra.Command {
@@ -37,7 +39,11 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
   imdsfs serve -c testdata/instances/web-1.toml --keep`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.resolve(); err != nil {
+			kept, others, err := fdstore.Open()
+			if err != nil {
+				return err
+			}
+			if err := s.resolve(inheritedServer(kept)); err != nil {
 				return err
 			}
 			log, err := newLogger(stderr, s.logLevel, s.logFormat)
@@ -45,9 +51,9 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
 				return err
 			}
 			if s.keep && !isKept() {
-				return runKeeper(cmd.Context(), &s, log)
+				return runKeeper(cmd.Context(), &s, others, log)
 			}
-			return runDaemon(cmd.Context(), &s, log)
+			return runDaemon(cmd.Context(), &s, kept, others, log)
 		},
 	}
 	s.addFlags(cmd)

@@ -76,8 +76,9 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 }
 
-// resolve settles every setting: the flag, else the file's [server], else the default.
-func (s *settings) resolve() error {
+// resolve settles every setting: the flag, else the file's [server], else the default. If the file is faulty, what
+// it said to a predecessor counts, if there is one.
+func (s *settings) resolve(before *tomlfile.Server) error {
 	if s.config == "" {
 		if _, err := os.Stat(defaultConfig); err == nil {
 			s.config = defaultConfig
@@ -92,10 +93,15 @@ func (s *settings) resolve() error {
 			return err
 		}
 		file, err := tomlfile.Load(s.config)
-		if err != nil {
+		switch {
+		case err == nil:
+			server = file.Server
+		case before != nil:
+			server = *before
+		default:
 			return invalid(s.config, err)
 		}
-		s.config, server = path, file.Server
+		s.config = path
 		s.server = server
 	}
 	s.mount = first(s.mount, server.Mount, os.Getenv(mountVariable), defaultMount)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -18,13 +19,16 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/fs/fault"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
 // What this package keeps, besides the sockets of HTTP (listen.go) and what fs does.
 const (
 	keptLock    = "lock"
 	keptMetrics = "metrics"
+	keptServer  = "server" // what [server] says, as JSON
 )
 
 // errHandedOver ends a daemon for a successor. It is nothing to complain about.
@@ -53,6 +57,23 @@ func (p *process) keptOf(prefix string) map[string]*os.File {
 		}
 	}
 	return files
+}
+
+// inheritedServer is what [server] said to a predecessor, nil without one.
+func inheritedServer(kept *fdstore.Store) *tomlfile.Server {
+	var server tomlfile.Server
+	if text := kept.InheritedText(keptServer); text == nil || json.Unmarshal(text, &server) != nil {
+		return nil
+	}
+	return &server
+}
+
+func (p *process) keepServer() error {
+	text, err := json.Marshal(p.settings.server)
+	if err != nil {
+		return err
+	}
+	return p.kept.KeepText(keptServer, text)
 }
 
 // forget has a successor not get what is closed at an orderly end.

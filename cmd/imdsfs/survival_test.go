@@ -21,15 +21,41 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
-// program builds imdsfs as users have it: without the race detector, under which a start takes ten times as
-// long. Its version tells one from the other.
+// program puts imdsfs as users have it at path: without the race detector, under which a start takes ten
+// times as long. Its version tells one from the other.
 func program(t testing.TB, path, version string, tags ...string) {
 	t.Helper()
-	args := []string{"build", "-ldflags", "-X main.version=" + version, "-tags", strings.Join(tags, ","), "-o", path, "."}
-	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	programs.mu.Lock()
+	defer programs.mu.Unlock()
+	key := version + " " + strings.Join(tags, ",")
+	built := programs.built[key]
+	if built == "" {
+		dir, err := os.MkdirTemp("", "imdsfs-program-") // removed by TestMain
+		if err != nil {
+			t.Fatal(err)
+		}
+		programs.dirs = append(programs.dirs, dir)
+		built = dir + "/imdsfs"
+		cmd := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-tags", strings.Join(tags, ","), "-o", built, ".")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+		programs.built[key] = built
+	}
+	text, err := os.ReadFile(built)
+	must(t, err, os.WriteFile(path, text, 0o755), os.Chmod(path, 0o755))
+}
+
+var programs = struct {
+	mu    sync.Mutex
+	built map[string]string
+	dirs  []string
+}{built: map[string]string{}}
+
+func removePrograms() {
+	for _, dir := range programs.dirs {
+		os.RemoveAll(dir)
 	}
 }
 

@@ -20,6 +20,7 @@ package fdstore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -212,6 +213,39 @@ func (s *Store) Keep(name string, f *os.File) error {
 	}
 	s.held[name] = twin
 	return nil
+}
+
+// KeepText has a text kept under a name, in memory that nobody can change any more.
+func (s *Store) KeepText(name string, text []byte) error {
+	fd, err := unix.MemfdCreate("imdsfs "+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if _, err := f.Write(text); err != nil {
+		return fmt.Errorf("keep %s: %w", name, err)
+	}
+	const all = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, all); err != nil {
+		return fmt.Errorf("seal %s: %w", name, err)
+	}
+	return s.Keep(name, f)
+}
+
+// InheritedText is a text that a predecessor kept, of at most 1 MiB, nil if there is none.
+func (s *Store) InheritedText(name string) []byte {
+	f := s.inherited[name]
+	if f == nil {
+		return nil
+	}
+	delete(s.inherited, name)
+	defer f.Close()
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<20))
+	if err != nil {
+		return nil
+	}
+	return text
 }
 
 // Drop lets go of what is kept under a name.

@@ -1,0 +1,330 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+)
+
+const patience = 20 * time.Second
+
+// script tells the test binary, as a daemon, what to do: words, in order.
+const script = "IMDSFS_TEST_SCRIPT"
+
+func TestMain(m *testing.M) {
+	if words := os.Getenv(script); words != "" {
+		daemon(strings.Fields(words))
+	}
+	os.Exit(m.Run())
+}
+
+// daemon does what the script says. A word that ends in ! is for the first daemon alone, which finds nothing kept.
+func daemon(words []string) {
+	store, others, err := fdstore.Open()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(9)
+	}
+	first := len(store.Inherited()) == 0
+	note := func(text string) {
+		f, err := os.OpenFile(os.Args[1], os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err == nil {
+			fmt.Fprintln(f, text)
+			f.Close()
+		}
+	}
+	for _, word := range words {
+		word, onlyFirst := strings.CutSuffix(word, "!")
+		if onlyFirst && !first {
+			continue
+		}
+		verb, arg, _ := strings.Cut(word, "=")
+		number, _ := strconv.Atoi(arg)
+		switch verb {
+		case "note":
+			note(arg)
+		case "keep":
+			f, err := os.Open("/proc/self/comm")
+			if err == nil {
+				err = store.Keep(arg, f)
+			}
+			if err != nil {
+				note(err.Error())
+			}
+		case "drop":
+			store.Drop(arg)
+		case "kept":
+			names := []string{}
+			for _, name := range []string{"a", "b", "mount"} {
+				if store.Inherited()[name] != nil {
+					names = append(names, name)
+				}
+			}
+			note(fmt.Sprintf("kept %s, %d from others", strings.Join(names, " "), len(others)))
+		case "ready":
+			store.Notify("READY=1")
+		case "alive":
+			for range number {
+				store.Notify("WATCHDOG=1")
+				time.Sleep(20 * time.Millisecond)
+			}
+		case "exit":
+			os.Exit(number)
+		case "die":
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case "hang":
+			select {}
+		case "wait": // for signals
+			c := make(chan os.Signal, 1)
+			signal.Notify(c, syscall.SIGHUP, syscall.SIGTERM)
+			note("waiting")
+			for sig := range c {
+				note(sig.String())
+				if sig == syscall.SIGTERM {
+					os.Exit(0)
+				}
+			}
+		}
+	}
+	os.Exit(0)
+}
+
+// A kept is a keeper in a test.
+type kept struct {
+	*Keeper
+	t       *testing.T
+	notes   string
+	mu      sync.Mutex
+	said    []string
+	ready   int
+	cancel  context.CancelFunc
+	signals chan os.Signal
+	ended   chan int
+}
+
+func newKept(t *testing.T, words string) *kept {
+	t.Helper()
+	t.Setenv(script, words)
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	k := &kept{t: t, notes: filepath.Join(t.TempDir(), "notes"), signals: make(chan os.Signal), ended: make(chan int, 1)}
+	k.Keeper = &Keeper{
+		Command: []string{os.Args[0], k.notes}, MountName: fdstore.KeptName("mount"), GiveUp: patience,
+		Log: func(format string, args ...any) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.said = append(k.said, fmt.Sprintf(format, args...))
+		},
+		Ready: func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.ready++
+		},
+	}
+	return k
+}
+
+func (k *kept) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	k.cancel = cancel
+	k.t.Cleanup(cancel)
+	go func() { k.ended <- k.Run(ctx, k.signals) }()
+}
+
+func (k *kept) log() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return strings.Join(k.said, "\n")
+}
+
+func (k *kept) noted() string {
+	text, _ := os.ReadFile(k.notes)
+	return strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "; ")
+}
+
+// ends expects the keeper to end with a status.
+func (k *kept) ends(code int) {
+	k.t.Helper()
+	select {
+	case got := <-k.ended:
+		if got != code {
+			k.t.Errorf("ended with %d, want %d: %s", got, code, k.log())
+		}
+	case <-time.After(patience):
+		k.t.Fatalf("the keeper goes on: %s; %s", k.noted(), k.log())
+	}
+}
+
+func (k *kept) eventually(what string, ok func() bool) {
+	k.t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			k.t.Fatalf("not in %v: %s; noted %s; %s", patience, what, k.noted(), k.log())
+		}
+	}
+}
+
+func TestWhatIsKeptIsPassedOn(t *testing.T) {
+	for _, end := range []string{"die!", "exit=1!", "exit=3!", "exit=75!"} {
+		k := newKept(t, "kept keep=a! keep=b! keep=mount! drop=b! ready "+end+" exit=0")
+		k.run()
+		k.ends(0)
+		if got, want := k.noted(), "kept , 0 from others; kept a mount, 0 from others"; got != want {
+			t.Errorf("%s: %s", end, got)
+		}
+		if complains := strings.Contains(k.log(), "the next one goes on"); complains == (end == "exit=75!") {
+			t.Errorf("%s: said %q", end, k.log())
+		}
+		if k.ready != 2 {
+			t.Errorf("%s: ready %d times", end, k.ready)
+		}
+	}
+}
+
+// What it says at its last moment counts.
+func TestLastWordsAreHeard(t *testing.T) {
+	k := newKept(t, "kept "+strings.Repeat("keep=a! drop=a! ", 200)+" keep=b! ready! die! exit=0")
+	k.run()
+	k.ends(0)
+	if got := k.noted(); got != "kept , 0 from others; kept b, 0 from others" {
+		t.Error(got)
+	}
+}
+
+func TestAFirstStartThatFailsIsTheLast(t *testing.T) {
+	for _, end := range []struct {
+		word string
+		code int
+	}{{"exit=1", 1}, {"exit=2", 2}, {"exit=3", 3}, {"die", 1}, {"exit=0", 0}} {
+		k := newKept(t, "note=started "+end.word)
+		k.run()
+		k.ends(end.code)
+		if got := k.noted(); got != "started" {
+			t.Errorf("%s: %s", end.word, got)
+		}
+	}
+}
+
+func TestSocketsOfOthersAreHeld(t *testing.T) {
+	k := newKept(t, "kept keep=a! ready die! exit=0")
+	fd, err := unix.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Hold("web.socket", fd)
+	k.run()
+	k.ends(0)
+	if got := k.noted(); got != "kept , 1 from others; kept a, 1 from others" {
+		t.Error(got)
+	}
+}
+
+func TestADaemonThatHangsIsReplaced(t *testing.T) {
+	for name, words := range map[string]string{
+		"after it was ready": "keep=a! ready alive=20 hang! exit=0",
+		"before":             "keep=a! ready! die! kept note=second",
+	} {
+		k := newKept(t, words)
+		k.Watchdog = 200 * time.Millisecond
+		k.run()
+		k.ends(0)
+		if silent := strings.Contains(k.log(), "has been silent for"); silent != (name == "after it was ready") {
+			t.Errorf("%s: said %q", name, k.log())
+		}
+	}
+	k := newKept(t, "keep=a! ready! die! hang")
+	k.Watchdog, k.GiveUp = 100*time.Millisecond, 500*time.Millisecond
+	k.run()
+	k.ends(1)
+	if !strings.Contains(k.log(), "no daemon has been ready for 500ms: giving up") {
+		t.Errorf("said %q", k.log())
+	}
+}
+
+func TestFailuresAreTriedLessAndLessOften(t *testing.T) {
+	k := newKept(t, "note=start keep=a! ready! die! exit=1")
+	k.GiveUp = 700 * time.Millisecond
+	k.run()
+	k.ends(1)
+	if n := strings.Count(k.noted(), "start"); n < 3 || n > 8 {
+		t.Errorf("%d starts in %v", n, k.GiveUp)
+	}
+}
+
+func TestSignalsArePassedOn(t *testing.T) {
+	k := newKept(t, "keep=a ready wait")
+	k.run()
+	k.eventually("it waits", func() bool { return k.noted() == "waiting" })
+	k.signals <- syscall.SIGHUP
+	k.eventually("it hears of SIGHUP", func() bool { return k.noted() == "waiting; hangup" })
+	k.cancel()
+	k.ends(0)
+	if got := k.noted(); got != "waiting; hangup; terminated" {
+		t.Error(got)
+	}
+}
+
+func TestTheMountIsMadeBeforeTheDaemon(t *testing.T) {
+	k := newKept(t, "kept keep=mount! exit=0")
+	k.Mount = k.Command // which is the first to run, and keeps the mount
+	k.run()
+	k.ends(0)
+	if got := k.noted(); got != "kept , 0 from others; kept mount, 0 from others" {
+		t.Error(got)
+	}
+	k = newKept(t, "note=helper exit=4")
+	k.Mount = k.Command
+	k.run()
+	k.ends(4)
+	if got := k.noted(); got != "helper" {
+		t.Errorf("after a helper that failed: %s", got)
+	}
+	k = newKept(t, "note=helper exit=0")
+	k.Mount = k.Command
+	k.run()
+	k.ends(1)
+	if !strings.Contains(k.log(), "served by somebody else") {
+		t.Errorf("said %q", k.log())
+	}
+}
+
+func TestAShelfIsBounded(t *testing.T) {
+	var s shelf
+	defer s.clear()
+	for n := range maxFiles + 10 {
+		fd, err := unix.Dup(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok := s.put(fmt.Sprint(n), fd); ok != (n < maxFiles) {
+			t.Fatalf("file %d: %v", n, ok)
+		}
+	}
+	s.remove("5")
+	if s.has("5") || !s.has("6") {
+		t.Error("the wrong one was removed")
+	}
+}
+
+func TestStartDecidesHowADaemonIsStarted(t *testing.T) {
+	k := newKept(t, "exit=0")
+	k.Start = func(*exec.Cmd) error { return errors.New("no such user") }
+	k.run()
+	k.ends(1)
+	if !strings.Contains(k.log(), "no such user") {
+		t.Errorf("said %q", k.log())
+	}
+}
