@@ -32,6 +32,12 @@
 // there that the kernel does not have; everything else goes on (teller.go). Whoever waits for the lock
 // cannot be killed, so that is a child process (messenger.go) and never the daemon.
 //
+// A mount can outlive its daemon. With a [Keeper], everything that a successor has to know is kept before the
+// kernel learns of it (record.go): the device, the kernel's first request, and the trees that it may
+// believe in. [Inherit] makes a [Predecessor] of that, with which Mount goes on: it knows all nodes that
+// were handed out, has the kernel send again what was not answered, and tells it what is different
+// (inherit.go). [Door.HandOver] is the orderly way to end for a successor.
+//
 // Mounting and its refusals are in mount.go, device.go and point.go. A program that mounts calls
 // [ChildMain] first thing in its main.
 package fs
