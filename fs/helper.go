@@ -38,13 +38,20 @@ func MountFor(cfg Config, uid, gid int) (bool, error) {
 
 // CleanUp takes what daemons have left on a mount point that nobody serves: dead mounts, and the directory
 // if it was made for them. It is no error if there is nothing. The error is ErrServed if somebody does.
-func CleanUp(dir, runtimeDir string) error {
+//
+// A mount that does not answer is taken for that of somebody else, unless ours says that it was made for
+// a daemon of the same run-time directory: without one, whoever waits for an answer waits in vain, and a
+// process that hangs in the mount may keep it from dying.
+func CleanUp(dir, runtimeDir string, ours bool) error {
 	p, err := claim(dir, runtimeDir, nil)
 	if errors.Is(err, ErrNoParent) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
+	}
+	if top, ok, err := topmost(p.dir); ours && err == nil && ok && top.fstype == fsType {
+		detach(p.dir, unix.MNT_DETACH|unix.MNT_FORCE)
 	}
 	if err := p.clear(); err != nil {
 		return errors.Join(err, p.lock.Close())

@@ -49,6 +49,10 @@ func lookUpAccount(name string) (*account, error) {
 
 // runKeeper stands behind the daemon. It reads no more of the outside world than what it was started with.
 func runKeeper(parent context.Context, s *settings, others map[string][]*os.File, log *logrus.Logger) error {
+	// What is held is not for others to look at, through /proc/PID/fd.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
+	}
 	ctx, stop, signals := signals(parent)
 	defer stop()
 	program, err := ownProgram()
@@ -87,7 +91,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	code := k.Run(ctx, signals)
 	if s.mount != none {
 		// After an orderly end there is nothing, unless the daemon might not unmount.
-		if err := fs.CleanUp(s.mount, s.runtimeDir); err != nil && !errors.Is(err, fs.ErrServed) {
+		if err := fs.CleanUp(s.mount, s.runtimeDir, k.Mounted()); err != nil && !errors.Is(err, fs.ErrServed) {
 			log.WithError(err).Warn("keeper: clean up")
 		}
 	}

@@ -37,7 +37,7 @@ was to hand over.`,
 			case s.mount == none, afterStop && hasSuccessor():
 				return nil
 			case unmount || afterStop:
-				return fs.CleanUp(s.mount, s.runtimeDir)
+				return fs.CleanUp(s.mount, s.runtimeDir, afterStop && os.Getenv("EXIT_CODE") != "")
 			}
 			return mountFor(&s)
 		},

@@ -53,6 +53,7 @@ type Keeper struct {
 	failing time.Time // since when no daemon has been ready; zero while one is
 	tries   int
 	ever    bool // a daemon has been ready
+	mounted bool
 }
 
 // Hold has a descriptor passed to every daemon under a name: what somebody else handed to us. It becomes the
@@ -62,7 +63,10 @@ func (k *Keeper) Hold(name string, fd int) { k.shelf.put(name, fd) }
 // Run keeps a daemon until one ends in an orderly way, or cannot even start the first time, or ctx ends,
 // which stops it. Signals are passed on. The result is the exit status for the program.
 func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
-	defer k.shelf.clear()
+	defer func() {
+		k.mounted = k.shelf.has(k.MountName)
+		k.shelf.clear()
+	}()
 	for {
 		code, again := k.once(ctx, signals)
 		if !again || ctx.Err() != nil {
@@ -80,6 +84,9 @@ func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
 		}
 	}
 }
+
+// Mounted reports, after Run, whether the last daemon left a mount behind.
+func (k *Keeper) Mounted() bool { return k.mounted }
 
 // pause waits before the next try, longer each time. Signals have nobody to go to.
 func (k *Keeper) pause(ctx context.Context, signals <-chan os.Signal) bool {
@@ -116,6 +123,7 @@ func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, 
 	}
 	err = k.watch(ctx, signals, c)
 	code = exitCode(err)
+	reapOrphans()
 	if ready := c.ready(); !ready.IsZero() {
 		k.ever, k.failing, k.tries = true, time.Time{}, 0
 		if time.Since(ready) < steady {
@@ -135,6 +143,16 @@ func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, 
 	}
 	k.Log("the daemon, pid %d, ended (%v); the next one goes on", c.cmd.Process.Pid, err)
 	return code, true
+}
+
+// reapOrphans is for a keeper that is the first process of a container, to whom the children of dead daemons come.
+// It must not be called while a process is under way that somebody waits for.
+func reapOrphans() {
+	for {
+		if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 && err != syscall.EINTR {
+			return
+		}
+	}
 }
 
 // watch passes signals on to a daemon until it ends.
