@@ -1,6 +1,9 @@
 # `make help` lists the targets.
 
 FUZZTIME ?= 20s
+FUZZJOBS ?= 1
+# Further flags for each `go test -fuzz`.
+FUZZFLAGS ?=
 # The packages whose fuzz targets run; CI takes those that read what comes from outside the machine, and the file.
 FUZZPKGS ?= ./...
 STRESSTIME ?= 5m
@@ -61,13 +64,15 @@ lint: ## gofmt, go vet, staticcheck and go mod tidy, in both modules; changes no
 	go vet -tags docs ./cmd/imdsfs && go run $(STATICCHECK) -tags docs ./cmd/imdsfs
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (20s), one after the other
-	@set -e; for pkg in $$(go list $(FUZZPKGS)); do \
-		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-			echo "fuzz $$pkg $$target $(FUZZTIME)"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
-		done; \
-	done
+fuzz: ## run every fuzz target for FUZZTIME (20s), FUZZJOBS (1) at a time
+	@set -e; packages=$$(go list $(FUZZPKGS)); targets=; \
+	for pkg in $$packages; do \
+		list=$$(go test -list '^Fuzz' $$pkg); \
+		targets="$$targets $$(echo "$$list" | sed -n "s#^Fuzz.*#$$pkg &#p")"; \
+	done; \
+	echo $$targets | xargs -n 2 -P $(FUZZJOBS) sh -c 'echo "fuzz $$0 $$1 $(FUZZTIME)"; \
+		out=$$(go test -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $(FUZZFLAGS) $$0 2>&1) && \
+			echo "$$out" | tail -1 || { echo "$$out"; exit 255; }'
 
 .PHONY: clean
 clean: ## remove what was built and unpacked here

@@ -104,10 +104,11 @@ func (g *siege) run(stop <-chan struct{}) {
 func (g *siege) kill() {
 	// A keeper's daemon is a child of one of its threads.
 	for _, pid := range childrenNamed(g.d.cmd.Process.Pid) {
+		g.kills.Add(1) // before anybody feels it
 		if syscall.Kill(pid, syscall.SIGKILL) == nil {
-			g.kills.Add(1)
 			return
 		}
+		g.kills.Add(-1)
 	}
 }
 
