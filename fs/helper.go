@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,4 +58,20 @@ func CleanUp(dir, runtimeDir string, ours bool) error {
 		return errors.Join(err, p.lock.Close())
 	}
 	return errors.Join(p.recall(), p.release())
+}
+
+// Mounts are the mount points of daemons with this run-time directory, dead or alive.
+func Mounts(runtimeDir string) ([]string, error) {
+	mounts, err := listMounts()
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, m := range mounts {
+		p := &point{dir: m.point}
+		if _, err := os.Lstat(p.lockPath(runtimeDir)); m.fstype == fsType && err == nil && !slices.Contains(dirs, m.point) {
+			dirs = append(dirs, m.point)
+		}
+	}
+	return dirs, nil
 }

@@ -137,7 +137,10 @@ func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	if err == nil {
 		d.number = top.device
 		d.assemble(cfg)
-		err = d.greet(s)
+		if err = d.keepDevice(false); err == nil {
+			fault.At("device kept")
+			err = d.greet(s)
+		}
 	}
 	if err != nil {
 		d.device.Close()
@@ -161,10 +164,6 @@ func (d *Door) assemble(cfg *Config) {
 
 // greet takes the kernel's first request. What a successor needs is kept before it is answered.
 func (d *Door) greet(s *source.Snapshot) error {
-	if err := d.keepDevice(); err != nil {
-		return err
-	}
-	fault.At("device kept")
 	return d.answerer.begin(func(init []byte) error {
 		d.init = slices.Clone(init)
 		fault.At("first request read")
@@ -172,14 +171,18 @@ func (d *Door) greet(s *source.Snapshot) error {
 	})
 }
 
-func (d *Door) keepDevice() error {
+// keepDevice keeps the device and the lock, unless a predecessor has.
+func (d *Door) keepDevice(inherited bool) error {
 	k := d.publisher.record.keeper
 	if k == nil {
 		return nil
 	}
-	err := k.Keep(KeptDevice, d.device)
+	var err error
 	if !d.point.inherited {
-		err = errors.Join(err, k.Keep(keptLock, d.point.lock))
+		err = k.Keep(keptLock, d.point.lock)
+	}
+	if !inherited {
+		err = errors.Join(err, k.Keep(KeptDevice, d.device))
 	}
 	return err
 }
@@ -205,26 +208,23 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 	if conn, err := d.device.SyscallConn(); err == nil {
 		conn.Control(func(fd uintptr) { unix.SetNonblock(int(fd), true) })
 	}
-	if pre.mount == nil { // nobody has answered on it yet
+	first := pre.mount == nil // nobody has answered on it yet
+	if first {
 		top, _, err := topmost(d.point.dir)
 		if err != nil {
 			return err
 		}
-		d.number = top.device
-		d.fs = newRawFS(k, cfg.Clock, s)
-		d.assemble(cfg)
-		if err := resend(d.device); err != nil {
-			return err
-		}
-		if err := d.greet(s); err != nil {
-			return err
-		}
-		d.answerer.serve()
+		d.number, d.fs = top.device, newRawFS(k, cfg.Clock, s)
 	} else {
 		// Its key: node ids have to be the same, whatever has become of the file.
 		d.number, d.private, d.init = pre.mount.Number, pre.mount.Private, pre.mount.Init
 		d.fs = newRawFS(pre.mount.Key, cfg.Clock, s)
-		d.assemble(cfg)
+	}
+	d.assemble(cfg)
+	if err := d.keepDevice(true); err != nil {
+		return err
+	}
+	if !first {
 		if err := d.answerer.resume(d.init); err != nil {
 			return err
 		}
@@ -234,14 +234,19 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 			return err
 		}
 		fault.At("records renewed")
-		// First: what comes in later would be sent again as well.
-		if err := resend(d.device); err != nil {
+	}
+	// Before anything is read: what comes in later would be sent again as well.
+	if err := resend(d.device); err != nil {
+		return err
+	}
+	fault.At("requests sent again")
+	if first {
+		if err := d.greet(s); err != nil {
 			return err
 		}
-		fault.At("requests sent again")
-		d.answerer.serve()
-		d.publisher.reconcile(pre, s)
 	}
+	d.answerer.serve()
+	d.publisher.reconcile(pre, s)
 	d.resumed = true
 	return d.point.recall()
 }
@@ -363,7 +368,7 @@ func (d *Door) HandOver(k Keeper) (lingering int, err error) {
 	r := &d.publisher.record
 	if r.keeper == nil {
 		r.keeper = k
-		err = d.keepDevice()
+		err = d.keepDevice(false)
 	}
 	if err = errors.Join(err, d.keepTree(d.fs.current.Load().snapshot)); err != nil {
 		return 0, err

@@ -21,20 +21,27 @@ type mounted struct {
 // topmost finds what is mounted on exactly this path: the last of several, and nothing that another
 // mount further up hides. It reads the kernel's list only: touching the path could hang.
 func topmost(dir string) (mounted, bool, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := listMounts()
 	if err != nil {
 		return mounted{}, false, err
 	}
-	var mounts []mounted
+	top, ok := visible(mounts, dir)
+	return top, ok, nil
+}
+
+func listMounts() (mounts []mounted, err error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
 	for line := range bytes.Lines(text) {
 		m, err := parseMountinfo(strings.TrimSuffix(string(line), "\n"))
 		if err != nil {
-			return mounted{}, false, err
+			return nil, err
 		}
 		mounts = append(mounts, m)
 	}
-	top, ok := visible(mounts, dir)
-	return top, ok, nil
+	return mounts, nil
 }
 
 // visible walks down to dir as the kernel does, from mount to mount.

@@ -85,20 +85,26 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 		}
 		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities()) }
 		if s.mount != none {
-			k.Mount = []string{program, "mount-helper", "--mount", s.mount, "--runtime-dir", s.runtimeDir, "--user", s.user}
+			k.Mount = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, s.mountArguments()...)
 		}
 	}
 	code := k.Run(ctx, signals)
-	if s.mount != none {
-		// After an orderly end there is nothing, unless the daemon might not unmount.
-		if err := fs.CleanUp(s.mount, s.runtimeDir, k.Mounted()); err != nil && !errors.Is(err, fs.ErrServed) {
-			log.WithError(err).Warn("keeper: clean up")
-		}
+	// After an orderly end there is nothing, unless the daemon might not unmount.
+	if err := cleanUp(s, k.Mounted()); err != nil && !errors.Is(err, fs.ErrServed) {
+		log.WithError(err).Warn("keeper: clean up")
 	}
 	if code != 0 {
 		return &exitError{code}
 	}
 	return nil
+}
+
+// mountArguments say to mount-helper where a daemon mounts that is started now: the file may say otherwise by then.
+func (s *settings) mountArguments() []string {
+	if s.mountFlag != "" || s.config == "" {
+		return []string{"--mount", s.mount}
+	}
+	return []string{"-c", s.config}
 }
 
 // exitError ends the program with a status that somebody else has explained already.

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source"
 )
 
 func newMountHelperCommand() *cobra.Command {
@@ -30,14 +32,24 @@ was to hand over.`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(*cobra.Command, []string) error {
 			s.keep = true // --user is meant for the helper
-			if err := s.resolve(nil); err != nil {
+			err := s.resolve(nil)
+			var faults source.Faults
+			faulty := errors.As(err, &faults)
+			switch {
+			case faulty && !unmount && !afterStop:
+				return nil // the daemon, which may have a predecessor to go on from, says what is wrong
+			case faulty:
+				s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
+			case err != nil:
 				return err
 			}
 			switch {
-			case s.mount == none, afterStop && hasSuccessor():
+			case afterStop && hasSuccessor():
 				return nil
 			case unmount || afterStop:
-				return fs.CleanUp(s.mount, s.runtimeDir, afterStop && os.Getenv("EXIT_CODE") != "")
+				return cleanUp(&s, afterStop && os.Getenv("EXIT_CODE") != "")
+			case s.mount == none:
+				return nil
 			}
 			return mountFor(&s)
 		},
@@ -60,6 +72,18 @@ func hasSuccessor() bool {
 		return false
 	}
 	return code != "exited" || status != "0" && status != "2" && status != "3"
+}
+
+// cleanUp unmounts where the settings say, and wherever else a daemon of the run-time directory has mounted.
+func cleanUp(s *settings, ours bool) error {
+	dirs, err := fs.Mounts(s.runtimeDir)
+	if s.mount != "" && s.mount != none && !slices.Contains(dirs, s.mount) {
+		dirs = append(dirs, s.mount)
+	}
+	for _, dir := range dirs {
+		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, ours))
+	}
+	return err
 }
 
 func mountFor(s *settings) error {

@@ -31,7 +31,9 @@ const (
 type settings struct {
 	config string // "": no file, the host source alone
 	mount  string
-	listen []string
+	// mountFlag is what the flag said, "" if nothing.
+	mountFlag string
+	listen    []string
 	// listenStated: by a flag or the file.
 	listenStated bool
 	runtimeDir   string
@@ -104,7 +106,8 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		s.config = path
 		s.server = server
 	}
-	s.mount = first(s.mount, server.Mount, os.Getenv(mountVariable), defaultMount)
+	s.mountFlag = s.mount
+	s.mount = s.mountOf(&server)
 	s.listenStated = len(s.listen)+len(server.Listen) > 0
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
 	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
@@ -131,6 +134,11 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
 	}
 	return nil
+}
+
+// mountOf is where to mount if the file says this.
+func (s *settings) mountOf(server *tomlfile.Server) string {
+	return first(s.mountFlag, server.Mount, os.Getenv(mountVariable), defaultMount)
 }
 
 // invalid makes err end the program as invalid input, unless the file could not be read at all.
