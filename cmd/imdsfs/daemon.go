@@ -175,7 +175,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	p.log.WithFields(logrus.Fields{
 		"mount": s.mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
 	}).Info("ready")
-	p.notify(daemon.SdNotifyReady)
+	p.notifyReady()
 	fault.At("ready")
 	defer p.notifyStopping()
 	return p.loop(ctx, signals)
@@ -401,6 +401,14 @@ func (p *process) unmount() {
 func (p *process) notify(state string) {
 	if err := p.kept.Notify(state); err != nil {
 		p.log.WithError(err).Warn("notify " + p.kept.String())
+	}
+}
+
+func (p *process) notifyReady() {
+	letGo()
+	p.notify(daemon.SdNotifyReady)
+	if os.Getenv(backgroundVariable) != "" {
+		os.Unsetenv("NOTIFY_SOCKET") // mount has ended, and its socket with it
 	}
 }
 

@@ -59,7 +59,7 @@ func runKeeper(parent context.Context, s *settings, log *logrus.Logger) error {
 	k := &keeper.Keeper{
 		Command: append([]string{program}, os.Args[1:]...), MountName: fdstore.KeptName(fs.KeptDevice), Watchdog: s.watchdog, GiveUp: giveUp,
 		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
-		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
+		Ready: func() { letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
 	for name, files := range activation.FilesWithNames() {
 		for _, f := range files {

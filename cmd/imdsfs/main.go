@@ -19,6 +19,9 @@ import (
 
 func main() {
 	fs.ChildMain() // a child that only looks at a path, or tells the kernel of changes, ends here
+	if calledByMount() {
+		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -46,6 +46,9 @@ func ownDir(dir string) error {
 	return nil
 }
 
+// alreadyRunning is said before the name of a run-time directory.
+const alreadyRunning = "an imdsfs is already running with the run-time directory"
+
 // lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
 // predecessor's lock is gone on with, so that nobody gets in between.
 func (p *process) lockRuntimeDir() (*os.File, error) {
@@ -68,7 +71,7 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own",
-				fmt.Errorf("an imdsfs is already running with the run-time directory %s", dir))
+				fmt.Errorf("%s %s", alreadyRunning, dir))
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}

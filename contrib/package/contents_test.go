@@ -33,6 +33,7 @@ Lrwxrwxrwx /usr/sbin/mount.fuse.imdsfs -> ../bin/imdsfs
 -rw-r--r-- /usr/share/fish/vendor_completions.d/imdsfs.fish
 -rw-r--r-- /usr/share/man/man1/imdsfs.1.gz
 -rw-r--r-- /usr/share/man/man5/imdsfs.toml.5.gz
+-rw-r--r-- /usr/share/man/man8/mount.fuse.imdsfs.8.gz
 -rw-r--r-- /usr/share/zsh/vendor-completions/_imdsfs
 `
 
