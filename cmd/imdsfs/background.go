@@ -22,11 +22,9 @@ import (
 )
 
 const (
-	// backgroundVariable, set by mount, tells the daemon and its keeper what becomes of their standard
-	// error when they are ready.
+	// backgroundVariable is set by mount for the daemon and its keeper: their standard output is where the
+	// log goes when they are ready, and their standard error where it goes until then.
 	backgroundVariable = "IMDSFS_BACKGROUND"
-	silent             = "silent" // nobody reads it
-	logged             = "logged" // it stays
 
 	mountLimit = 30 * time.Second // until the daemon is ready
 	endLimit   = 12 * time.Second // until one that is told to stop has; a keeper gives its daemon 10 s
@@ -42,37 +40,43 @@ var errNotReady = fmt.Errorf("the daemon is not ready within %v", mountLimit)
 func (m *mountRequest) background(parent context.Context) error {
 	ctx, stop, _ := signals(parent)
 	defer stop()
-	for until := time.Now().Add(afterUmount); ; time.Sleep(retryPause) {
-		said, err := m.try(ctx)
+	log, err := m.openLog()
+	if err != nil {
+		return err
+	}
+	until := time.Now().Add(afterUmount)
+	for {
+		said, err := m.try(ctx, log)
 		served := strings.Contains(said, alreadyRunning) || strings.Contains(said, fs.ErrServed.Error())
 		if err != nil && served && !isMounted(m.settings.mount) && time.Now().Before(until) && ctx.Err() == nil {
+			time.Sleep(retryPause)
 			continue
 		}
-		if err != nil || m.verbose {
+		io.WriteString(log, said) // the daemon could do no more if this fails
+		switch {
+		case log == os.Stderr:
+		case m.verbose:
 			io.WriteString(m.stderr, said)
+		case err != nil:
+			io.WriteString(m.stderr, complaints(said))
 		}
 		return err
 	}
 }
 
-// try starts the daemon once. said is for who called mount: everything, or of a failure what matters.
-func (m *mountRequest) try(ctx context.Context) (said string, err error) {
+// try starts the daemon once. said is its log until it is ready, or ends.
+func (m *mountRequest) try(ctx context.Context, log *os.File) (said string, err error) {
 	program, err := os.Executable()
 	if err != nil {
 		return "", &mountError{mountSystem, err}
 	}
-	log, mode, err := m.openLog()
+	fd, err := unix.MemfdCreate("imdsfs start", unix.MFD_CLOEXEC) // unlike a pipe it never breaks
 	if err != nil {
-		return "", err
+		return "", &mountError{mountSystem, fmt.Errorf("memfd_create: %w", err)}
 	}
-	begin := int64(0)
-	if log != os.Stderr {
-		defer log.Close()
-		if begin, err = log.Seek(0, io.SeekEnd); err != nil {
-			return "", &mountError{mountFailed, err}
-		}
-	}
-	d, err := startInBackground(program, m.args, log, mode)
+	start := os.NewFile(uintptr(fd), "start")
+	defer start.Close()
+	d, err := startInBackground(program, m.args, log, start)
 	if err != nil {
 		return "", &mountError{mountSystem, err}
 	}
@@ -82,17 +86,8 @@ func (m *mountRequest) try(ctx context.Context) (said string, err error) {
 	if err != nil && d.killed() {
 		fs.CleanUp(m.settings.mount, m.settings.runtimeDir) // if that fails too, the next start does it
 	}
-	if log == os.Stderr {
-		return "", err // who called mount has read it
-	}
-	text, readErr := io.ReadAll(io.NewSectionReader(log, begin, maxSaid))
-	switch {
-	case readErr != nil:
-		return "", errors.Join(err, readErr)
-	case err != nil:
-		return complaints(string(text)), err
-	}
-	return string(text), nil
+	text, readErr := io.ReadAll(io.NewSectionReader(start, 0, maxSaid))
+	return string(text), errors.Join(err, readErr)
 }
 
 // complaints are the lines with which a subcommand fails (text.go); everything, if it ended without.
@@ -106,24 +101,17 @@ func complaints(text string) string {
 	return cmp.Or(b.String(), text)
 }
 
-// openLog opens what the daemon's standard error is: the file of the option log, or the journal if ours is
-// that. Else a file without a name takes what it says until it is ready; unlike a pipe it never breaks.
-func (m *mountRequest) openLog() (f *os.File, mode string, err error) {
-	switch {
-	case m.log != "":
-		f, err = os.OpenFile(m.log, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-		if err != nil {
-			return nil, "", &mountError{mountFailed, failure(mountFailed, "choose another file with log=", err)}
-		}
-		return f, logged, nil
-	case isJournal(os.Stderr):
-		return os.Stderr, logged, nil
+// openLog opens where the daemon logs when it is ready: the file of the option log, or the journal if our
+// standard error is that, or nowhere.
+func (m *mountRequest) openLog() (*os.File, error) {
+	if m.log == "" && isJournal(os.Stderr) {
+		return os.Stderr, nil
 	}
-	fd, err := unix.MemfdCreate("imdsfs log", unix.MFD_CLOEXEC)
+	f, err := os.OpenFile(cmp.Or(m.log, os.DevNull), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, "", &mountError{mountSystem, fmt.Errorf("memfd_create: %w", err)}
+		return nil, &mountError{mountFailed, failure(mountFailed, "choose another file with log=", err)}
 	}
-	return os.NewFile(uintptr(fd), "log"), silent, nil
+	return f, nil
 }
 
 // isJournal reports whether a file is what $JOURNAL_STREAM says is connected to the journal, systemd.exec(5).
@@ -141,9 +129,9 @@ type backgrounded struct {
 	ended chan error
 }
 
-// startInBackground starts a program in a session of its own, with nothing of ours but log for its standard
+// startInBackground starts a program in a session of its own, with nothing of ours but its standard output and
 // error.
-func startInBackground(program string, args []string, log *os.File, mode string) (d *backgrounded, err error) {
+func startInBackground(program string, args []string, stdout, stderr *os.File) (d *backgrounded, err error) {
 	d = &backgrounded{cmd: exec.Command(program, args...), ready: make(chan struct{}), ended: make(chan error, 1)}
 	if d.dir, err = os.MkdirTemp("", "imdsfs-mount-"); err != nil { // 0700
 		return nil, failure(mountSystem, "make room there, or set TMPDIR", err)
@@ -160,10 +148,10 @@ func startInBackground(program string, args []string, log *os.File, mode string)
 	if err = keepFromChildren(); err != nil {
 		return nil, err
 	}
-	d.cmd.Dir, d.cmd.Stderr = "/", log
+	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = "/", stdout, stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	d.cmd.Env = append(slices.DeleteFunc(os.Environ(), isFromManager),
-		"NOTIFY_SOCKET="+socket.LocalAddr().String(), backgroundVariable+"="+mode)
+		"NOTIFY_SOCKET="+socket.LocalAddr().String(), backgroundVariable+"=1")
 	if err = d.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -249,18 +237,13 @@ func isMounted(dir string) bool {
 	return false
 }
 
-// letGo is what mount expects of a daemon, and of its keeper, before they tell it that they are ready: from
-// then on nobody reads their standard error, unless it is a log.
+// letGo is what mount expects of a daemon, and of its keeper, before they tell it that they are ready: they log
+// where nobody waits for it any more.
 func letGo() {
-	if os.Getenv(backgroundVariable) != silent {
+	if os.Getenv(backgroundVariable) == "" {
 		return
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err == nil {
-		err = unix.Dup3(int(null.Fd()), 2, 0)
-		null.Close()
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "imdsfs: warning: standard error stays open: %v\n", err)
+	if err := unix.Dup3(1, 2, 0); err != nil {
+		fmt.Fprintf(os.Stderr, "imdsfs: warning: standard error stays as it is: %v\n", err)
 	}
 }

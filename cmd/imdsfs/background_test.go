@@ -147,7 +147,9 @@ func TestAWaitForADaemonIsBounded(t *testing.T) {
 	} {
 		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 		must(t, err)
-		d, err := startInBackground("/bin/sh", []string{"-c", c.script}, log, silent)
+		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		must(t, err)
+		d, err := startInBackground("/bin/sh", []string{"-c", c.script}, null, log)
 		must(t, err)
 		ctx, stop := patient, context.CancelFunc(func() {})
 		if c.ctx != nil {
@@ -169,6 +171,7 @@ func TestAWaitForADaemonIsBounded(t *testing.T) {
 			t.Errorf("%s: said %s", name, text)
 		}
 		log.Close()
+		null.Close()
 	}
 }
 

@@ -82,7 +82,7 @@ func runKeeper(parent context.Context, s *settings, log *logrus.Logger) error {
 		}
 		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities()) }
 		if s.mount != none {
-			k.Mount = []string{program, "mount-helper", "--mount", s.mount, "--runtime-dir", s.runtimeDir, "--user", s.user}
+			k.Mount = []string{program, "mount-helper", "--config", none, "--mount", s.mount, "--runtime-dir", s.runtimeDir, "--user", s.user}
 		}
 	}
 	code := k.Run(ctx, signals)

@@ -195,3 +195,21 @@ func TestMountOptionsAreFlagsOfServe(t *testing.T) {
 		t.Error("these are not the exit codes of mount(8)")
 	}
 }
+
+// The daemon has no privilege, and what is mounted for it is mounted by its keeper.
+func TestAMountOfADaemonOfAnotherUser(t *testing.T) {
+	w := newMountSite(t, webFile, "")
+	w.write("etc/imdsfs/imdsfs.toml", "nonsense\n") // which is not this one's file
+	self, err := os.ReadFile("/proc/self/exe")
+	must(t, err, os.Remove(w.base+"/program"), os.WriteFile(w.base+"/program", self, 0o755), os.Chmod(w.file, 0o644)) // for everybody
+	w.mountIt("keep,user=nobody")
+	pid := w.serving()
+	if status := readFile(t, fmt.Sprintf("/proc/%d/status", pid)); !strings.Contains(status, "\nUid:\t65534\t65534\t65534\t65534\n") {
+		t.Errorf("the daemon's status is\n%s", status)
+	}
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	if got := w.run("cat " + w.mount + "/latest/meta-data/instance-id; ls " + w.mount + "/latest/meta-data/tags 2>&1 || true"); !strings.HasPrefix(got, "i-0a1b2c3d4e5f67890") {
+		t.Errorf("the instance is %s", got)
+	}
+	w.umountIt()
+}

@@ -36,7 +36,7 @@ func newMountSite(t *testing.T, text, fstab string) *mountSite {
 	w := &mountSite{site: newSite(t, text)}
 	w.etc = w.mustMkdir("etc")
 	imdsfs, err := exec.LookPath("imdsfs")
-	must(t, err, os.Symlink(imdsfs, w.mustMkdir("sbin")+"/mount.fuse.imdsfs"),
+	must(t, err, os.Symlink(imdsfs, w.base+"/program"), os.Symlink(w.base+"/program", w.mustMkdir("sbin")+"/mount.fuse.imdsfs"),
 		os.WriteFile(w.etc+"/fstab", []byte(fstab), 0o644), os.MkdirAll(w.etc+"/imdsfs", 0o755),
 		os.WriteFile(w.base+defaultConfig, []byte(text), 0o644))
 	t.Setenv("TMPDIR", w.mustMkdir("tmp"))
