@@ -47,28 +47,28 @@ func TestAFullDirectoryRefusesADaemon(t *testing.T) {
 		"run-time, inodes":   {func(w *mountSite) { w.exhaust(w.runtime) }, `open PLACE/run/daemon\.lock`, "run"},
 		"no state directory": {func(w *mountSite) { w.run("umount " + w.state); w.state = w.runtime + "/state"; w.exhaust(w.runtime) }, `mkdir PLACE/run/state`, "run/state"},
 	} {
-		for _, keep := range []string{"", ",keep"} {
-			t.Run(name+keep, func(t *testing.T) {
-				w := newMountSite(t, webFile, "")
-				w.smallDirectories()
-				c.fill(w)
+		t.Run(name, func(t *testing.T) {
+			w := newMountSite(t, webFile, "")
+			w.smallDirectories()
+			c.fill(w)
+			flag := "--runtime-dir"
+			if strings.Contains(c.dir, "state") {
+				flag = "--state-dir"
+			}
+			want := "^imdsfs: error: " + c.said + ": no space left on device\nimdsfs: hint: make room in PLACE/" + c.dir + ` \(see df and df -i\), or choose another with ` + flag + "\n$"
+			for _, keep := range []string{"", ",keep"} {
 				said, code := w.try("mount -t fuse.imdsfs -o " + w.directories() + keep + " " + w.file + " " + w.mount)
-				flag := "--runtime-dir"
-				if strings.Contains(c.dir, "state") {
-					flag = "--state-dir"
-				}
-				want := "^imdsfs: error: " + c.said + ": no space left on device\nimdsfs: hint: make room in PLACE/" + c.dir + ` \(see df and df -i\), or choose another with ` + flag + "\n$"
 				if code != mountFailed || !regexp.MustCompile(strings.ReplaceAll(want, "PLACE", w.base)).MatchString(said) {
-					t.Errorf("exit code %d\n%swant\n%s", code, said, want)
+					t.Errorf("exit code %d%s\n%swant\n%s", code, keep, said, want)
 				}
 				if len(w.daemons()) > 0 || w.made() {
-					t.Errorf("left: processes %v, mount point %v", w.daemons(), w.made())
+					t.Errorf("left%s: processes %v, mount point %v", keep, w.daemons(), w.made())
 				}
-				w.run("rm -f " + w.runtime + "/fill* " + w.state + "/fill*")
-				w.mountIt(keep)
-				w.umountIt()
-			})
-		}
+			}
+			w.run("rm -f " + w.runtime + "/fill* " + w.state + "/fill*")
+			w.mountIt("keep")
+			w.umountIt()
+		})
 	}
 }
 
