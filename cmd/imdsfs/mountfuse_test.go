@@ -42,9 +42,12 @@ func TestALineInFstabMountsAndUmountEndsIt(t *testing.T) {
 	}
 
 	// umount does not wait for the daemon, but the next mount does.
-	w.run("umount /run/metadata && mount /run/metadata && umount /run/metadata && mount -a")
-	w.check("/run/metadata")
-	w.run("umount /run/metadata")
+	for range 3 {
+		w.umount("/run/metadata")
+		w.run("mount -a")
+		w.check("/run/metadata")
+	}
+	w.umount("/run/metadata")
 	eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
 	if said, code := w.try("ls -d /run/metadata"); code == 0 {
 		t.Errorf("left behind: %s", said)
@@ -79,7 +82,7 @@ func TestAKilledDaemonOfAMountWithAKeeperIsFollowedByTheNext(t *testing.T) {
 	if next := w.daemon(); next == daemon {
 		t.Errorf("the daemon is %d as before", next)
 	}
-	w.run("umount /run/metadata")
+	w.umount("/run/metadata")
 }
 
 // daemon is the process that answers.
@@ -90,10 +93,21 @@ func (w *mountSite) daemon() int {
 	return pid
 }
 
+func TestExamplesOfMountWork(t *testing.T) {
+	w := newMountSite(t, webFile, "")
+	for _, line := range examples(newMountCommand(nil))[1:] { // the first is of fstab
+		w.run(line)
+		if id := w.run("cat /run/metadata/latest/meta-data/instance-id"); !strings.HasPrefix(id, "i-") {
+			t.Errorf("%s: the instance is %s", line, id)
+		}
+		w.umount("/run/metadata")
+	}
+}
+
 func TestWithoutAFileTheHostIsDescribed(t *testing.T) {
 	w := newMountSite(t, webFile, "")
 	for _, source := range []string{none, "imdsfs", "''"} {
-		w.run("mount -t fuse.imdsfs -o " + w.directories() + " " + source + " " + w.mount)
+		w.run("mount -t imdsfs -o " + w.directories() + " " + source + " " + w.mount)
 		id := w.run("cat " + w.mount + "/latest/meta-data/instance-id")
 		if file := w.run("imdsfs status --runtime-dir " + w.runtime); !strings.HasPrefix(id, "i-") || id == "i-0a1b2c3d4e5f67890" ||
 			!strings.Contains(file, "none: this machine is described") {
@@ -133,6 +147,10 @@ func TestWhatKeepsADaemonFromMountingIsSaid(t *testing.T) {
 	failed(mount("web.toml", "m", ",user=nobody"), "imdsfs: error: --user needs a keeper\nimdsfs: hint: give --keep as well; with systemd say User= in the unit\n")
 	failed(mount("web.toml", "m", ",listen=192.0.2.1:80"), "imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\n"+
 		"imdsfs: hint: the address belongs to no interface of this machine\n")
+	said, code := w.try("TMPDIR=/missing " + mount("web.toml", "m", ""))
+	if code != mountSystem || !strings.HasPrefix(said, "imdsfs: error: ") || !strings.HasSuffix(said, "no such file or directory\nimdsfs: hint: make room there, or set TMPDIR\n") {
+		t.Errorf("without a place for a socket: exit code %d\n%s", code, said)
+	}
 	// Of a file at fault in what only a whole tree tells, the daemon says so; with -f nothing is started.
 	for _, line := range []string{mount("clash.toml", "m", ""), mount("clash.toml", "m", "") + " -f"} {
 		if said, code := w.try(line); code != mountFailed || !strings.HasPrefix(said, "imdsfs: error: "+w.base+"/clash.toml:") {

@@ -14,7 +14,7 @@ import (
 )
 
 // A mountSite is a site with a world of its own, where mount(8) finds our helper: its mounts, its network, its
-// /run and /var/lib, and in its /etc what is below etc. Nothing of the host changes.
+// /run, /var/lib and /var/log, and in its /etc what is below etc. Nothing of the host changes.
 type mountSite struct {
 	*site
 	world  int      // a process in it
@@ -24,7 +24,7 @@ type mountSite struct {
 
 const mountWorld = `mount -t overlay -o lowerdir="$1/sbin:/usr/sbin" overlay /usr/sbin &&
 mount -t overlay -o lowerdir="$1/etc:/etc" overlay /etc &&
-mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && ip link set lo up && exec sleep 1000`
+for dir in /run /var/lib /var/log; do mount -t tmpfs tmpfs $dir || exit; done; ip link set lo up && exec sleep 1000`
 
 // newMountSite has the instance file at its default place too, and fstab.
 func newMountSite(t *testing.T, text, fstab string) *mountSite {
@@ -37,6 +37,7 @@ func newMountSite(t *testing.T, text, fstab string) *mountSite {
 	w.etc = w.mustMkdir("etc")
 	imdsfs, err := exec.LookPath("imdsfs")
 	must(t, err, os.Symlink(imdsfs, w.base+"/program"), os.Symlink(w.base+"/program", w.mustMkdir("sbin")+"/mount.fuse.imdsfs"),
+		os.Symlink(w.base+"/program", w.base+"/sbin/mount.imdsfs"),
 		os.WriteFile(w.etc+"/fstab", []byte(fstab), 0o644), os.MkdirAll(w.etc+"/imdsfs", 0o755),
 		os.WriteFile(w.base+defaultConfig, []byte(text), 0o644))
 	t.Setenv("TMPDIR", w.mustMkdir("tmp"))
@@ -125,10 +126,22 @@ func (w *mountSite) mountIt(options string) string {
 	return w.run("mount -t fuse.imdsfs -o " + w.directories() + "," + options + " " + w.file + " " + w.mount)
 }
 
+// umount unmounts. While the daemon's watchdog looks at the mount, it is busy.
+func (w *mountSite) umount(dir string) {
+	w.t.Helper()
+	eventually(w.t, "umount "+dir, func() bool {
+		said, code := w.try("umount " + dir)
+		if code != 0 && !strings.Contains(said, "target is busy") {
+			w.t.Fatalf("umount %s: exit code %d\n%s", dir, code, said)
+		}
+		return code == 0
+	})
+}
+
 // umountIt unmounts, and waits until nothing of the daemon is left.
 func (w *mountSite) umountIt() {
 	w.t.Helper()
-	w.run("umount " + w.mount)
+	w.umount(w.mount)
 	eventually(w.t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
 	if w.made() {
 		w.t.Errorf("%s is left", w.mount)
