@@ -178,7 +178,7 @@ func (p *point) clear() error {
 
 func (p *point) create() error {
 	if _, err := p.lock.WriteAt([]byte(made), 0); err != nil {
-		return fmt.Errorf("write %s: %w", p.lock.Name(), err)
+		return err
 	}
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		return lookError(p.dir, errors.Join(err, p.lock.Truncate(0)))

@@ -73,7 +73,7 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 		return fmt.Errorf("read the daemon's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return refusal(answer, resp.Status)
+		return refusal(answer, resp)
 	}
 	if result == nil {
 		return nil
@@ -95,15 +95,18 @@ func noDaemon(socket string, err error) error {
 	return fmt.Errorf("ask the daemon at %s: %w", socket, err)
 }
 
-// refusal turns the daemon's no into exit code 4.
-func refusal(answer []byte, status string) error {
+// refusal is the daemon's no, exit code 4, or that it could not do what it was asked for.
+func refusal(answer []byte, resp *http.Response) error {
 	var p control.Problem
 	if err := json.Unmarshal(answer, &p); err != nil || p.Message == "" {
-		return fmt.Errorf("the daemon answers %s", status)
+		return fmt.Errorf("the daemon answers %s", resp.Status)
+	}
+	if resp.StatusCode >= 500 {
+		return failure(exitFailed, p.Hint, errors.New(p.Message))
 	}
 	text := p.Code + ": " + p.Message
 	if len(p.Faults) > 0 {
 		text += "\n" + strings.Join(p.Faults, "\n")
 	}
-	return failure(exitNo, "", errors.New(text))
+	return failure(exitNo, p.Hint, errors.New(text))
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -50,7 +51,7 @@ func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error
 	}
 	l, err := listenAdmin(p.settings.admin)
 	if err != nil {
-		return err
+		return noRoom(err, filepath.Dir(p.settings.admin), "--admin")
 	}
 	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Upgrade: p.upgradeTo, Status: p.status}
 	running.Go(func() {

@@ -161,9 +161,8 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	defer running.Wait()
 	defer p.http.wait()
 	defer endServing()
-	if err := p.http.serve(serving); err != nil {
-		return err
-	}
+	p.http.serve(serving)
+	p.noteListeners()
 	defer p.forgetListeners()
 	if err := p.startAdmin(serving, &running); err != nil {
 		return err
@@ -175,7 +174,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	p.log.WithFields(logrus.Fields{
 		"mount": s.mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
 	}).Info("ready")
-	p.notify(daemon.SdNotifyReady)
+	p.notifyReady()
 	fault.At("ready")
 	defer p.notifyStopping()
 	return p.loop(ctx, signals)
@@ -404,6 +403,14 @@ func (p *process) notify(state string) {
 	}
 }
 
+func (p *process) notifyReady() {
+	letGo()
+	p.notify(daemon.SdNotifyReady)
+	if os.Getenv(backgroundVariable) != "" {
+		os.Unsetenv("NOTIFY_SOCKET") // mount has ended, and its socket with it
+	}
+}
+
 func (p *process) notifyStopping() {
 	if !p.successor {
 		p.notify(daemon.SdNotifyStopping)
@@ -414,7 +421,7 @@ func (p *process) newEdge() (*edge.Server, error) {
 	s := p.settings
 	tokens, err := token.Open(s.runtimeDir, p.clock)
 	if err != nil {
-		return nil, err
+		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
 	}
 	hosts, err := imds.NewHosts(s.hosts...)
 	if err != nil {
@@ -485,5 +492,5 @@ func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
 	if errors.As(err, &point) {
 		return nil, failure(exitFailed, point.Hint, err)
 	}
-	return door, err
+	return door, noRoom(err, p.settings.runtimeDir, "--runtime-dir")
 }

@@ -40,6 +40,12 @@ func writeDocs(dir string) error {
 	if err := doc.GenManTreeFromOpts(root, doc.GenManTreeOptions{Header: header, Path: man, CommandSeparator: "-"}); err != nil {
 		return err
 	}
+	mount := newMountCommand(os.Stderr)
+	mount.DisableAutoGenTag = true
+	header.Section = "8"
+	if err := doc.GenManTreeFromOpts(mount, doc.GenManTreeOptions{Header: header, Path: man}); err != nil {
+		return err
+	}
 	for shell, write := range map[string]func(string) error{
 		"bash": func(path string) error { return root.GenBashCompletionFileV2(path, true) },
 		"zsh":  root.GenZshCompletionFile,

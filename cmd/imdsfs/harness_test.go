@@ -26,6 +26,12 @@ func TestMain(m *testing.M) {
 	fs.ChildMain()
 	stress.Main()
 	os.Setenv("GORACE", noRaceSleep)
+	switch {
+	case calledByMount():
+		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
+	case os.Getenv(backgroundVariable) != "":
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) // mount(8) takes the PATH away, which finds it again otherwise
+	}
 	testscript.Main(tidy{m}, map[string]func(){
 		"imdsfs": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) },
 	})

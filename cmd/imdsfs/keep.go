@@ -62,7 +62,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	k := &keeper.Keeper{
 		Command: append([]string{program}, os.Args[1:]...), MountName: fdstore.KeptName(fs.KeptDevice), Watchdog: s.watchdog, GiveUp: giveUp,
 		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
-		Ready: func() { daemon.SdNotify(false, daemon.SdNotifyReady) },
+		Ready: func() { letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
 	for name, files := range others {
 		for _, f := range files {
@@ -102,7 +102,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 // mountArguments say to mount-helper where a daemon mounts that is started now: the file may say otherwise by then.
 func (s *settings) mountArguments() []string {
 	if s.mountFlag != "" || s.config == "" {
-		return []string{"--mount", s.mount}
+		return []string{"-c", none, "--mount", s.mount}
 	}
 	return []string{"-c", s.config}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -143,14 +144,13 @@ func keepSocket(store *fdstore.Store, kept string, socket net.Listener) error {
 }
 
 // serve accepts from now on, until ctx ends; wait waits for that.
-func (l *listeners) serve(ctx context.Context) error {
+func (l *listeners) serve(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.serving = ctx
 	for _, o := range l.open {
 		l.start(o)
 	}
-	return l.note()
 }
 
 func (l *listeners) start(o *listener) {
@@ -168,28 +168,28 @@ func (l *listeners) start(o *listener) {
 
 func (l *listeners) wait() { l.running.Wait() }
 
-// followIPv6 opens or closes the IPv6 address of link-local.
-func (l *listeners) followIPv6(on bool) error {
+// followIPv6 opens or closes the IPv6 address of link-local, and reports whether it did.
+func (l *listeners) followIPv6(on bool) (changed bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.linkLocal || l.serving == nil {
-		return nil
+		return false, nil
 	}
 	i := slices.IndexFunc(l.open, func(o *listener) bool { return o.Addr().String() == linkLocalIPv6 })
 	switch {
 	case on && i < 0:
 		if err := l.listen(l.serving, linkLocalIPv6); err != nil {
-			return err
+			return false, err
 		}
 		l.start(l.open[len(l.open)-1])
+		return true, nil
 	case !on && i >= 0:
 		l.drop(l.open[i])
 		l.open[i].end()
 		l.open = slices.Delete(l.open, i, i+1)
-	default:
-		return nil
+		return true, nil
 	}
-	return l.note()
+	return false, nil
 }
 
 func (l *listeners) drop(o *listener) {
@@ -219,10 +219,6 @@ func (l *listeners) close() {
 func (l *listeners) addresses() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.addressesLocked()
-}
-
-func (l *listeners) addressesLocked() []string {
 	addresses := make([]string, len(l.open))
 	for i, o := range l.open {
 		addresses[i] = o.Addr().String()
@@ -230,13 +226,25 @@ func (l *listeners) addressesLocked() []string {
 	return addresses
 }
 
-// note writes down what is listened on, one address a line, for imdsfs get.
+// note writes down what is listened on, one address a line, for imdsfs get. It writes nothing that is there
+// already: a successor has to do where nothing more can be written.
 func (l *listeners) note() error {
-	text := strings.Join(append(l.addressesLocked(), ""), "\n")
-	if err := atomicfile.Write(listenFile(l.runtimeDir), []byte(text), 0o644); err != nil {
-		return fmt.Errorf("note the addresses: %w", err)
+	path, text := listenFile(l.runtimeDir), []byte(strings.Join(append(l.addresses(), ""), "\n"))
+	if was, err := os.ReadFile(path); err == nil && bytes.Equal(was, text) {
+		return nil
+	}
+	if err := atomicfile.Write(path, text, 0o644); err != nil {
+		os.Remove(path) // better none than a wrong one
+		return err
 	}
 	return nil
+}
+
+// noteListeners notes what is listened on. If it cannot, that alone ends no daemon.
+func (p *process) noteListeners() {
+	if err := p.http.note(); err != nil {
+		p.log.WithError(err).Warn("the addresses are not noted: make room there; imdsfs get needs --endpoint until the next start")
+	}
 }
 
 func listenHint(address string, err error) string {

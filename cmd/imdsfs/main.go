@@ -1,7 +1,7 @@
 // Command imdsfs serves EC2 instance metadata over HTTP and as a filesystem, from one tree.
 //
-// Each subcommand has a file of its own (serve.go, check.go, get.go, tree.go, version.go); text.go
-// holds what errors look like and the exit codes. Only this package logs at start-up and decides
+// Each subcommand has a file of its own (serve.go, check.go, get.go, tree.go, version.go); mountfuse.go
+// is the program when mount(8) calls it; text.go holds what errors look like and the exit codes. Only this package logs at start-up and decides
 // exit codes.
 package main
 
@@ -19,6 +19,9 @@ import (
 
 func main() {
 	fs.ChildMain() // a child that only looks at a path, or tells the kernel of changes, ends here
+	if calledByMount() {
+		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -61,7 +64,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
 	})
-	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout),
+	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newEnvCommand(stdout),
 		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newMountHelperCommand(), newVersionCommand(stdout))
 	return root
 }

@@ -114,8 +114,12 @@ func (p *process) followIPv6(on bool) error {
 			return fmt.Errorf("the address cannot be had: %w", err)
 		}
 	}
-	if err := p.http.followIPv6(on); err != nil {
+	changed, err := p.http.followIPv6(on)
+	if err != nil {
 		return err
+	}
+	if changed {
+		p.noteListeners()
 	}
 	if !on && p.link != nil {
 		return p.link.SetIPv6(false)

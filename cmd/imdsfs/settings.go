@@ -60,7 +60,7 @@ type settings struct {
 
 func (s *settings) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVarP(&s.config, "config", "c", "", "instance file (default "+defaultConfig+" if it exists, else the host is described)")
+	f.StringVarP(&s.config, "config", "c", "", "instance `FILE`, or none: the host is described (default "+defaultConfig+" if it exists, else none)")
 	f.StringVar(&s.mount, "mount", "", "`DIR` to mount on, or none (default "+defaultMount+")")
 	f.StringArrayVar(&s.listen, "listen", nil, "`ADDR` to answer HTTP on, link-local, or none; repeatable (default "+defaultListen+")")
 	f.StringVar(&s.runtimeDir, "runtime-dir", "", "`DIR` for locks, keys and addresses, gone with the boot (default "+defaultRuntimeDir()+")")
@@ -81,7 +81,10 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 // resolve settles every setting: the flag, else the file's [server], else the default. If the file is faulty, what
 // it said to a predecessor counts, if there is one.
 func (s *settings) resolve(before *tomlfile.Server) error {
-	if s.config == "" {
+	switch s.config {
+	case none:
+		s.config = ""
+	case "":
 		if _, err := os.Stat(defaultConfig); err == nil {
 			s.config = defaultConfig
 		} else if !errors.Is(err, os.ErrNotExist) {

@@ -22,7 +22,7 @@ func makeDirs(s *settings) error {
 		flag string
 	}{{s.runtimeDir, 0o755, "--runtime-dir"}, {s.stateDir, 0o700, "--state-dir"}} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
-			return failure(exitFailed, "choose another with "+dir.flag, err)
+			return noRoom(failure(exitFailed, "choose another with "+dir.flag, err), dir.path, dir.flag)
 		}
 		if err := ownDir(dir.path); err != nil {
 			return failure(exitFailed, "choose a directory that only you can change with "+dir.flag, err)
@@ -46,6 +46,9 @@ func ownDir(dir string) error {
 	return nil
 }
 
+// alreadyRunning is said before the name of a run-time directory.
+const alreadyRunning = "an imdsfs is already running with the run-time directory"
+
 // lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
 // predecessor's lock is gone on with, so that nobody gets in between.
 func (p *process) lockRuntimeDir() (*os.File, error) {
@@ -62,13 +65,13 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, failure(exitFailed, "choose another with --runtime-dir", err)
+		return nil, noRoom(failure(exitFailed, "choose another with --runtime-dir", err), dir, "--runtime-dir")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own",
-				fmt.Errorf("an imdsfs is already running with the run-time directory %s", dir))
+				fmt.Errorf("%s %s", alreadyRunning, dir))
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
@@ -97,5 +100,5 @@ func launchTime(stateDir string, now time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	return state.LaunchTime, atomicfile.Write(path, append(text, '\n'), 0o600)
+	return state.LaunchTime, noRoom(atomicfile.Write(path, append(text, '\n'), 0o600), stateDir, "--state-dir")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 
 	"github.com/imdsfs/imdsfs/source"
 )
@@ -30,6 +31,18 @@ func (e *cliError) Unwrap() error { return e.err }
 // failure wraps err with the exit code and a hint ("" for none).
 func failure(code int, hint string, err error) error {
 	return &cliError{code: code, err: err, hint: hint}
+}
+
+// noRoom adds to an error of writing into dir what to do if nothing more fits in, or may be written; flag is
+// that with which to choose another.
+func noRoom(err error, dir, flag string) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return failure(exitFailed, fmt.Sprintf("make room in %s (see df and df -i), or choose another with %s", dir, flag), err)
+	case errors.Is(err, syscall.EROFS):
+		return failure(exitFailed, fmt.Sprintf("choose one that can be written to with %s", flag), err)
+	}
+	return err
 }
 
 // report prints err the way every subcommand does and returns the exit code:

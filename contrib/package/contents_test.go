@@ -29,10 +29,12 @@ Lrwxrwxrwx /usr/sbin/mount.fuse.imdsfs -> ../bin/imdsfs
 -rw-r--r-- /usr/share/bash-completion/completions/imdsfs
 -rw-r--r-- /usr/share/doc/imdsfs/README.md
 -rw-r--r-- /usr/share/doc/imdsfs/copyright
+-rw-r--r-- /usr/share/doc/imdsfs/imdsd.conf
 -rw-r--r-- /usr/share/doc/imdsfs/third-party-licenses
 -rw-r--r-- /usr/share/fish/vendor_completions.d/imdsfs.fish
 -rw-r--r-- /usr/share/man/man1/imdsfs.1.gz
 -rw-r--r-- /usr/share/man/man5/imdsfs.toml.5.gz
+-rw-r--r-- /usr/share/man/man8/mount.fuse.imdsfs.8.gz
 -rw-r--r-- /usr/share/zsh/vendor-completions/_imdsfs
 `
 

@@ -252,6 +252,7 @@ type Problem struct {
 	status  int
 	Code    string   `json:"code"`
 	Message string   `json:"message"`
+	Hint    string   `json:"hint,omitempty"`   // what to do
 	Faults  []string `json:"faults,omitempty"` // of a reload, each with its place
 }
 
@@ -273,7 +274,11 @@ func problemOf(err error) Problem {
 		}
 		return p
 	}
-	return Problem{status: http.StatusInternalServerError, Code: "InternalError", Message: err.Error()}
+	p := Problem{status: http.StatusInternalServerError, Code: "InternalError", Message: err.Error()}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		p.Hint = "make room there and try again: nothing is changed"
+	}
+	return p
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

@@ -35,7 +35,7 @@ func (t table) refuseUnknown(name string) {
 		}
 		_, isTable := n.value.(map[string]any)
 		hint := "the keys here are " + strings.Join(schema[name], ", ")
-		switch near, home := nearest(n.name, schema[name]), homeOf(n.name); {
+		switch near, home := Nearest(n.name, schema[name]), homeOf(n.name); {
 		case home != "" && !isTable:
 			hint = "it belongs into " + home
 		case near != "":
@@ -73,8 +73,8 @@ func homeOf(key string) string {
 	return "[" + homes[0] + "]"
 }
 
-// nearest is the known name that a typing mistake could have turned into name, "" if all are too far.
-func nearest(name string, known []string) string {
+// Nearest is the known name that a typing mistake could have turned into name, "" if all are too far.
+func Nearest(name string, known []string) string {
 	best, least := "", 0
 	for _, k := range known {
 		d := distance(strings.ToLower(name), k)

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What started mount reads to the end of its pipes, gets its terminal back, and may remove its directory.
+func TestADaemonThatWasMountedHoldsNothingOfItsStarter(t *testing.T) {
+	for _, options := range []string{"keep", "log-level=debug"} {
+		t.Run(options, func(t *testing.T) {
+			w := newMountSite(t, webFile, "")
+			requireCommand(t, "script")
+			w.mustMkdir("here")
+			// On a terminal, with descriptor 9 left open; the pipe ends when nobody has 9 or the terminal.
+			line := "cd " + w.base + "/here && mount -t fuse.imdsfs -o " + w.directories() + "," + options + " " + w.file + " " + w.mount
+			w.run("{ script -qec '" + line + "' /dev/null 9>&1 </dev/null; } | cat")
+			for pid, command := range w.processes() {
+				if !strings.Contains(command, " serve ") {
+					continue
+				}
+				proc := fmt.Sprintf("/proc/%d/", pid)
+				_, stat, _ := strings.Cut(readFile(t, proc+"stat"), ") ") // state, parent, group, session, terminal
+				if session, tty := strings.Fields(stat)[3], strings.Fields(stat)[4]; tty != "0" || !slices.Contains(w.daemons(), atoi(session)) {
+					t.Errorf("process %d has session %s, terminal %s", pid, session, tty)
+				}
+				if cwd, _ := os.Readlink(proc + "cwd"); cwd != "/" {
+					t.Errorf("process %d works in %s", pid, cwd)
+				}
+				for _, fd := range []string{"0", "1", "2"} {
+					if to, _ := os.Readlink(proc + "fd/" + fd); to != "/dev/null" {
+						t.Errorf("descriptor %s of process %d is %s", fd, pid, to)
+					}
+				}
+			}
+			must(t, os.Remove(w.base+"/here"))
+
+			// What it says now is for nobody, and harms nobody.
+			rewrite(t, w.file, "nonsense\n")
+			eventually(t, "the file is read", func() bool {
+				return strings.Contains(w.run("imdsfs status --runtime-dir "+w.runtime), w.file+":1")
+			})
+			if got := w.run("cat " + w.mount + "/latest/meta-data/instance-id"); got != "i-0a1b2c3d4e5f67890" {
+				t.Errorf("the instance is %s", got)
+			}
+			w.umountIt()
+		})
+	}
+}
+
+func atoi(text string) int {
+	n, _ := strconv.Atoi(text)
+	return n
+}
+
+func TestAMountedDaemonLogsWhereItIsTold(t *testing.T) {
+	for _, keep := range []string{"", ",keep"} {
+		w := newMountSite(t, webFile, "")
+		file := w.base + "/log"
+		must(t, os.WriteFile(file, []byte("before\nimdsfs: error: of before\n"), 0o600))
+		if said := w.mountIt("log=" + file + keep); said != "" {
+			t.Errorf("it says\n%s", said)
+		}
+		w.run("kill -HUP " + strconv.Itoa(w.serving()))
+		eventually(t, "the reload is logged", func() bool { return strings.Contains(readFile(t, file), "msg=reloaded") })
+		if text := readFile(t, file); !strings.HasPrefix(text, "before\nimdsfs: error: of before\n") || !strings.Contains(text, "msg=ready") || strings.Contains(text, "notify") {
+			t.Errorf("the log%s is\n%s", keep, text)
+		}
+		w.umountIt()
+		eventually(t, "the end is logged", func() bool { return strings.Contains(readFile(t, file), "unmounted by somebody else") })
+
+		// What it says in vain is said, and in the log.
+		for _, log := range []string{file, w.base + "/new"} {
+			w.fails(mountFailed, "mount -t fuse.imdsfs -o "+w.directories()+keep+",log="+log+",listen=192.0.2.1:80 "+w.file+" "+w.mount,
+				"imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\nimdsfs: hint: the address belongs to no interface of this machine\n")
+			if text := readFile(t, log); !strings.Contains(text, "imdsfs: error: listen tcp 192.0.2.1:80") {
+				t.Errorf("the log%s is\n%s", keep, text)
+			}
+		}
+		if info, err := os.Stat(w.base + "/new"); err != nil || info.Mode() != 0o600 {
+			t.Errorf("the log is made with %v, %v", info.Mode(), err)
+		}
+
+		// With -v what is logged at the start is shown.
+		if said := w.run("mount -v -t fuse.imdsfs -o user,suid," + w.directories() + keep + " " + w.file + " " + w.mount); !strings.Contains(said, "msg=ready") ||
+			!strings.Contains(said, "imdsfs: option suid is ignored: the mount is always nosuid,nodev,noexec\n") {
+			t.Errorf("mount -v says\n%s", said)
+		}
+		w.umountIt()
+	}
+}
+
+// serving is the process that answers at the site's run-time directory.
+func (w *mountSite) serving() int {
+	w.t.Helper()
+	return atoi(strings.TrimSpace(w.run(`imdsfs status --json --runtime-dir ` + w.runtime + ` | sed -n 's/^  "pid": \([0-9]*\),$/\1/p'`)))
+}
+
+// In a mount unit standard error is the journal, and $JOURNAL_STREAM says so.
+func TestTheJournalStays(t *testing.T) {
+	w := newMountSite(t, webFile, "")
+	journal := w.base + "/journal"
+	mount := "mount -t fuse.imdsfs -o keep," + w.directories() + " " + w.file + " " + w.mount
+	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + mount)
+	w.run("kill -HUP " + strconv.Itoa(w.serving()))
+	eventually(t, "the reload is logged", func() bool { return strings.Contains(readFile(t, journal), "msg=reloaded") })
+	_, code := w.try("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + mount)
+	if said := strings.Count(readFile(t, journal), "imdsfs: error: an imdsfs is already running"); code != mountFailed || said != 1 {
+		t.Errorf("exit code %d, the error is said %d times", code, said)
+	}
+	w.umountIt()
+
+	// One that says something else is not the journal.
+	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=1:2 " + mount)
+	if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", w.serving())); to != "/dev/null" {
+		t.Errorf("standard error is %s", to)
+	}
+	w.umountIt()
+}
+
+func TestAWaitForADaemonIsBounded(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	patient, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for name, c := range map[string]struct {
+		script string
+		ctx    func() (context.Context, context.CancelFunc)
+		want   string // "": ready
+		said   string
+	}{
+		"ready": {script: `exec imdsfs version; exit 1`, want: "the daemon ended before it was ready: somebody stopped it"},
+		"dead":  {script: `kill -KILL $$`, want: "the daemon ended before it was ready: signal: killed"},
+		"fails": {script: `echo "imdsfs: error: no" >&2; exit 3`, want: "exit status 32", said: "imdsfs: error: no\n"},
+		"slow": {script: `exec sleep 1000`, want: errNotReady.Error(), ctx: func() (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(patient, time.Millisecond, errNotReady)
+		}},
+	} {
+		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		must(t, err)
+		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		must(t, err)
+		d, err := startInBackground("/bin/sh", []string{"-c", c.script}, null, log)
+		must(t, err)
+		ctx, stop := patient, context.CancelFunc(func() {})
+		if c.ctx != nil {
+			ctx, stop = c.ctx()
+		}
+		err = d.await(ctx)
+		stop()
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+		if syscall.Kill(d.cmd.Process.Pid, 0) == nil {
+			t.Errorf("%s: the process is left", name)
+		}
+		if _, err := os.Stat(d.dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %s is left", name, d.dir)
+		}
+		log.Seek(0, io.SeekStart)
+		if text, _ := io.ReadAll(log); string(text) != c.said {
+			t.Errorf("%s: said %s", name, text)
+		}
+		log.Close()
+		null.Close()
+	}
+}
+
+// Who interrupts mount has nothing left of it: no daemon, no mount.
+func TestAnInterruptedMountLeavesNothing(t *testing.T) {
+	w := newMountSite(t, webFile, "")
+	for i := range 20 {
+		out, code := w.try("mount.fuse.imdsfs " + w.file + " " + w.mount + " -o keep," + w.directories() + " & helper=$!; sleep 0.0" + strconv.Itoa(i%10) + "; kill -TERM $helper; wait $helper")
+		switch code {
+		case 0:
+			w.umountIt()
+		case mountFailed, 128 + int(syscall.SIGTERM): // before it takes signals it has started nothing
+			eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
+			if w.made() || len(w.mounts()) > 0 {
+				t.Fatalf("left after %d: mounts %v", i, w.mounts())
+			}
+		default:
+			t.Fatalf("exit code %d\n%s", code, out)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+)
+
+// attributes are those that afterburn has of EC2 (coreos.github.io/afterburn/usage/attributes), and where they
+// are; a name behind # is a key of the JSON document there.
+var attributes = []struct{ name, path string }{
+	{"INSTANCE_ID", "/latest/meta-data/instance-id"},
+	{"INSTANCE_TYPE", "/latest/meta-data/instance-type"},
+	{"IPV4_LOCAL", "/latest/meta-data/local-ipv4"},
+	{"IPV4_PUBLIC", "/latest/meta-data/public-ipv4"},
+	{"IPV6", "/latest/meta-data/ipv6"},
+	{"AVAILABILITY_ZONE", "/latest/meta-data/placement/availability-zone"},
+	{"AVAILABILITY_ZONE_ID", "/latest/meta-data/placement/availability-zone-id"},
+	{"REGION", "/latest/dynamic/instance-identity/document#region"},
+	{"HOSTNAME", "/latest/meta-data/hostname"},
+	{"PUBLIC_HOSTNAME", "/latest/meta-data/public-hostname"},
+}
+
+func newEnvCommand(out io.Writer) *cobra.Command {
+	var flags clientFlags
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print what an instance metadata service says as environment variables",
+		Long: `env prints the attributes of an instance in the names that afterburn gives them on EC2, as a file for
+EnvironmentFile= of a systemd unit, and for a shell to read with its dot: AFTERBURN_AWS_INSTANCE_ID,
+_INSTANCE_TYPE, _IPV4_LOCAL, _IPV4_PUBLIC, _IPV6, _AVAILABILITY_ZONE, _AVAILABILITY_ZONE_ID, _REGION,
+_HOSTNAME and _PUBLIC_HOSTNAME. What does not exist is left out.
+
+A value that holds more than letters, digits and harmless signs stands in double quotes, with a backslash
+before $, ` + "`" + `, " and \; both read back exactly the value, which may go over several lines. One that no
+environment can hold (a zero byte, or for systemd what is not UTF-8) is an error, and nothing is printed.
+
+The service is found as imdsfs get finds it. Exit codes: 0 printed; 1 the service does not answer or
+refuses; 2 wrong usage; 4 it has none of these.`,
+		Example: `  imdsfs env
+  imdsfs env --endpoint http://127.0.0.1:1338 > /run/imdsfs/environment`,
+		Args: exactArgs(0, "no arguments, only flags"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			text, err := environmentFile(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(out, text)
+			return err
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func environmentFile(ctx context.Context, c *client) (string, error) {
+	var b strings.Builder
+	for _, a := range attributes {
+		path, key, _ := strings.Cut(a.path, "#")
+		body, err := c.get(ctx, path)
+		if err == nil && key != "" {
+			body, err = member(body, key)
+		}
+		if errors.Is(err, errNotFound) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if strings.ContainsRune(string(body), 0) || !utf8.Valid(body) {
+			return "", fmt.Errorf("%s holds bytes that cannot be in an environment", a.path)
+		}
+		fmt.Fprintf(&b, "AFTERBURN_AWS_%s=%s\n", a.name, quote(string(body)))
+	}
+	if b.Len() == 0 {
+		return "", failure(exitNo, hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
+	}
+	return b.String(), nil
+}
+
+// member is the string that a JSON object has under a key; errNotFound if it has none.
+func member(document []byte, key string) ([]byte, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(document, &object); err != nil {
+		return nil, failure(exitFailed, hintStranger, errors.New("the instance identity document is no JSON object"))
+	}
+	var text *string
+	if json.Unmarshal(object[key], &text) != nil || text == nil {
+		return nil, errNotFound
+	}
+	return []byte(*text), nil
+}
+
+// harmless are the signs that neither a shell nor systemd takes for anything but themselves, besides letters
+// and digits.
+const harmless = "+,-./:@_"
+
+// quote writes a value as both systemd, systemd.exec(5), and the shell read it. Within double quotes both have a
+// backslash count before these four alone, and a newline for itself.
+func quote(value string) string {
+	plain := func(r rune) bool {
+		return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune(harmless, r)
+	}
+	if strings.IndexFunc(value, func(r rune) bool { return !plain(r) }) < 0 {
+		return value
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`").Replace(value) + `"`
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of mount helpers, mount(8).
+const (
+	mountUsage  = 1
+	mountSystem = 2
+	mountFailed = 32
+)
+
+// A mountRequest is what mount(8) asks its helper for.
+type mountRequest struct {
+	stderr                io.Writer
+	sloppy, fake, verbose bool
+	options               []string // of -o, as they came
+	settings              settings
+	log                   string // where the daemon logs, "" for wherever we do
+	args                  []string
+}
+
+// calledByMount reports whether this program is called as a helper of mount(8). What such a helper starts may
+// bear the same name.
+func calledByMount() bool {
+	name := filepath.Base(os.Args[0])
+	return (name == "mount.fuse.imdsfs" || name == "mount.imdsfs") && os.Getenv(backgroundVariable) == ""
+}
+
+// runMount is the whole program when mount(8) calls it; it returns the exit code.
+func runMount(args []string, stdout, stderr io.Writer) int {
+	cmd := newMountCommand(stderr)
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.Execute()
+	var said *exitError
+	var failed *mountError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &said):
+		return said.code
+	case errors.As(err, &failed):
+		report(stderr, err)
+		return failed.code
+	}
+	report(stderr, err)
+	return mountUsage
+}
+
+// A mountError is an error with the exit code for mount(8).
+type mountError struct {
+	code int
+	err  error
+}
+
+func (e *mountError) Error() string { return e.err.Error() }
+func (e *mountError) Unwrap() error { return e.err }
+
+// fstabLine is the example that is explained in the help and in the README.
+const fstabLine = defaultConfig + " " + defaultMount + " fuse.imdsfs _netdev,nofail,keep 0 0"
+
+func newMountCommand(stderr io.Writer) *cobra.Command {
+	m := &mountRequest{stderr: stderr}
+	var ignored bool
+	var namespace, fstype string
+	cmd := &cobra.Command{
+		Use:   "mount.fuse.imdsfs SOURCE DIR",
+		Short: "Mount instance metadata with mount(8) and /etc/fstab",
+		Long: `mount.fuse.imdsfs is what mount(8) calls for the type fuse.imdsfs. It starts imdsfs serve in the
+background and returns when both doors are ready; what keeps the daemon from that is said, and nothing
+is left behind. umount DIR ends the daemon.
+
+SOURCE is the instance file. With none or imdsfs there is no file, and this machine is described.
+
+These flags of imdsfs serve are mount options: listen=ADDR, allow-from=WHO and host=NAME, each of them
+repeatable, runtime-dir=DIR, state-dir=DIR, admin=SOCKET, metrics=ADDR, log-level=LEVEL,
+log-format=FORMAT, add-addresses, force-addresses, keep, user=NAME and watchdog=TIME.
+
+log=FILE has the daemon append its log to FILE. Without it the log goes to the journal if this program's
+standard error does, as in a mount unit of systemd, and else nowhere once the daemon is ready.
+
+Commas separate options, so no value can hold one. What needs one stands in [server] of the instance
+file, as everything else may. Several mounts at a time need a runtime-dir and a state-dir each.
+
+The generic options of mount(8) are taken; the mount is always ro,nosuid,nodev,noexec.
+
+In /etc/fstab, _netdev has systemd mount when the network is up, which is part of what is described and
+listened on; nofail has the boot go on without the mount; keep has a second process stand behind the
+daemon, which starts it again if it dies, and readers go on. Use either this or imdsfs.service. The directory has
+to be free, so x-systemd.automount will not do.
+
+Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
+		Example: `  ` + fstabLine + `
+  mount -t fuse.imdsfs -o keep,log=/var/log/imdsfs.log ` + defaultConfig + ` ` + defaultMount + `
+  mount -t fuse.imdsfs -o listen=none none ` + defaultMount,
+		Args:              exactArgs(2, "SOURCE and DIR"),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if namespace != "" {
+				return failure(mountUsage, "nsenter --mount="+namespace+" mount …", errors.New("-N: a daemon is not started in another namespace"))
+			}
+			if err := m.parse(args[0], args[1]); err != nil {
+				return err
+			}
+			return m.mount(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&m.options, "options", "o", nil, "mount `OPTIONS`, separated by commas")
+	f.BoolVarP(&m.sloppy, "sloppy", "s", false, "ignore options that are not known")
+	f.BoolVarP(&m.fake, "fake", "f", false, "check options and instance file, and do nothing")
+	f.BoolVarP(&m.verbose, "verbose", "v", false, "say which options are ignored, and what the daemon logs at its start")
+	f.BoolVarP(&ignored, "no-mtab", "n", false, "ignored: there is no /etc/mtab to write")
+	f.StringVarP(&namespace, "namespace", "N", "", "refused: mount in another mount `NAMESPACE`")
+	f.StringVarP(&fstype, "types", "t", "", "ignored: the `TYPE`, of which there is one")
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return failure(mountUsage, "see "+cmd.Name()+" --help", err)
+	})
+	return cmd
+}
+
+// parse makes flags of serve, and settings, of what mount(8) passes.
+func (m *mountRequest) parse(source, dir string) error {
+	flags, err := m.flags()
+	if err != nil {
+		return err
+	}
+	config := none
+	if source != "" && source != none && source != "imdsfs" {
+		if config, err = filepath.Abs(source); err != nil {
+			return &mountError{mountSystem, err}
+		}
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return &mountError{mountSystem, err}
+	}
+	m.args = append([]string{"serve", "--config", config, "--mount", dir}, flags...)
+	serve := &cobra.Command{}
+	m.settings.addFlags(serve)
+	if err := serve.ParseFlags(m.args[1:]); err != nil {
+		return failure(mountUsage, "see imdsfs serve --help", err)
+	}
+	return nil
+}
+
+// mount starts the daemon, unless the file is at fault or this is only to be checked.
+func (m *mountRequest) mount(ctx context.Context) error {
+	if err := m.settings.resolve(nil); err != nil {
+		return &mountError{mountFailed, err}
+	}
+	if !m.fake {
+		return m.background(ctx)
+	}
+	if m.settings.config == "" {
+		return nil
+	}
+	if err := checkFile(ctx, io.Discard, m.stderr, m.settings.config, true); err != nil {
+		return &mountError{mountFailed, err}
+	}
+	return nil
+}
+
+// note says what is not worth a word unless it is asked for.
+func (m *mountRequest) note(format string, args ...any) {
+	if m.verbose {
+		fmt.Fprintf(m.stderr, "imdsfs: "+format+"\n", args...)
+	}
+}
