@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,8 @@ const (
 
 // attach mounts on dir and returns the device that the kernel's requests come from. An ordinary user gets
 // what fusermount3 gives, which is private: for that user alone.
-func attach(dir string, kept bool, warn func(string)) (device *os.File, private bool, err error) {
-	device, err = attachDirectly(dir, os.Geteuid(), os.Getegid())
+func attach(dir, source string, kept bool, warn func(string)) (device *os.File, private bool, err error) {
+	device, err = attachDirectly(dir, source, os.Geteuid(), os.Getegid())
 	switch {
 	case err == nil:
 		return device, false, nil
@@ -48,7 +49,7 @@ func attach(dir string, kept bool, warn func(string)) (device *os.File, private 
 
 // attachDirectly opens /dev/fuse and mounts by itself, for a daemon of that user. The superblock is writable and the mount on dir is
 // not, so that changes can be made through a private clone of the mount.
-func attachDirectly(dir string, uid, gid int) (*os.File, error) {
+func attachDirectly(dir, source string, uid, gid int) (*os.File, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
@@ -58,7 +59,7 @@ func attachDirectly(dir string, uid, gid int) (*os.File, error) {
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,default_permissions,allow_other,max_read=%d",
 		fd, unix.S_IFDIR, uid, gid, maxIO)
-	if err := unix.Mount(subtype, dir, fsType, hardened, options); err != nil {
+	if err := unix.Mount(cmp.Or(source, subtype), dir, fsType, hardened, options); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount: %w", err)
 	}

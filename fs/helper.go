@@ -25,7 +25,7 @@ func MountFor(cfg Config, uid, gid int) (bool, error) {
 	if err := p.prepare(); err != nil {
 		return false, errors.Join(err, p.release())
 	}
-	device, err := attachDirectly(p.dir, uid, gid)
+	device, err := attachDirectly(p.dir, cfg.Source, uid, gid)
 	if err != nil {
 		return false, errors.Join(lookError(p.dir, err), p.release())
 	}

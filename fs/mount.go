@@ -31,6 +31,8 @@ type Config struct {
 	// Dir is the mount point, an empty directory. If it is missing, its last component is made,
 	// and removed by Unmount.
 	Dir string
+	// Source is what the list of mounts shows as mounted there; empty: "imdsfs".
+	Source string
 	// RuntimeDir exists and belongs to the daemon. It holds the inode key and the locks.
 	RuntimeDir string
 	// Warn is told, a sentence at a time, what an administrator should know; it holds no value of
@@ -126,7 +128,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	dir := d.point.dir
 	d.fs = newRawFS(k, cfg.Clock, s)
-	if d.device, d.private, err = attach(dir, cfg.Keeper != nil, d.warn); err != nil {
+	if d.device, d.private, err = attach(dir, cfg.Source, cfg.Keeper != nil, d.warn); err != nil {
 		return err
 	}
 	fault.At("mounted")

@@ -25,6 +25,9 @@ const (
 	// backgroundVariable is set by mount for the daemon and its keeper: their standard output is where the
 	// log goes when they are ready, and their standard error where it goes until then.
 	backgroundVariable = "IMDSFS_BACKGROUND"
+	// sourceVariable is what the list of mounts is to show as the source, so that mount -a knows what it has
+	// mounted already.
+	sourceVariable = "IMDSFS_MOUNT_SOURCE"
 
 	mountLimit = 30 * time.Second // until the daemon is ready
 	endLimit   = 12 * time.Second // until one that is told to stop has; a keeper gives its daemon 10 s
@@ -76,7 +79,7 @@ func (m *mountRequest) try(ctx context.Context, log *os.File) (said string, err 
 	}
 	start := os.NewFile(uintptr(fd), "start")
 	defer start.Close()
-	d, err := startInBackground(program, m.args, log, start)
+	d, err := startInBackground(program, m.source, m.args, log, start)
 	if err != nil {
 		return "", &mountError{mountSystem, err}
 	}
@@ -131,7 +134,7 @@ type backgrounded struct {
 
 // startInBackground starts a program in a session of its own, with nothing of ours but its standard output and
 // error.
-func startInBackground(program string, args []string, stdout, stderr *os.File) (d *backgrounded, err error) {
+func startInBackground(program, source string, args []string, stdout, stderr *os.File) (d *backgrounded, err error) {
 	d = &backgrounded{cmd: exec.Command(program, args...), ready: make(chan struct{}), ended: make(chan error, 1)}
 	if d.dir, err = os.MkdirTemp("", "imdsfs-mount-"); err != nil { // 0700
 		return nil, failure(mountSystem, "make room there, or set TMPDIR", err)
@@ -151,7 +154,7 @@ func startInBackground(program string, args []string, stdout, stderr *os.File) (
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = "/", stdout, stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	d.cmd.Env = append(slices.DeleteFunc(os.Environ(), isFromManager),
-		"NOTIFY_SOCKET="+socket.LocalAddr().String(), backgroundVariable+"=1")
+		"NOTIFY_SOCKET="+socket.LocalAddr().String(), backgroundVariable+"=1", sourceVariable+"="+source)
 	if err = d.cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -149,7 +149,7 @@ func TestAWaitForADaemonIsBounded(t *testing.T) {
 		must(t, err)
 		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 		must(t, err)
-		d, err := startInBackground("/bin/sh", []string{"-c", c.script}, null, log)
+		d, err := startInBackground("/bin/sh", "", []string{"-c", c.script}, null, log)
 		must(t, err)
 		ctx, stop := patient, context.CancelFunc(func() {})
 		if c.ctx != nil {

@@ -481,7 +481,7 @@ func (p *process) removeAddresses() {
 func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
 	dir := p.settings.mount
 	cfg := fs.Config{
-		Dir: dir, RuntimeDir: p.settings.runtimeDir, Clock: p.clock, Predecessor: predecessor,
+		Dir: dir, Source: os.Getenv(sourceVariable), RuntimeDir: p.settings.runtimeDir, Clock: p.clock, Predecessor: predecessor,
 		Warn: func(text string) { p.log.WithField("mount", dir).Warn(text) },
 	}
 	if p.kept.Durable() {

@@ -25,6 +25,7 @@ type mountRequest struct {
 	options               []string // of -o, as they came
 	settings              settings
 	log                   string // where the daemon logs, "" for wherever we do
+	source                string // as mount(8) has it, and looks for it in the list of mounts
 	args                  []string
 }
 
@@ -137,6 +138,7 @@ func (m *mountRequest) parse(source, dir string) error {
 	if err != nil {
 		return err
 	}
+	m.source = source
 	config := none
 	if source != "" && source != none && source != "imdsfs" {
 		if config, err = filepath.Abs(source); err != nil {

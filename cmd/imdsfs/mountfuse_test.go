@@ -28,9 +28,9 @@ func TestALineInFstabMountsAndUmountEndsIt(t *testing.T) {
 	w.check("/run/metadata")
 	daemons := w.daemons()
 
-	// mount -a takes what is mounted from another source for something else.
-	w.fails(mountFailed, "mount -a", "imdsfs: error: an imdsfs is already running with the run-time directory /run/imdsfs\n"+
-		"imdsfs: hint: stop it first, or give this one a --runtime-dir of its own\n")
+	if said := w.run("mount -a"); said != "" { // which knows what it has mounted
+		t.Errorf("the second mount -a says\n%s", said)
+	}
 	w.fails(mountFailed, "mount /run/metadata", "imdsfs: error: an imdsfs is already running with the run-time directory /run/imdsfs\n"+
 		"imdsfs: hint: stop it first, or give this one a --runtime-dir of its own\n")
 	w.fails(mountFailed, "mount -o runtime-dir=/run/other,listen=none /run/metadata",

@@ -101,7 +101,7 @@ func mountFor(s *settings) error {
 			return err
 		}
 	}
-	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
+	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, Source: os.Getenv(sourceVariable), RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
 	var point *fs.PointError
 	if errors.As(err, &point) {
 		return failure(exitFailed, point.Hint, err)

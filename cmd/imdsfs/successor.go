@@ -240,16 +240,16 @@ func (p *process) startWatchdog(ctx context.Context, running *sync.WaitGroup) {
 		ticker := time.NewTicker(limit / 4)
 		defer ticker.Stop()
 		for {
-			if err := p.check(); err != nil {
-				p.log.WithError(err).Error("the mount is not well")
-			} else {
-				p.notify(daemon.SdNotifyWatchdog)
-			}
 			select {
 			case <-ticker.C:
 			case <-ctx.Done():
 				return
 			}
+			if err := p.check(); err != nil {
+				p.log.WithError(err).Error("the mount is not well")
+				continue
+			}
+			p.notify(daemon.SdNotifyWatchdog)
 		}
 	})
 }
