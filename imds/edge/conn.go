@@ -27,6 +27,7 @@ type conn struct {
 	hopLimit              int       // the lowest that was set, 0 for none
 
 	mu       sync.Mutex
+	fresh    bool // no request has begun yet
 	busy     bool // a request has begun and is not answered yet
 	stopping bool
 }
@@ -43,7 +44,7 @@ var spareBuffers = sync.Pool{New: func() any { return &buffers{in: bufio.NewRead
 func newConn(s *Server, nc net.Conn, peer netip.Addr) *conn {
 	b := spareBuffers.Get().(*buffers)
 	b.in.Reset(nc)
-	return &conn{Conn: nc, server: s, peer: peer, buffers: b}
+	return &conn{Conn: nc, server: s, peer: peer, buffers: b, fresh: true}
 }
 
 // release gives the buffers back. The connection must not be used any more.
@@ -194,27 +195,43 @@ func (c *conn) withhold() {
 	io.CopyN(io.Discard, c.Conn, lingerBytes)
 }
 
-// begin marks a request as under way, unless the server stops.
-func (c *conn) begin() bool { return c.setBusy(true) }
-
-// end marks it as done. It reports whether the connection goes on.
-func (c *conn) end() bool { return c.setBusy(false) }
-
-func (c *conn) setBusy(busy bool) bool {
+// begin marks a request as under way, unless the server stops. The first one counts all the same.
+func (c *conn) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = busy
+	goesOn := c.fresh || !c.stopping
+	c.fresh, c.busy = false, true
+	return goesOn
+}
+
+// end marks it as done. It reports whether the connection goes on.
+func (c *conn) end() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = false
 	return !c.stopping
 }
 
-// stop closes the connection: at once if it is idle, otherwise after the grace at the latest.
+// stop closes the connection: at once if it is idle, otherwise after the grace at the latest. One that
+// has just been accepted gets its first answer: who is closed before cannot tell this from a refusal.
 func (c *conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopping = true
-	if !c.busy {
+	switch {
+	case c.fresh:
+		time.AfterFunc(freshGrace, c.closeFresh)
+	case !c.busy:
 		c.Close()
 		return
 	}
 	time.AfterFunc(stopGrace, func() { c.Close() })
+}
+
+func (c *conn) closeFresh() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fresh {
+		c.Close()
+	}
 }
