@@ -451,8 +451,9 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 	if !p.settings.addAddresses {
 		return nil
 	}
+	opts := p.store.Snapshot().Options()
 	p.link, err = linklocal.Add(ctx, linklocal.Config{
-		IPv6: p.store.Snapshot().Options().HTTPProtocolIPv6, Force: p.settings.forceAddresses,
+		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
 		Warn: func(text string) { p.log.Warn(text) },
 	})
 	var refused *linklocal.Error
