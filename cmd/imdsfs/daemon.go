@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,9 @@ func runDaemon(parent context.Context, s *settings, log *logrus.Logger) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
+	// Whoever starts us again tells a crash, or the signal of a watchdog, from wrong usage, which is no use to
+	// repeat: by itself Go's runtime exits with the same status, 2.
+	debug.SetTraceback("crash")
 	kept, others, err := fdstore.Open()
 	if err != nil {
 		return err
