@@ -28,7 +28,7 @@ some milliseconds, connections are accepted a moment later, tokens stay valid.
 
 First the new program looks at the instance file (imdsfs check). If it finds fault, nothing changes.`,
 		Example: "  imdsfs upgrade",
-		Args: exactArgs(0, "no arguments, only flags"),
+		Args:    exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if program == "" {
 				own, err := ownProgram()

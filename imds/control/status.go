@@ -9,7 +9,7 @@ type Status struct {
 	PID       int       `json:"pid"`
 	Started   time.Time `json:"started"`
 	Instance  string    `json:"instance"`
-	Config    string    `json:"config"` // "" when the host is described
+	Config    string    `json:"config"`   // "" when the host is described
 	Handover  string    `json:"handover"` // who keeps what a successor needs
 	Mount     *Mount    `json:"mount"`    // null without one
 	Listeners []string  `json:"listeners"`
