@@ -52,8 +52,8 @@ bench: ## measure both doors (as root, on a quiet machine), check the bounds, wr
 	go test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: stress
-stress: ## read the mount in every way while it changes, for STRESSTIME (5m), and publish 100,000 times (as root)
-	IMDSFS_STRESS=$(STRESSTIME) go test -count=1 -p 1 -timeout 1h -v -run 'TestNoProcessSees|TestWhatHTTPHasShown|TestPublishesLeave' ./fs ./cmd/imdsfs
+stress: ## read the mount in every way while it changes, for STRESSTIME (5m), publish 100,000 times, and trouble the packaged service (as root)
+	IMDSFS_STRESS=$(STRESSTIME) go test -count=1 -p 1 -timeout 1h -v -run 'TestNoProcessSees|TestWhatHTTPHasShown|TestPublishesLeave|TestServiceSurvives' ./fs ./cmd/imdsfs ./contrib/package
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck and go mod tidy, in both modules; changes nothing

@@ -21,10 +21,12 @@ const (
 	requestSize = maxIO + 4096
 	initLimit   = 5 * time.Second // for the kernel to send its first request after mount(2)
 
-	opcodeInit      = 26 // linux/fuse.h
-	opcodeInterrupt = 36
-	inHeaderSize    = 40
-	outHeaderSize   = 16
+	opcodeForget      = 2 // linux/fuse.h
+	opcodeInit        = 26
+	opcodeInterrupt   = 36
+	opcodeBatchForget = 42
+	inHeaderSize      = 40
+	outHeaderSize     = 16
 )
 
 // An answerer reads the kernel's requests from the device and writes the answers, with go-fuse's
@@ -183,7 +185,7 @@ func (a *answerer) read(in []byte, limit time.Duration) (int, error) {
 func (a *answerer) answer(in, out []byte) error {
 	n, status := a.protocol.HandleRequest([][]byte{in}, [][]byte{out})
 	if !status.Ok() {
-		n = fail(in, out)
+		n = fail(in, out, unix.EIO)
 	}
 	if n == 0 {
 		return nil // a FORGET
@@ -192,13 +194,21 @@ func (a *answerer) answer(in, out []byte) error {
 	return err
 }
 
-// fail makes the answer to a request that go-fuse cannot make one for: nobody may wait for ever.
-func fail(in, out []byte) int {
-	errno := int32(unix.EIO)
+// fail makes the answer to a request that go-fuse cannot make one for, or nobody: nobody may wait for ever.
+func fail(in, out []byte, errno unix.Errno) int {
 	binary.NativeEndian.PutUint32(out, outHeaderSize)
-	binary.NativeEndian.PutUint32(out[4:], uint32(-errno))
+	binary.NativeEndian.PutUint32(out[4:], uint32(-int32(errno)))
 	copy(out[8:outHeaderSize], in[8:16]) // the request's number
 	return outHeaderSize
+}
+
+// wantsAnswer is false for what the kernel only tells, and for what is no request.
+func wantsAnswer(opcode uint32) bool {
+	switch opcode {
+	case 0, opcodeForget, opcodeInterrupt, opcodeBatchForget:
+		return false
+	}
+	return true
 }
 
 // opcode is that of a request, 0 for what is too short to be one.

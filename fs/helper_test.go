@@ -28,13 +28,17 @@ import (
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	successorGrace = 5 * time.Second
 	ChildMain()
 	stress.Main()
 	if os.Getenv(childRole) == "mount" {
 		os.Exit(childMount(os.Args[1], os.Args[2]))
 	}
-	if os.Getenv(childRole) == "deaf" {
-		os.Exit(childDeaf(os.Args[1], os.Args[2]))
+	switch os.Getenv(childRole) {
+	case "deaf":
+		os.Exit(childDeaf(os.Args[1], os.Args[2], nil))
+	case "deaf, kept":
+		os.Exit(childDeaf(os.Args[1], os.Args[2], forgetful{}))
 	}
 	if os.Getenv(childRole) == "hang" {
 		fmt.Println(hangListing(os.Args[1]))

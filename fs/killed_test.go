@@ -18,13 +18,13 @@ import (
 // childDeaf is a daemon at the worst moment to be killed: somebody waits for the answer to a LOOKUP, and so
 // holds the directory's lock, and a notify waits for the lock. It prints "deaf" when it answers no more,
 // and then, as soon as standard input ends, changes a value in latest/meta-data.
-func childDeaf(dir, runtimeDir string) int {
+func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 	s, err := source.Build(nil, env(), fragment(nil))
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir, Warn: func(text string) { fmt.Println("warn:", text) }}, s)
+	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir, Keeper: keeper, Warn: func(text string) { fmt.Println("warn:", text) }}, s)
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -66,14 +66,25 @@ func waitsFor(pid int, function string) bool {
 	return false
 }
 
+// A forgetful keeper has no successor: whatever was kept ends with the daemon.
+type forgetful struct{}
+
+func (forgetful) Keep(string, *os.File) error { return nil }
+func (forgetful) Drop(string)                 {}
+
 // TestAKillWhilePublishingWedgesNobody: were the notify a thread of the daemon's, it would wait for the
 // lookup, the lookup for the daemon, and the daemon's end for its thread, for ever.
 func TestAKillWhilePublishingWedgesNobody(t *testing.T) {
+	t.Run("nobody keeps the mount", func(t *testing.T) { killWhilePublishing(t, "deaf", 2*time.Second) })
+	t.Run("no successor comes", func(t *testing.T) { killWhilePublishing(t, "deaf, kept", successorGrace+4*time.Second) })
+}
+
+func killWhilePublishing(t *testing.T, role string, promised time.Duration) {
 	requireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
 	cmd := exec.Command(os.Args[0], dir, t.TempDir())
-	cmd.Env = append(os.Environ(), childRole+"=deaf", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), childRole+"="+role, "GORACE=atexit_sleep_ms=0")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +119,6 @@ func TestAKillWhilePublishingWedgesNobody(t *testing.T) {
 		t.Errorf("nobody waits for the directory's lock: children %v", children)
 	}
 
-	const promised = 2 * time.Second
 	start := time.Now()
 	cmd.Process.Kill()
 	cmd.Wait()

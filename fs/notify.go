@@ -141,6 +141,9 @@ const (
 	packetSize = 32 << 10
 )
 
+// successorGrace is how long a successor may take to answer, if there is to be one. It is a variable for tests.
+var successorGrace = time.Minute
+
 // An orphan is the mount whose connection the child ends should the daemon die without a successor; the
 // zero one is left alone.
 type orphan struct{ dir, device string }
@@ -180,10 +183,33 @@ func notifyMain(o orphan) {
 	}
 	const tick = time.Millisecond
 	for wait := time.Duration(0); pending.Load() > 0; wait += tick {
-		if wait == orphanGrace {
+		switch wait {
+		case orphanGrace:
 			o.abort()
+		case successorGrace:
+			go refuse(notifyDevice)
 		}
 		time.Sleep(tick)
+	}
+}
+
+// refuse answers, in the place of a daemon that has no successor after all, that there is none. Who waits for
+// an answer may hold the lock that is waited for here, beyond the reach of any signal, and as long as this
+// process has the device the kernel does not end the connection.
+func refuse(device int) {
+	in, out := resident(requestSize), make([]byte, outHeaderSize)
+	unix.Write(device, appendNotifyHeader(nil, outHeaderSize, notifyResend))
+	for {
+		n, err := unix.Read(device, in)
+		switch {
+		case err == unix.EAGAIN:
+			unix.Poll([]unix.PollFd{{Fd: int32(device), Events: unix.POLLIN}}, -1)
+		case err == unix.EINTR, err == unix.ENOENT:
+		case err != nil:
+			return
+		case wantsAnswer(opcode(in[:n])):
+			unix.Write(device, out[:fail(in, out, unix.ENOTCONN)])
+		}
 	}
 }
 

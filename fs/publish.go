@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// publishWait is how long Publish waits for the kernel; then the publisher goes on alone, and
-	// the other door is served meanwhile.
+	// publishWait is how long a change waits for the kernel; then what the kernel has not taken is told
+	// alone, and the other door is served meanwhile.
 	publishWait = time.Second
 	// stallAfter is how long one notify may take before it is reported. The kernel waits for the
 	// directory's lock, which a process holds that hangs in the middle of a listing.
@@ -63,8 +63,8 @@ func newPublisher(f *rawFS, k kernel, warn func(string)) *publisher {
 	}
 }
 
-// publish hands s over and waits until it, or a newer one, is what every process sees. Of several
-// that wait only the newest counts.
+// publish hands s over and waits until it, or a newer one, is what every process sees, as far as the kernel
+// takes it in time. Of several that wait only the newest counts.
 func (p *publisher) publish(s *source.Snapshot) {
 	p.mu.Lock()
 	p.next = s
@@ -74,11 +74,8 @@ func (p *publisher) publish(s *source.Snapshot) {
 	case p.wake <- struct{}{}:
 	default: // it is awake
 	}
-	timeout := time.NewTimer(p.wait)
-	defer timeout.Stop()
 	select {
 	case <-ready:
-	case <-timeout.C:
 	case <-p.done:
 	}
 }

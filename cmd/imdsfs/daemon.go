@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,9 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
+	// Whoever starts us again tells a crash, or the signal of a watchdog, from wrong usage, which is no use to
+	// repeat: by itself Go's runtime exits with the same status, 2.
+	debug.SetTraceback("crash")
 	fault.At("started")
 	clock := source.SystemClock()
 	p := &process{
@@ -458,8 +462,9 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 	if !p.settings.addAddresses {
 		return nil
 	}
+	opts := p.store.Snapshot().Options()
 	p.link, err = linklocal.Add(ctx, linklocal.Config{
-		IPv6: p.store.Snapshot().Options().HTTPProtocolIPv6, Force: p.settings.forceAddresses,
+		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
 		Warn: func(text string) { p.log.Warn(text) },
 	})
 	var refused *linklocal.Error

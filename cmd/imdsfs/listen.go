@@ -107,6 +107,12 @@ func keptListener(address string) string {
 	return keptListenPrefix + strings.NewReplacer(":", "_", "=", "_", " ", "_").Replace(address)
 }
 
+// inheritsListeners reports whether a predecessor kept the sockets of all these addresses. Then nobody else
+// listens there, and who asked would wait for an answer of our own.
+func (p *process) inheritsListeners(addresses []string) bool {
+	return !slices.ContainsFunc(addresses, func(a string) bool { return p.kept.Inherited()[keptListener(a)] == nil })
+}
+
 // inherit is the socket that a predecessor kept under this name, nil if there is none.
 func (l *listeners) inherit(kept string) (net.Listener, error) {
 	f := l.store.Inherited()[kept]

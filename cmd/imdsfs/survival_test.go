@@ -231,15 +231,32 @@ func TestMountOutlivesItsDaemon(t *testing.T) {
 			call := &caller{address: g.d.address}
 			ctx, cancel := context.WithCancel(t.Context())
 			stop := make(chan struct{})
-			var besiegers sync.WaitGroup
-			besiegers.Go(func() { g.run(stop) })
-			besiegers.Go(func() { call.run(ctx, g) })
+			var callers sync.WaitGroup
+			callers.Go(func() { call.run(ctx, g) })
 			client := &watchfulClient{g.d, http.Client{Timeout: patience}}
 			var changes atomic.Int64
 			stress.Run(t, stress.Target{
 				Dir: s.mount + stressed, Bind: fmt.Sprintf("/proc/%d/root%s", pid, s.base+"/bound"),
-				Duration: c.duration, Least: 20,
-				Enough: func() bool { return g.enough() && changes.Load() >= 200 },
+				Least: 20,
+				Meanwhile: func() {
+					var besieger sync.WaitGroup
+					besieger.Go(func() { g.run(stop) })
+					latest := time.After(20 * c.duration)
+					tick := time.NewTicker(10 * time.Millisecond)
+					defer tick.Stop()
+					for start := time.Now(); time.Since(start) < c.duration || !g.enough() || changes.Load() < 200; {
+						select {
+						case <-tick.C:
+							if !t.Failed() {
+								continue
+							}
+						case <-latest:
+						}
+						break
+					}
+					close(stop)
+					besieger.Wait()
+				},
 				Change: func(value, names int64) error {
 					changes.Add(1)
 					if err := os.WriteFile(s.file+".new", []byte(stressFile(value, names)), 0o644); err != nil {
@@ -257,9 +274,11 @@ func TestMountOutlivesItsDaemon(t *testing.T) {
 					return client.reachesInSpite(stressed+"/at", names)
 				},
 			})
-			close(stop)
 			cancel()
-			besiegers.Wait()
+			callers.Wait()
+			if !g.enough() || changes.Load() < 200 {
+				t.Error("that is too little")
+			}
 			for _, l := range loops {
 				l.end(board)
 			}

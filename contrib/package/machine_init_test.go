@@ -77,11 +77,42 @@ func guardMachine() (err error) {
 	}
 	fmt.Println(init.Process.Pid, cgroup)
 	io.Copy(io.Discard, os.Stdin)
+	if err := abortMounts(init.Process.Pid); err != nil {
+		fmt.Fprintln(os.Stderr, "end the machine's mounts:", err)
+	}
 	if err := init.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	init.Wait()
 	return nil
+}
+
+// abortMounts ends the connections of the FUSE mounts in a process's mount namespace. Where a reader holds a
+// lock while a daemon tells the kernel of a change, and both are killed at once, the kernel has them wait for
+// each other for ever, with the whole machine.
+func abortMounts(pid int) error {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	mounts, err := os.ReadFile(dir + "/mountinfo")
+	if err != nil {
+		return nil // it has ended
+	}
+	ns, err := os.Open(dir + "/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread stays where it goes
+		err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS))
+		for line := range strings.Lines(string(mounts)) {
+			if fields := strings.Fields(line); err == nil && slices.Contains(fields[6:], "fuse.imdsfs") {
+				unix.Unmount(fields[4], unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW) // EBUSY comes after the end of the connection
+			}
+		}
+		result <- err
+	}()
+	return <-result
 }
 
 // unifiedHierarchy is where cgroup2 is mounted; its controllers are not needed.

@@ -12,10 +12,13 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
 // TestMain makes the test binary the two processes behind a machine, see machine_init_test.go.
 func TestMain(m *testing.M) {
+	stress.Main()
 	switch os.Getenv(roleVariable) {
 	case roleGuard:
 		os.Exit(guard())

@@ -27,8 +27,8 @@ type conn struct {
 	hopLimit              int       // the lowest that was set, 0 for none
 
 	mu       sync.Mutex
+	fresh    bool // no request has begun yet
 	busy     bool // a request has begun and is not answered yet
-	used     bool // one has been answered
 	stopping bool
 }
 
@@ -44,7 +44,7 @@ var spareBuffers = sync.Pool{New: func() any { return &buffers{in: bufio.NewRead
 func newConn(s *Server, nc net.Conn, peer netip.Addr) *conn {
 	b := spareBuffers.Get().(*buffers)
 	b.in.Reset(nc)
-	return &conn{Conn: nc, server: s, peer: peer, buffers: b}
+	return &conn{Conn: nc, server: s, peer: peer, buffers: b, fresh: true}
 }
 
 // release gives the buffers back. The connection must not be used any more.
@@ -195,44 +195,43 @@ func (c *conn) withhold() {
 	io.CopyN(io.Discard, c.Conn, lingerBytes)
 }
 
-// begin marks a request as under way, unless the server stops. It always takes a first one: who has just
-// connected cannot know, and is not to be turned away.
+// begin marks a request as under way, unless the server stops. The first one counts all the same.
 func (c *conn) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = true
-	return !c.stopping || !c.used
+	goesOn := c.fresh || !c.stopping
+	c.fresh, c.busy = false, true
+	return goesOn
 }
 
 // end marks it as done. It reports whether the connection goes on.
 func (c *conn) end() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy, c.used = false, true
+	c.busy = false
 	return !c.stopping
 }
 
-// stop closes the connection: at once if it is idle, otherwise after the grace at the latest.
+// stop closes the connection: at once if it is idle, otherwise after the grace at the latest. One that
+// has just been accepted gets its first answer: who is closed before cannot tell this from a refusal.
 func (c *conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopping = true
 	switch {
-	case c.busy:
-		time.AfterFunc(stopGrace, func() { c.Close() })
-	case !c.used:
-		time.AfterFunc(firstGrace, c.closeUnlessBusy)
-	default:
-		c.Close()
-	}
-}
-
-func (c *conn) closeUnlessBusy() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.busy {
+	case c.fresh:
+		time.AfterFunc(freshGrace, c.closeFresh)
+	case !c.busy:
 		c.Close()
 		return
 	}
 	time.AfterFunc(stopGrace, func() { c.Close() })
+}
+
+func (c *conn) closeFresh() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fresh {
+		c.Close()
+	}
 }

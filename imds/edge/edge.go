@@ -54,7 +54,7 @@ const (
 
 const (
 	stopGrace    = time.Second            // for requests under way when the context ends
-	firstGrace   = time.Second            // for who has just connected then, to send a request
+	freshGrace   = time.Second            // for the first request of a connection to begin then
 	acceptPause  = 10 * time.Millisecond  // when there are no descriptors to accept with
 	reportEvery  = time.Minute            // one report a refused peer, one for refused hosts
 	reportedMax  = 1024                   // refused peers remembered; more go unreported
@@ -153,8 +153,8 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 }
 
 // Serve answers connections of the listener, which it takes over, until ctx ends; then the listener
-// and idle connections are closed at once, requests under way have a second to finish, connections
-// that have not sent one yet a second to do so, and Serve returns nil.
+// and idle connections are closed at once, requests under way have a second to finish, the first ones
+// of connections as long to begin, and Serve returns nil.
 // Any other error is that of a listener that no longer accepts.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)

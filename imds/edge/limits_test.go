@@ -122,6 +122,18 @@ func TestStop(t *testing.T) {
 			t.Errorf("dial after the stop: %v, want it refused", err)
 		}
 	})
+	t.Run("answers who has just been accepted", func(t *testing.T) {
+		h := start(t, Config{})
+		c := h.dial()
+		eventually(t, "it is accepted", func() bool { return h.open() == 1 })
+		h.stop()
+		c.send(get)
+		c.expect(gotIDClosing)
+		c.expectEnd(true)
+		if err := <-h.served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
 	t.Run("lets a request that has begun finish", func(t *testing.T) {
 		h := start(t, Config{})
 		c := h.dial()

@@ -82,10 +82,13 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 			return nil, err
 		}
 	}
-	if device != nil {
+	switch {
+	case device == nil:
+		if device, err = create(config.linkAdd); err != nil {
+			return nil, err
+		}
+	case !config.Force:
 		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", Name))
-	} else if device, err = create(config.linkAdd); err != nil {
-		return nil, err
 	}
 	l := &Link{config: config, kind: device.Type(), index: device.Attrs().Index}
 	if err := settle(device, config.IPv6); err != nil {

@@ -8,11 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const maxReaders = 16
+
 // A board is memory that the writers share with the readers' processes.
 type board struct {
 	stop         atomic.Bool
 	value, names progress
-	readers      [4]tally // as in roles
+	readers      [maxReaders]tally
 }
 
 // progress is how far a writer is: no process may see a version before published, or behind started.
@@ -22,6 +24,7 @@ type progress struct{ started, published atomic.Int64 }
 type tally struct {
 	rounds, versions                atomic.Int64 // versions: that it saw, each once
 	stale, torn, size, held, errors atomic.Int64
+	longest                         atomic.Int64 // round, ns
 }
 
 func openBoard(path string, flags int) (*board, error) {
@@ -32,6 +35,9 @@ func openBoard(path string, flags int) (*board, error) {
 	defer f.Close()
 	size := int(unsafe.Sizeof(board{}))
 	if flags&os.O_CREATE != 0 {
+		if err := f.Chmod(0o666); err != nil { // readers are all kinds of users
+			return nil, err
+		}
 		if err := f.Truncate(int64(size)); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,11 +19,8 @@ const (
 )
 
 // roles are the ways to read, each in a process of its own.
-var roles = [4]struct {
-	name string
-	step func(*reader)
-}{
-	{"open", (*reader).open}, {"bind", (*reader).open}, {"held", (*reader).hold}, {"list", (*reader).list},
+var roles = map[string]func(*reader){
+	"open": (*reader).open, "held": (*reader).hold, "list": (*reader).list,
 }
 
 // Main makes this program a reader, and does not return, if [Run] started it as one.
@@ -39,10 +37,14 @@ func Main() {
 }
 
 func read(role string, args []string) error {
-	if len(args) != 3 {
+	if len(args) != 4 {
 		return fmt.Errorf("%d arguments", len(args))
 	}
 	number, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	pause, err := time.ParseDuration(args[3])
 	if err != nil {
 		return err
 	}
@@ -51,12 +53,16 @@ func read(role string, args []string) error {
 		return err
 	}
 	r := &reader{dir: args[0], file: filepath.Join(args[0], "value"), board: b, tally: &b.readers[number]}
-	if roles[number].name != role {
-		return fmt.Errorf("reader %d is not %q", number, role)
+	step := roles[role]
+	if step == nil {
+		return fmt.Errorf("no reader is called %q", role)
 	}
 	for !b.stop.Load() {
-		roles[number].step(r)
+		begun := time.Now()
+		step(r)
 		r.tally.rounds.Add(1)
+		r.tally.longest.Store(max(r.tally.longest.Load(), int64(time.Since(begun))))
+		time.Sleep(pause)
 	}
 	return nil
 }

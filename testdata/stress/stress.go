@@ -11,6 +11,7 @@
 package stress
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -25,7 +27,7 @@ import (
 const (
 	steadyNames = 60
 	// dropEvery is how often the kernel drops what it keeps of directories and inodes, in the
-	// middle of whatever goes on.
+	// middle of whatever goes on, unless the Target says otherwise.
 	dropEvery = 10 * time.Millisecond
 	endLimit  = 30 * time.Second // for a reader to end on a loaded machine
 )
@@ -63,13 +65,34 @@ type Target struct {
 	// Wait returns when every process must see these versions, or newer ones. It is called by both
 	// writers; nil if they do when Change returns.
 	Wait func(value, names int64) error
-	// Duration is how long to go on, and Enough, if not nil, has to hold by then as well; twenty times as
-	// long is the limit.
+	// Duration is how long to go on.
 	Duration time.Duration
-	Enough   func() bool
+	// Meanwhile, if not nil, is called when the readers have been started, and lasts as long as Run does;
+	// Duration is zero then.
+	Meanwhile func()
+	// Places are where the readers are; nil: on this machine, in Dir and in Bind.
+	Places []Place
+	// DropEvery is how often the kernel drops what it keeps of directories and inodes, of all file systems;
+	// zero: every 10 ms.
+	DropEvery time.Duration
+	// Board is the file that the readers share with us, in a directory that is there; "" if all of them see
+	// our files.
+	Board string
 	// Least is how many versions of the value and of the names must have been published for the
 	// result to mean something.
 	Least int64
+}
+
+// A Place is where processes read the directory, one for each role: a container, say.
+type Place struct {
+	Name  string
+	Roles []string      // of "open", "held", "list"
+	Dir   string        // that of the Target, as seen there
+	Pause time.Duration // of a reader, after each round
+	// Command is a process there, with a variable in its environment ("NAME=value") and these arguments,
+	// that calls Main; nil: this program. The board is the path of the Target's as seen there.
+	Command func(variable string, args ...string) *exec.Cmd
+	Board   string
 }
 
 // Duration is what IMDSFS_STRESS says, else otherwise.
@@ -90,42 +113,40 @@ func Duration(t testing.TB, otherwise time.Duration) time.Duration {
 // seen meanwhile.
 func Run(t testing.TB, target Target) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "board")
-	b, err := openBoard(path, os.O_RDWR|os.O_CREATE)
+	if target.Board == "" {
+		target.Board = filepath.Join(t.TempDir(), "board")
+	}
+	if target.Places == nil {
+		target.Places = []Place{{Name: "mount", Roles: []string{"open", "held", "list"}, Dir: target.Dir}, {Name: "bind", Roles: []string{"open"}, Dir: target.Bind}}
+	}
+	b, err := openBoard(target.Board, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var readers []*process
-	for i, role := range roles {
-		readers = append(readers, start(t, role.name, path, i, target))
+	for _, place := range target.Places {
+		for _, role := range place.Roles {
+			readers = append(readers, start(t, place, role, target.Board, len(readers)))
+		}
 	}
-	stop := make(chan struct{})
-	var running sync.WaitGroup
-	running.Go(func() { dropCaches(t, stop) })
-
 	write(t, target, b)
-	close(stop)
-	running.Wait()
 	b.stop.Store(true)
 	for _, r := range readers {
 		r.wait(t)
 	}
-	judge(t, target, b)
+	judge(t, target, b, readers)
 }
 
-// write runs both writers to the end.
+// write runs both writers to the end, while the kernel's caches are dropped.
 func write(t testing.TB, target Target, b *board) {
 	end := time.Now().Add(target.Duration)
-	latest := time.Now().Add(20 * target.Duration)
-	goesOn := func() bool {
-		now := time.Now()
-		return now.Before(end) || target.Enough != nil && !target.Enough() && now.Before(latest)
-	}
+	var over atomic.Bool // what is done meanwhile
+	over.Store(target.Meanwhile == nil)
 	var mu sync.Mutex
 	var value, names int64
 	var writers sync.WaitGroup
 	writer := func(own *int64, p *progress) {
-		for goesOn() && !t.Failed() {
+		for (!over.Load() || time.Now().Before(end)) && !t.Failed() {
 			mu.Lock()
 			*own++
 			version, v, n := *own, value, names
@@ -142,13 +163,23 @@ func write(t testing.TB, target Target, b *board) {
 			p.published.Store(version)
 		}
 	}
+	stop := make(chan struct{})
+	var dropping sync.WaitGroup
+	dropping.Go(func() { dropCaches(t, cmp.Or(target.DropEvery, dropEvery), stop) })
+	// Meanwhile may end the test.
+	defer dropping.Wait()
+	defer close(stop)
+	defer writers.Wait()
+	defer over.Store(true)
 	writers.Go(func() { writer(&value, &b.value) })
 	writers.Go(func() { writer(&names, &b.names) })
-	writers.Wait()
+	if target.Meanwhile != nil {
+		target.Meanwhile()
+	}
 }
 
-func dropCaches(t testing.TB, stop <-chan struct{}) {
-	tick := time.NewTicker(dropEvery)
+func dropCaches(t testing.TB, every time.Duration, stop <-chan struct{}) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -166,40 +197,45 @@ func dropCaches(t testing.TB, stop <-chan struct{}) {
 }
 
 // judge fails the test for what the readers counted, and if they did too little.
-func judge(t testing.TB, target Target, b *board) {
+func judge(t testing.TB, target Target, b *board, readers []*process) {
 	t.Helper()
-	t.Logf("%v: %d versions of the value, %d of the names", target.Duration, b.value.published.Load(), b.names.published.Load())
-	if v, n := b.value.published.Load(), b.names.published.Load(); v < target.Least || n < target.Least {
-		t.Errorf("only %d versions of the value and %d of the names, want %d", v, n, target.Least)
-	}
-	for i, role := range roles {
+	v, n := b.value.published.Load(), b.names.published.Load()
+	t.Logf("%d versions of the value, %d of the names", v, n)
+	for i, p := range readers {
 		r := &b.readers[i]
-		t.Logf("%-4s %d rounds: %d stale, %d torn, %d sizes wrong, %d held wrong, %d errors; %d versions seen", role.name, r.rounds.Load(),
-			r.stale.Load(), r.torn.Load(), r.size.Load(), r.held.Load(), r.errors.Load(), r.versions.Load())
+		t.Logf("%-14s %d rounds: %d stale, %d torn, %d sizes wrong, %d held wrong, %d errors; %d versions seen; longest %v", p.name, r.rounds.Load(),
+			r.stale.Load(), r.torn.Load(), r.size.Load(), r.held.Load(), r.errors.Load(), r.versions.Load(),
+			time.Duration(r.longest.Load()).Round(time.Millisecond))
 		if n := r.stale.Load() + r.torn.Load() + r.size.Load() + r.held.Load() + r.errors.Load(); n != 0 {
-			t.Errorf("%s: %d rounds went wrong", role.name, n)
+			t.Errorf("%s: %d rounds went wrong", p.name, n)
 		}
 		if r.rounds.Load() < target.Least || r.versions.Load() < target.Least/4 {
-			t.Errorf("%s: too little to mean anything: %d rounds, %d versions seen", role.name, r.rounds.Load(), r.versions.Load())
+			t.Errorf("%s: too little to mean anything: %d rounds, %d versions seen", p.name, r.rounds.Load(), r.versions.Load())
 		}
 	}
 }
 
 // A process is a reader.
 type process struct {
+	name string
 	cmd  *exec.Cmd
 	done chan error
 	said strings.Builder
 }
 
-func start(t testing.TB, role, board string, number int, target Target) *process {
+func start(t testing.TB, place Place, role, board string, number int) *process {
 	t.Helper()
-	dir := target.Dir
-	if role == "bind" {
-		dir = target.Bind
+	if number >= maxReaders {
+		t.Fatalf("more than %d readers", maxReaders)
 	}
-	p := &process{cmd: exec.Command("/proc/self/exe", dir, board, strconv.Itoa(number)), done: make(chan error, 1)}
-	p.cmd.Env = append(os.Environ(), readerEnv+"="+role, "GORACE=atexit_sleep_ms=0")
+	variable := readerEnv + "=" + role
+	p := &process{name: place.Name + "/" + role, done: make(chan error, 1)}
+	if place.Command != nil {
+		p.cmd = place.Command(variable, place.Dir, place.Board, strconv.Itoa(number), place.Pause.String())
+	} else {
+		p.cmd = exec.Command("/proc/self/exe", place.Dir, board, strconv.Itoa(number), place.Pause.String())
+		p.cmd.Env = append(os.Environ(), variable, "GORACE=atexit_sleep_ms=0")
+	}
 	p.cmd.Stdout, p.cmd.Stderr = &p.said, &p.said
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -214,9 +250,9 @@ func (p *process) wait(t testing.TB) {
 	select {
 	case err := <-p.done:
 		if err != nil || p.said.Len() > 0 {
-			t.Errorf("reader %v: %v\n%s", p.cmd.Args[1:], err, p.said.String())
+			t.Errorf("reader %s: %v\n%s", p.name, err, p.said.String())
 		}
 	case <-time.After(endLimit):
-		t.Errorf("reader %v does not end: it hangs in the mount", p.cmd.Args[1:])
+		t.Errorf("reader %s does not end: it hangs in the mount", p.name)
 	}
 }

@@ -38,8 +38,9 @@ const (
 	// prefix tells what we keep from what others hand over.
 	prefix = "kept-"
 	// sendLimit is how long systemd may take to take a message: it waits in a queue, and counts as
-	// soon as it is there, for systemd looks at the queue before it looks who has died.
-	sendLimit = time.Second
+	// soon as it is there, for systemd looks at the queue before it looks who has died. The queue may be
+	// as short as ten messages (net.unix.max_dgram_qlen), and nobody looks at it during a daemon-reload.
+	sendLimit = 5 * time.Second
 
 	// KeeperVariable, set by a keeper, is its process number.
 	KeeperVariable = "IMDSFS_KEEPER"
