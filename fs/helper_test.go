@@ -28,7 +28,7 @@ import (
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	successorGrace = 5 * time.Second
+	successorGrace = 2 * time.Second
 	ChildMain()
 	stress.Main()
 	if os.Getenv(childRole) == "mount" {

@@ -76,7 +76,7 @@ func (forgetful) Drop(string)                 {}
 // lookup, the lookup for the daemon, and the daemon's end for its thread, for ever.
 func TestAKillWhilePublishingWedgesNobody(t *testing.T) {
 	t.Run("nobody keeps the mount", func(t *testing.T) { killWhilePublishing(t, "deaf", 2*time.Second) })
-	t.Run("no successor comes", func(t *testing.T) { killWhilePublishing(t, "deaf, kept", successorGrace+4*time.Second) })
+	t.Run("no successor comes", func(t *testing.T) { killWhilePublishing(t, "deaf, kept", successorGrace+answerLimit+4*time.Second) })
 }
 
 func killWhilePublishing(t *testing.T, role string, promised time.Duration) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,7 +22,7 @@ const closeLimit = 100 * time.Millisecond
 // to be replaced, and its successor is what both wait for.
 //
 // The child is started when there is something to tell. It ends with the daemon or, if it hangs just
-// then, as soon as a successor answers. Without a successor it ends the connection.
+// then, as soon as a successor answers. Without a successor it ends the connection, or has it refuse.
 type messenger struct {
 	device *os.File
 	orphan orphan
@@ -221,7 +222,7 @@ func startNotifier(device *os.File, o orphan) (*notifier, error) {
 	}
 	n := &notifier{
 		socket: os.NewFile(uintptr(pair[0]), "notify"), ended: make(chan struct{}), jobs: map[uint64]*begun{},
-		cmd: &exec.Cmd{Path: "/proc/self/exe", Args: []string{notifyName, o.dir, o.device}, Dir: "/", Env: []string{}},
+		cmd: &exec.Cmd{Path: "/proc/self/exe", Args: []string{notifyName, o.dir, o.device, strconv.FormatBool(o.kept)}, Dir: "/", Env: []string{}},
 	}
 	twin, err := duplicate(device)
 	if err == nil {

@@ -154,10 +154,7 @@ func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 
 // assemble makes what works on the device.
 func (d *Door) assemble(cfg *Config) {
-	o := orphan{d.point.dir, d.number}
-	if cfg.Keeper != nil {
-		o = orphan{} // there will be a successor
-	}
+	o := orphan{d.point.dir, d.number, cfg.Keeper != nil}
 	d.answerer = newAnswerer(d.fs, d.device, d.warn)
 	d.messenger = newMessenger(d.device, o, d.warn)
 	d.publisher = newPublisher(d.fs, d.messenger, d.warn)

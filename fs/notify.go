@@ -141,12 +141,17 @@ const (
 	packetSize = 32 << 10
 )
 
+// answerLimit is how long whoever goes on with a mount may take to answer.
+const answerLimit = 5 * time.Second
+
 // successorGrace is how long a successor may take to answer, if there is to be one. It is a variable for tests.
 var successorGrace = time.Minute
 
-// An orphan is the mount whose connection the child ends should the daemon die without a successor; the
-// zero one is left alone.
-type orphan struct{ dir, device string }
+// An orphan is the mount of a daemon that has died.
+type orphan struct {
+	dir, device string
+	kept        bool // for a successor
+}
 
 // notifyMain is the child of a [messenger]. It goes on until the daemon is gone and everything is told.
 func notifyMain(o orphan) {
@@ -167,7 +172,7 @@ func notifyMain(o orphan) {
 			break // the daemon is gone
 		}
 		if n == 8 {
-			o = orphan{} // there is a successor
+			o.kept = true // just now
 			continue
 		}
 		number, groups := packet[:8], splitGroups(packet[8:n])
@@ -181,21 +186,62 @@ func notifyMain(o orphan) {
 			unix.Write(notifySocket, reply) // an error says that the daemon is gone
 		})
 	}
+	o.outlive(&pending)
+}
+
+// outlive waits, after the daemon's death, until everything is told. Who waits for an answer from the daemon may
+// hold the lock that is waited for here, and as long as this process has the device the kernel does not
+// end the connection. So if nobody goes on with it, it is ended, or whoever waits is told that nobody is there.
+func (o *orphan) outlive(pending *atomic.Int64) {
 	const tick = time.Millisecond
+	grace := orphanGrace
+	if o.kept {
+		grace = successorGrace
+	}
+	var refusing sync.Once
 	for wait := time.Duration(0); pending.Load() > 0; wait += tick {
-		switch wait {
-		case orphanGrace:
-			o.abort()
-		case successorGrace:
-			go refuse(notifyDevice)
+		if wait >= grace {
+			wait = 0
+			if o.kept && o.isAnswered() || !o.kept && o.abort() {
+				continue
+			}
+			refusing.Do(func() { go refuse(notifyDevice) })
 		}
 		time.Sleep(tick)
 	}
 }
 
-// refuse answers, in the place of a daemon that has no successor after all, that there is none. Who waits for
-// an answer may hold the lock that is waited for here, beyond the reach of any signal, and as long as this
-// process has the device the kernel does not end the connection.
+// isAnswered reports whether somebody goes on with the mount. Then what is waited for here is a process that
+// hangs in a listing, for as long as it does.
+func (o *orphan) isAnswered() bool {
+	if !o.isMounted() {
+		return false
+	}
+	answered := make(chan struct{})
+	go func() {
+		unix.Statfs(o.dir, &unix.Statfs_t{})
+		close(answered)
+	}()
+	select {
+	case <-answered:
+		return true
+	case <-time.After(answerLimit):
+		return false
+	}
+}
+
+// isMounted reports whether the mount is still on its directory; by now another may be there.
+func (o *orphan) isMounted() bool {
+	top, ok, err := topmost(o.dir)
+	return err == nil && ok && top.device == o.device
+}
+
+// abort ends the connection, if that is permitted.
+func (o *orphan) abort() bool {
+	return o.isMounted() && unix.Unmount(o.dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW) != unix.EPERM
+}
+
+// refuse answers, in the place of a daemon, that there is none.
 func refuse(device int) {
 	in, out := resident(requestSize), make([]byte, outHeaderSize)
 	unix.Write(device, appendNotifyHeader(nil, outHeaderSize, notifyResend))
@@ -224,15 +270,4 @@ func splitGroups(packet []byte) (groups [][]byte) {
 		packet = packet[size:]
 	}
 	return groups
-}
-
-// abort ends the connection of a mount that nobody will answer any more, so that who waits for an answer
-// learns of it. By now another may be mounted there, which is left alone.
-func (o orphan) abort() {
-	if o.dir == "" {
-		return
-	}
-	if top, ok, err := topmost(o.dir); err == nil && ok && top.device == o.device {
-		unix.Unmount(o.dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
-	}
 }

@@ -30,8 +30,8 @@ const (
 // file system puts whoever looks at it into a wait that no signal ends, so the daemon lets a child do it.
 func ChildMain() {
 	switch {
-	case len(os.Args) == 3 && os.Args[0] == notifyName:
-		notifyMain(orphan{os.Args[1], os.Args[2]})
+	case len(os.Args) == 4 && os.Args[0] == notifyName:
+		notifyMain(orphan{os.Args[1], os.Args[2], os.Args[3] == "true"})
 	case inProbe():
 		text, err := look(os.Args[1], os.Args[2])
 		var errno syscall.Errno
