@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
-	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -21,11 +18,9 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/imds/metrics"
-	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
@@ -285,121 +280,6 @@ func (p *process) refreshTimer() (<-chan time.Time, func()) {
 	return p.clock.At(due)
 }
 
-func (p *process) startWatching(ctx context.Context) {
-	if p.file == nil {
-		return
-	}
-	w, err := newWatcher(ctx, func(err error) { p.log.WithError(err).Warn("watching the files: changes may need a SIGHUP") })
-	if err != nil {
-		p.log.WithError(err).Warn("changes of the files are not noticed; send SIGHUP after one")
-		return
-	}
-	p.watch = w
-	w.follow(ctx, p.file.Refers())
-	p.reload(ctx, false) // what changed before it was watched
-}
-
-// reload reads the sources again. What is wrong with them is logged with its places, and the running
-// tree stays.
-func (p *process) reload(ctx context.Context, asked bool) error {
-	for ; ; asked = false {
-		change, err := p.store.Reload(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		p.reloads.Add(1)
-		if err != nil {
-			p.failures.Add(1)
-		}
-		p.report("reloaded", change, err, asked)
-		if err == nil && !change.Empty() {
-			p.logWarnings()
-		}
-		if err == nil {
-			p.warnOfServerKeys()
-		}
-		// The file may refer to others now, which nobody watched while they were read.
-		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
-			return err
-		}
-	}
-}
-
-func (p *process) warnOfServerKeys() {
-	if p.file == nil {
-		return
-	}
-	file, err := tomlfile.Load(p.settings.config)
-	if err != nil {
-		return
-	}
-	was, is := p.settings.server, file.Server
-	p.settings.server = is // said once
-	was.Places, is.Places = nil, nil
-	if reflect.DeepEqual(was, is) {
-		return
-	}
-	p.log.WithField("file", p.settings.config).Warn("changes of [server] take effect at the next start")
-}
-
-// report logs what a reload did. If nobody asked for it, faults that were reported before and the
-// lack of changes are for debugging only.
-func (p *process) report(done string, change source.Change, err error, asked bool) {
-	if err == nil {
-		level := logrus.InfoLevel
-		if change.Empty() && !asked {
-			level = logrus.DebugLevel
-		}
-		if p.lastFault.Swap(nil) != nil {
-			p.log.Info("the input is good again")
-		}
-		p.log.WithFields(logrus.Fields{
-			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
-		}).Log(level, done)
-		return
-	}
-	if before := p.lastFault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
-		p.log.Debug("the input is as faulty as before")
-		return
-	}
-	var faults source.Faults
-	if errors.As(err, &faults) {
-		for _, f := range faults {
-			p.log.Error(f.String())
-		}
-		p.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
-		return
-	}
-	p.log.WithError(err).Error("cannot read the input: still serving what was there before")
-}
-
-// maxWarnings are logged of one tree; check prints all.
-const maxWarnings = 20
-
-func (p *process) logWarnings() {
-	warnings := p.store.Snapshot().Warnings()
-	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
-		p.log.Warn(w.String())
-	}
-	if more := len(warnings) - maxWarnings; more > 0 {
-		p.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
-	}
-}
-
-func (p *process) unmount() {
-	if p.successor {
-		err := p.handOverMount()
-		if err == nil {
-			return
-		}
-		p.log.WithError(err).Error("not handed over: stopping")
-		p.successor = false
-	}
-	if err := p.mount.Unmount(); err != nil {
-		p.log.WithError(err).Error("unmount")
-	}
-}
-
 // notify tells systemd or the keeper, where there is one.
 func (p *process) notify(state string) {
 	if err := p.kept.Notify(state); err != nil {
@@ -419,83 +299,4 @@ func (p *process) notifyStopping() {
 	if !p.successor {
 		p.notify(daemon.SdNotifyStopping)
 	}
-}
-
-func (p *process) newEdge() (*edge.Server, error) {
-	s := p.settings
-	tokens, err := token.Open(s.runtimeDir, p.clock)
-	if err != nil {
-		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
-	}
-	hosts, err := imds.NewHosts(s.hosts...)
-	if err != nil {
-		return nil, failure(exitUsage, "", err)
-	}
-	var allow []edge.Rule
-	for _, text := range s.allowFrom {
-		rule, err := edge.ParseAllow(text)
-		if err != nil {
-			return nil, failure(exitUsage, "", err)
-		}
-		allow = append(allow, rule)
-	}
-	return edge.New(edge.Config{
-		Tokens: tokens, Clock: p.clock, Hosts: hosts, Allow: allow, OutsideGuests: s.vantage == "host",
-		RefusedPeer: func(peer netip.Addr) {
-			p.peers.note(peer, "not in allow-from")
-			p.log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
-		},
-		RefusedHost: func(name string) {
-			p.log.WithField("host", name).Warn("refused: unknown Host header; add the name with --host if it is yours")
-		},
-		Withheld: func(peer netip.Addr, hopLimit int) {
-			p.peers.note(peer, fmt.Sprintf("got no token at hop limit %d", hopLimit))
-			p.log.WithFields(logrus.Fields{"peer": peer, "hop-limit": hopLimit}).Warn(
-				"no token: the peer is further away than the hop limit allows; raise it (imdsfs options set " +
-					"http-put-response-hop-limit=2), or bind-mount the files into the container")
-		},
-	}), nil
-}
-
-// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
-func (p *process) addAddresses(ctx context.Context) (err error) {
-	if !p.settings.addAddresses {
-		return nil
-	}
-	opts := p.store.Snapshot().Options()
-	p.link, err = linklocal.Add(ctx, linklocal.Config{
-		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
-		Warn: func(text string) { p.log.Warn(text) },
-	})
-	var refused *linklocal.Error
-	if errors.As(err, &refused) {
-		return failure(exitFailed, refused.Hint, err)
-	}
-	return err
-}
-
-func (p *process) removeAddresses() {
-	if p.link == nil || p.successor {
-		return
-	}
-	if err := p.link.Remove(); err != nil {
-		p.log.WithError(err).Error("take the link-local addresses away")
-	}
-}
-
-func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
-	dir := p.settings.mount
-	cfg := fs.Config{
-		Dir: dir, Source: os.Getenv(sourceVariable), RuntimeDir: p.settings.runtimeDir, Clock: p.clock, Predecessor: predecessor,
-		Warn: func(text string) { p.log.WithField("mount", dir).Warn(text) },
-	}
-	if p.kept.Durable() {
-		cfg.Keeper = p.kept
-	}
-	door, err := fs.Mount(cfg, p.store.Snapshot())
-	var point *fs.PointError
-	if errors.As(err, &point) {
-		return nil, failure(exitFailed, point.Hint, err)
-	}
-	return door, noRoom(err, p.settings.runtimeDir, "--runtime-dir")
 }

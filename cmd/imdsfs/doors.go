@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/imds"
+	"github.com/imdsfs/imdsfs/imds/edge"
+	"github.com/imdsfs/imdsfs/imds/linklocal"
+	"github.com/imdsfs/imdsfs/imds/token"
+)
+
+func (p *process) newEdge() (*edge.Server, error) {
+	s := p.settings
+	tokens, err := token.Open(s.runtimeDir, p.clock)
+	if err != nil {
+		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
+	}
+	hosts, err := imds.NewHosts(s.hosts...)
+	if err != nil {
+		return nil, failure(exitUsage, "", err)
+	}
+	var allow []edge.Rule
+	for _, text := range s.allowFrom {
+		rule, err := edge.ParseAllow(text)
+		if err != nil {
+			return nil, failure(exitUsage, "", err)
+		}
+		allow = append(allow, rule)
+	}
+	return edge.New(edge.Config{
+		Tokens: tokens, Clock: p.clock, Hosts: hosts, Allow: allow, OutsideGuests: s.vantage == "host",
+		RefusedPeer: func(peer netip.Addr) {
+			p.peers.note(peer, "not in allow-from")
+			p.log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
+		},
+		RefusedHost: func(name string) {
+			p.log.WithField("host", name).Warn("refused: unknown Host header; add the name with --host if it is yours")
+		},
+		Withheld: func(peer netip.Addr, hopLimit int) {
+			p.peers.note(peer, fmt.Sprintf("got no token at hop limit %d", hopLimit))
+			p.log.WithFields(logrus.Fields{"peer": peer, "hop-limit": hopLimit}).Warn(
+				"no token: the peer is further away than the hop limit allows; raise it (imdsfs options set " +
+					"http-put-response-hop-limit=2), or bind-mount the files into the container")
+		},
+	}), nil
+}
+
+// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
+func (p *process) addAddresses(ctx context.Context) (err error) {
+	if !p.settings.addAddresses {
+		return nil
+	}
+	opts := p.store.Snapshot().Options()
+	p.link, err = linklocal.Add(ctx, linklocal.Config{
+		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
+		Warn: func(text string) { p.log.Warn(text) },
+	})
+	var refused *linklocal.Error
+	if errors.As(err, &refused) {
+		return failure(exitFailed, refused.Hint, err)
+	}
+	return err
+}
+
+func (p *process) removeAddresses() {
+	if p.link == nil || p.successor {
+		return
+	}
+	if err := p.link.Remove(); err != nil {
+		p.log.WithError(err).Error("take the link-local addresses away")
+	}
+}
+
+func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
+	dir := p.settings.mount
+	cfg := fs.Config{
+		Dir: dir, Source: os.Getenv(sourceVariable), RuntimeDir: p.settings.runtimeDir, Clock: p.clock, Predecessor: predecessor,
+		Warn: func(text string) { p.log.WithField("mount", dir).Warn(text) },
+	}
+	if p.kept.Durable() {
+		cfg.Keeper = p.kept
+	}
+	door, err := fs.Mount(cfg, p.store.Snapshot())
+	var point *fs.PointError
+	if errors.As(err, &point) {
+		return nil, failure(exitFailed, point.Hint, err)
+	}
+	return door, noRoom(err, p.settings.runtimeDir, "--runtime-dir")
+}
+
+// unmount is the end of the mount, or has a successor go on with it.
+func (p *process) unmount() {
+	if p.successor {
+		err := p.handOverMount()
+		if err == nil {
+			return
+		}
+		p.log.WithError(err).Error("not handed over: stopping")
+		p.successor = false
+	}
+	if err := p.mount.Unmount(); err != nil {
+		p.log.WithError(err).Error("unmount")
+	}
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+func (p *process) startWatching(ctx context.Context) {
+	if p.file == nil {
+		return
+	}
+	w, err := newWatcher(ctx, func(err error) { p.log.WithError(err).Warn("watching the files: changes may need a SIGHUP") })
+	if err != nil {
+		p.log.WithError(err).Warn("changes of the files are not noticed; send SIGHUP after one")
+		return
+	}
+	p.watch = w
+	w.follow(ctx, p.file.Refers())
+	p.reload(ctx, false) // what changed before it was watched
+}
+
+// reload reads the sources again. What is wrong with them is logged with its places, and the running
+// tree stays.
+func (p *process) reload(ctx context.Context, asked bool) error {
+	for ; ; asked = false {
+		change, err := p.store.Reload(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.reloads.Add(1)
+		if err != nil {
+			p.failures.Add(1)
+		}
+		p.report("reloaded", change, err, asked)
+		if err == nil && !change.Empty() {
+			p.logWarnings()
+		}
+		if err == nil {
+			p.warnOfServerKeys()
+		}
+		// The file may refer to others now, which nobody watched while they were read.
+		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
+			return err
+		}
+	}
+}
+
+func (p *process) warnOfServerKeys() {
+	if p.file == nil {
+		return
+	}
+	file, err := tomlfile.Load(p.settings.config)
+	if err != nil {
+		return
+	}
+	was, is := p.settings.server, file.Server
+	p.settings.server = is // said once
+	was.Places, is.Places = nil, nil
+	if reflect.DeepEqual(was, is) {
+		return
+	}
+	p.log.WithField("file", p.settings.config).Warn("changes of [server] take effect at the next start")
+}
+
+// report logs what a reload did. If nobody asked for it, faults that were reported before and the
+// lack of changes are for debugging only.
+func (p *process) report(done string, change source.Change, err error, asked bool) {
+	if err == nil {
+		level := logrus.InfoLevel
+		if change.Empty() && !asked {
+			level = logrus.DebugLevel
+		}
+		if p.lastFault.Swap(nil) != nil {
+			p.log.Info("the input is good again")
+		}
+		p.log.WithFields(logrus.Fields{
+			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
+		}).Log(level, done)
+		return
+	}
+	if before := p.lastFault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
+		p.log.Debug("the input is as faulty as before")
+		return
+	}
+	var faults source.Faults
+	if errors.As(err, &faults) {
+		for _, f := range faults {
+			p.log.Error(f.String())
+		}
+		p.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
+		return
+	}
+	p.log.WithError(err).Error("cannot read the input: still serving what was there before")
+}
+
+// maxWarnings are logged of one tree; check prints all.
+const maxWarnings = 20
+
+func (p *process) logWarnings() {
+	warnings := p.store.Snapshot().Warnings()
+	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
+		p.log.Warn(w.String())
+	}
+	if more := len(warnings) - maxWarnings; more > 0 {
+		p.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
+	}
+}
