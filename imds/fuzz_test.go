@@ -48,7 +48,7 @@ func FuzzParseTarget(f *testing.F) {
 }
 
 func FuzzHost(f *testing.F) {
-	for _, s := range []string{"", "localhost", "a:80", "[::1]:80", "[", "]", ":", "[]:", "127.0.0.1.", "LOCALHOST.:1"} {
+	for _, s := range []string{"", "localhost", "a:80", "[::1]:80", "[", "]", ":", "[]:", "127.0.0.1.", "LOCALHOST.:1", "[::%a b]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, host string) {

@@ -39,7 +39,7 @@ func (h Hosts) Allow(host string) bool {
 	}
 	if inner, ok := strings.CutPrefix(name, "["); ok {
 		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		return err == nil && addr.Is6()
+		return err == nil && addr.Is6() && addr.Zone() == "" // clients keep the zone to themselves (RFC 6874 §4)
 	}
 	name = normalName(name)
 	if ownNames[name] || h.names[name] {

@@ -30,6 +30,7 @@ func TestHostRule(t *testing.T) {
 		{"security: an IPv6 address without brackets", host("::1"), optional, forbidden},
 		{"security: an IPv4 address in brackets", host("[127.0.0.1]"), optional, forbidden},
 		{"security: an open bracket", host("[::1"), optional, forbidden},
+		{"security: an IPv6 address with a zone, which holds anything", host("[fe80::1%a b]"), optional, forbidden},
 		{"security: text after the bracket", host("[::1]evil.test"), optional, forbidden},
 		{"security: digits after the bracket", host("[::1]80"), optional, forbidden},
 		{"security: a port that is none", host("localhost:evil"), optional, forbidden},

@@ -34,7 +34,8 @@ was to hand over.`,
 			s.keep = true // --user is meant for the helper
 			err := s.resolve(nil)
 			var faults source.Faults
-			faulty := errors.As(err, &faults)
+			var unread *os.PathError
+			faulty := errors.As(err, &faults) || errors.As(err, &unread)
 			switch {
 			case faulty && !unmount && !afterStop:
 				return nil // the daemon, which may have a predecessor to go on from, says what is wrong

@@ -41,7 +41,7 @@ func (m *machine) container() stress.Place {
 		Name: "podman", Dir: "/metadata" + stressed,
 		Command: func(variable string, args ...string) *exec.Cmd {
 			return m.command(context.Background(), "podman", slices.Concat(podmanFlags, []string{
-				"--volume", "/run/metadata:/metadata:ro", "--volume", boardPath + ":" + boardPath, "--env", variable, "--rootfs", "/srv/root", readerPath,
+				"--volume", "/run/metadata:/metadata:ro", "--volume", boardPath + ":" + boardPath, "--env", variable, "--env", "GOMAXPROCS=1", "--rootfs", "/srv/root", readerPath,
 			}, args)...)
 		},
 	}

@@ -63,7 +63,7 @@ func (m *machine) places(pause time.Duration) []stress.Place {
 	const bind = `mount --bind /run/metadata /mnt && exec "$@"`
 	enter := func(name, mount string, by ...string) stress.Place {
 		return stress.Place{Name: name, Dir: mount + stressed, Command: func(variable string, args ...string) *exec.Cmd {
-			return m.command(context.Background(), "env", slices.Concat([]string{variable, "GORACE=atexit_sleep_ms=0"}, by, []string{readerPath}, args)...)
+			return m.command(context.Background(), "env", slices.Concat([]string{variable, "GORACE=atexit_sleep_ms=0", "GOMAXPROCS=1"}, by, []string{readerPath}, args)...)
 		}}
 	}
 	places := []stress.Place{

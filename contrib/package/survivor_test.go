@@ -13,8 +13,8 @@ import (
 )
 
 // storeMost is how many files systemd keeps for a daemon at rest: the mount with its lock, its record and the
-// last two trees, the run-time directory's lock, a socket.
-const storeMost = 7
+// last two trees, the run-time directory's lock, a socket, what [server] said.
+const storeMost = 8
 
 // A survivor is the service, as seen by who troubles it.
 type survivor struct {

@@ -82,6 +82,40 @@ test "$(cat /run/metadata-web/latest/meta-data/instance-id)" = i-0a1b2c3d4e5f678
 	m.nothingServed()
 }
 
+func TestAFaultyFileEndsNothing(t *testing.T) {
+	t.Parallel()
+	m := installed(t)
+	m.write(configPath, stressFile(0, 0))
+	m.run("systemctl start imdsfs")
+	id := m.answersAlike()
+	faults, open := m.readWhile(func() {
+		m.write(configPath, stressFile(0, 0)+"faulty = \n")
+		m.run("systemctl restart imdsfs")
+		m.answersAlike()
+		m.run("systemctl kill --kill-who=main --signal=KILL imdsfs; rm " + configPath)
+		m.answersAlike()
+		m.write(configPath, strings.ReplaceAll(stressFile(0, 0), id, "i-00000000000000042"))
+		eventually(t, "the file counts again", func() bool { return m.run("cat /run/metadata/"+idPath) != id })
+	})
+	if again := m.answersAlike(); again != "i-00000000000000042" {
+		t.Errorf("the instance is %s", again)
+	}
+	if len(faults) > 0 || open != id {
+		t.Errorf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
+	}
+	m.run("systemctl stop imdsfs")
+	m.nothingServed()
+
+	m.write(configPath, "faulty = \n")
+	if out, err := m.try("systemctl start imdsfs"); err == nil {
+		t.Errorf("it starts with a faulty file: %s", out)
+	}
+	if state := m.run("systemctl show --property=ActiveState,ExecMainStatus --value imdsfs"); state != "3\nfailed" {
+		t.Errorf("with a faulty file the unit is %q", state)
+	}
+	m.nothingServed()
+}
+
 func first(list []string) string {
 	if len(list) == 0 {
 		return ""

@@ -105,13 +105,11 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 func TestStop(t *testing.T) {
 	t.Run("closes idle connections at once", func(t *testing.T) {
 		h := start(t, Config{})
-		fresh, used := h.dial(), h.dial()
-		used.roundTrip()
-		eventually(t, "both are accepted", func() bool { return h.open() == 2 })
+		c := h.dial()
+		c.roundTrip()
 		h.stop()
 		began := time.Now()
-		fresh.expectEnd(false)
-		used.expectEnd(true)
+		c.expectEnd(true)
 		if err := <-h.served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
@@ -120,6 +118,17 @@ func TestStop(t *testing.T) {
 		}
 		if _, err := net.Dial("tcp", h.addr); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("dial after the stop: %v, want it refused", err)
+		}
+	})
+	t.Run("closes a silent connection after a while", func(t *testing.T) {
+		h := start(t, Config{})
+		c := h.dial()
+		eventually(t, "it is accepted", func() bool { return h.open() == 1 })
+		h.stop()
+		began := time.Now()
+		c.expectEnd(false)
+		if took := time.Since(began); took > 3*freshGrace {
+			t.Errorf("took %s, the grace is %s", took, freshGrace)
 		}
 	})
 	t.Run("answers who has just been accepted", func(t *testing.T) {
