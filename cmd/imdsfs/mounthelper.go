@@ -10,7 +10,6 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/fs"
-	"github.com/imdsfs/imdsfs/source"
 )
 
 func newMountHelperCommand() *cobra.Command {
@@ -33,16 +32,11 @@ was to hand over.`,
 		RunE: func(*cobra.Command, []string) error {
 			s.keep = true // --user is meant for the helper
 			err := s.resolve(nil)
-			var faults source.Faults
-			var unread *os.PathError
-			faulty := errors.As(err, &faults) || errors.As(err, &unread)
 			switch {
-			case faulty && !unmount && !afterStop:
+			case err != nil && !unmount && !afterStop:
 				return nil // the daemon, which may have a predecessor to go on from, says what is wrong
-			case faulty:
-				s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
 			case err != nil:
-				return err
+				s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
 			}
 			switch {
 			case afterStop && hasSuccessor():

@@ -92,7 +92,11 @@ func TestAFaultyFileEndsNothing(t *testing.T) {
 		m.write(configPath, stressFile(0, 0)+"faulty = \n")
 		m.run("systemctl restart imdsfs")
 		m.answersAlike()
-		m.run("systemctl kill --kill-who=main --signal=KILL imdsfs; rm " + configPath)
+		before := m.property("imdsfs", "MainPID")
+		m.run("rm " + configPath + "; systemctl kill --kill-who=main --signal=KILL imdsfs")
+		eventually(t, "a successor has started", func() bool {
+			return m.property("imdsfs", "MainPID") != before && m.property("imdsfs", "ActiveState") == "active"
+		})
 		m.answersAlike()
 		m.write(configPath, strings.ReplaceAll(stressFile(0, 0), id, "i-00000000000000042"))
 		eventually(t, "the file counts again", func() bool { return m.run("cat /run/metadata/"+idPath) != id })
