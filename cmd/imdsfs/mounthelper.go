@@ -101,8 +101,26 @@ func mountFor(s *settings) error {
 	if errors.As(err, &point) {
 		return failure(exitFailed, point.Hint, err)
 	}
-	if err == nil && !mounted {
+	if err != nil {
+		return err
+	}
+	if !mounted {
 		fmt.Fprintf(os.Stderr, "imdsfs: %s is kept mounted\n", s.mount)
+	}
+	return cleanUpOthers(s)
+}
+
+// cleanUpOthers unmounts where a daemon of the run-time directory has mounted before the settings said otherwise,
+// unless the mount is still kept.
+func cleanUpOthers(s *settings) error {
+	dirs, err := fs.Mounts(s.runtimeDir)
+	for _, dir := range dirs {
+		if dir == s.mount {
+			continue
+		}
+		if cleanErr := fs.CleanUp(dir, s.runtimeDir, false); !errors.Is(cleanErr, fs.ErrServed) {
+			err = errors.Join(err, cleanErr)
+		}
 	}
 	return err
 }

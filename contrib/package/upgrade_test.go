@@ -120,6 +120,25 @@ func TestAFaultyFileEndsNothing(t *testing.T) {
 	m.nothingServed()
 }
 
+// Where it is mounted is a matter of the start. Nothing is left of the mount before.
+func TestAnotherMountPointTakesARestart(t *testing.T) {
+	t.Parallel()
+	m := installed(t)
+	m.run("systemctl start imdsfs")
+	id := m.answersAlike()
+	m.run(`sed -i 's|^#mount = .*|mount = "/run/elsewhere"|' /etc/imdsfs/imdsfs.toml; grep -q '^mount = ' /etc/imdsfs/imdsfs.toml
+systemctl restart imdsfs || true # the first start may fail, and the next one follows by itself`)
+	eventually(t, "it is mounted there", func() bool {
+		text, err := m.try("cat /run/elsewhere/" + idPath)
+		return err == nil && text == id
+	})
+	if mounts := m.run("grep fuse.imdsfs /proc/mounts; ls -d /run/metadata 2>/dev/null || true"); strings.Count(mounts, "\n") > 0 || !strings.Contains(mounts, " /run/elsewhere ") {
+		t.Errorf("mounted is\n%s", mounts)
+	}
+	m.run("systemctl stop imdsfs; ! test -e /run/elsewhere")
+	m.nothingServed()
+}
+
 func first(list []string) string {
 	if len(list) == 0 {
 		return ""
