@@ -187,9 +187,9 @@ func (f *rawFS) adopt(p *Predecessor) {
 	fault.At("nodes adopted")
 }
 
-// reconcile tells the kernel all that it may believe wrongly: what the predecessor did not get to telling,
-// and what is different in the tree that is served now.
-func (p *publisher) reconcile(pre *Predecessor, next *source.Snapshot) {
+// owed is all that the kernel may believe wrongly when next is served: what the predecessor did not get to
+// telling, and what is different in next.
+func (p *publisher) owed(pre *Predecessor, next *source.Snapshot) round {
 	r := round{}
 	var old *source.Snapshot
 	for _, t := range pre.trees {
@@ -204,6 +204,11 @@ func (p *publisher) reconcile(pre *Predecessor, next *source.Snapshot) {
 	if old != nil {
 		p.differences(r, old, next)
 	}
+	return r
+}
+
+// reconcile tells the kernel what it is owed.
+func (p *publisher) reconcile(r round) {
 	p.touch(r)
 	p.carryOut(r)
 	fault.At("kernel told")

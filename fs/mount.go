@@ -166,7 +166,7 @@ func (d *Door) greet(s *source.Snapshot) error {
 	return d.answerer.begin(func(init []byte) error {
 		d.init = slices.Clone(init)
 		fault.At("first request read")
-		return d.keepTree(s)
+		return d.keepTree(s, nil)
 	})
 }
 
@@ -186,13 +186,18 @@ func (d *Door) keepDevice(inherited bool) error {
 	return err
 }
 
-// keepTree keeps a tree that no other process has kept, and the record of the mount if there is none.
-func (d *Door) keepTree(s *source.Snapshot) error {
+// keepTree keeps a tree that no other process has kept, with what the kernel is owed besides, and the record of the
+// mount if there is none.
+func (d *Door) keepTree(s *source.Snapshot, owed round) error {
 	r := &d.publisher.record
 	if err := r.begin(mountRecord{format, d.point.dir, d.number, d.private, d.fs.key, d.init}); err != nil {
 		return err
 	}
-	r.tree(d.publisher.beliefs(s, s, true), s)
+	t := d.publisher.beliefs(s, s, true)
+	for dir, e := range owed {
+		t.Late = append(t.Late, lateRecord{dir, e.names, e.attr, e.below})
+	}
+	r.tree(t, s)
 	r.served()
 	if r.failed {
 		return errors.New("the tree could not be kept for a successor")
@@ -223,13 +228,16 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 	if err := d.keepDevice(true); err != nil {
 		return err
 	}
+	var owed round
 	if !first {
 		if err := d.answerer.resume(d.init); err != nil {
 			return err
 		}
 		d.fs.adopt(pre)
 		d.publisher.record.resume(pre)
-		if err := d.keepTree(s); err != nil {
+		// Kept before the oldest tree goes: this process may end before it has told anything.
+		owed = d.publisher.owed(pre, s)
+		if err := d.keepTree(s, owed); err != nil {
 			return err
 		}
 		fault.At("records renewed")
@@ -245,7 +253,7 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 		}
 	}
 	d.answerer.serve()
-	d.publisher.reconcile(pre, s)
+	d.publisher.reconcile(owed)
 	d.resumed = true
 	return d.point.recall()
 }
@@ -370,7 +378,7 @@ func (d *Door) HandOver(k Keeper) (lingering int, err error) {
 		r.keeper = k
 		err = d.keepDevice(false)
 	}
-	if err = errors.Join(err, d.keepTree(d.fs.current.Load().snapshot)); err != nil {
+	if err = errors.Join(err, d.keepTree(d.fs.current.Load().snapshot, nil)); err != nil {
 		return 0, err
 	}
 	d.answerer.pause()

@@ -169,10 +169,12 @@ func TestEveryStepMayBeTheLast(t *testing.T) {
 					}
 				}
 			}
-			b.end(b.d)
 			if signal == "STOP" {
+				b.end(b.d)
 				return // a first start that hangs is a failed one
 			}
+			b.dieInARow(steps["resume"])
+			b.end(b.d)
 			// The first start: there is nothing yet to go on with, so a keeper may end.
 			for _, step := range steps["start"] {
 				b.arm(step)
@@ -192,6 +194,26 @@ func TestEveryStepMayBeTheLast(t *testing.T) {
 			}
 			t.Logf("%d steps: %v", len(steps["start"])+len(steps["resume"])+len(steps["change"])+len(steps["upgrade"]), steps)
 		})
+	}
+}
+
+// dieInARow has a daemon die before it has told the kernel of a change, and its successor at each step of the resume:
+// what the first one did not tell, the second one does.
+func (b *breakdown) dieInARow(steps []string) {
+	b.t.Helper()
+	const untold = "tree-noted"
+	for _, step := range steps {
+		if step == untold {
+			continue // one file is one death
+		}
+		b.arm(untold)
+		b.arm(step)
+		b.change()
+		eventually(b.t, "it comes to "+step, func() bool { return !b.isArmed(untold) && !b.isArmed(step) })
+		b.served()
+		if b.t.Failed() {
+			b.t.Fatalf("in a change, and then at %s", step)
+		}
 	}
 }
 
