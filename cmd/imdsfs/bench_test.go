@@ -14,6 +14,7 @@ import (
 // durations ten times. Counts are exact.
 func TestMountIsNearlyAsFastAsTmpfs(t *testing.T) {
 	requireMount(t)
+	t.Parallel() // as the only one: it runs when all others are over, those of other packages as well
 	for _, command := range []string{"find", "xargs", "fusermount3"} {
 		requireCommand(t, command)
 	}

@@ -60,8 +60,8 @@ type Keeper struct {
 // keeper's.
 func (k *Keeper) Hold(name string, fd int) { k.shelf.put(name, fd) }
 
-// Run keeps a daemon until one ends in an orderly way, or cannot even start the first time, or ctx ends,
-// which stops it. Signals are passed on. The result is the exit status for the program.
+// Run keeps a daemon until one ends in an orderly way, or cannot even start the first time (one that is killed with
+// its mount made is gone on with), or ctx ends, which stops it. Signals are passed on. The result is the exit status for the program.
 func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
 	defer func() {
 		k.mounted = k.shelf.has(k.MountName)
@@ -138,7 +138,7 @@ func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, 
 	case code == HandedOver:
 		k.tries, k.failing = 0, time.Time{}
 		return code, true
-	case !k.ever:
+	case !k.ever && !(wasKilled(err) && k.shelf.has(k.MountName)):
 		return code, false // it has said why
 	}
 	k.Log("the daemon, pid %d, ended (%v); the next one goes on", c.cmd.Process.Pid, err)
@@ -200,13 +200,21 @@ func (k *Keeper) mount() error {
 }
 
 // wasTold reports whether a process has ended by SIGTERM.
-func wasTold(err error) bool {
+func wasTold(err error) bool { return endedBy(err) == syscall.SIGTERM }
+
+func wasKilled(err error) bool { return endedBy(err) > 0 }
+
+// endedBy is the signal that has ended a process, or none.
+func endedBy(err error) syscall.Signal {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
-		return false
+		return 0
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && status.Signal() == syscall.SIGTERM
+	if !ok || !status.Signaled() {
+		return 0
+	}
+	return status.Signal()
 }
 
 func exitCode(err error) int {

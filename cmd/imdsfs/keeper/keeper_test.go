@@ -218,6 +218,15 @@ func TestAFirstStartThatFailsIsTheLast(t *testing.T) {
 	}
 }
 
+func TestAFirstDaemonThatIsKilledWithItsMountHasASuccessor(t *testing.T) {
+	k := newKept(t, "kept keep=mount! die! ready exit=0")
+	k.run()
+	k.ends(0)
+	if got, want := k.noted(), "kept , 0 from others; kept mount, 0 from others"; got != want {
+		t.Error(got)
+	}
+}
+
 func TestSocketsOfOthersAreHeld(t *testing.T) {
 	k := newKept(t, "kept keep=a! ready die! exit=0")
 	fd, err := unix.Dup(0)
