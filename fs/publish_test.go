@@ -178,7 +178,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	third := build(t, second, "meta-data/mac", "06:00:00:00:00:03")
 	fourth := build(t, third, "meta-data/mac", "06:00:00:00:00:04")
 	p.publish(second) // returns, although the notify hangs
-	eventually(t, "the stall is reported", func() bool { return p.stalled.Load() > 0 })
+	eventually(t, "the stalls of the directory and of the one above are reported", func() bool { return p.stalled.Load() == 2 })
 	if got := w.all(); !strings.Contains(got, "/latest") || strings.Contains(got, "06:") {
 		t.Errorf("warned of %q", got)
 	}
@@ -206,7 +206,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	if n := len(kernel.heard()) - told; n > 6 {
 		t.Errorf("the kernel was told %d things after the hang, want what changed once: %q", n, kernel.heard())
 	}
-	if n := p.stalled.Load(); n != 2 { // the directory, and the one above
+	if n := p.stalled.Load(); n != 2 {
 		t.Errorf("%d stalls counted, want 2", n)
 	}
 }
