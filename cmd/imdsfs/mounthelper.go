@@ -107,12 +107,13 @@ func mountFor(s *settings) error {
 	if !mounted {
 		fmt.Fprintf(os.Stderr, "imdsfs: %s is kept mounted\n", s.mount)
 	}
-	return cleanUpOthers(s)
+	cleanUpOthers(s)
+	return nil
 }
 
 // cleanUpOthers unmounts where a daemon of the run-time directory has mounted before the settings said otherwise,
-// unless the mount is still kept.
-func cleanUpOthers(s *settings) error {
+// unless the mount is still kept. What stands in the way there is no reason not to start here.
+func cleanUpOthers(s *settings) {
 	dirs, err := fs.Mounts(s.runtimeDir)
 	for _, dir := range dirs {
 		if dir == s.mount {
@@ -122,5 +123,7 @@ func cleanUpOthers(s *settings) error {
 			err = errors.Join(err, cleanErr)
 		}
 	}
-	return err
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "imdsfs: warning: clean up after an earlier mount: %v\n", err)
+	}
 }

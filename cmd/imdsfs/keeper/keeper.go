@@ -61,7 +61,8 @@ type Keeper struct {
 func (k *Keeper) Hold(name string, fd int) { k.shelf.put(name, fd) }
 
 // Run keeps a daemon until one ends in an orderly way, or cannot even start the first time (one that is killed with
-// its mount made is gone on with), or ctx ends, which stops it. Signals are passed on. The result is the exit status for the program.
+// its mount made is gone on with), or ctx ends, which stops it. Signals are passed on. The result is the exit
+// status for the program.
 func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
 	defer func() {
 		k.mounted = k.shelf.has(k.MountName)
@@ -194,7 +195,7 @@ func (k *Keeper) mount() error {
 		return err
 	}
 	if !k.shelf.has(k.MountName) {
-		return errors.New("the mount point is served by somebody else")
+		return errors.New("the mount helper has made no mount: the mount point is served by somebody else, or the instance file is faulty (imdsfs check)")
 	}
 	return nil
 }
