@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -69,6 +71,9 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	// Whoever starts us again tells a crash, or the signal of a watchdog, from wrong usage, which is no use to
 	// repeat: by itself Go's runtime exits with the same status, 2.
 	debug.SetTraceback("crash")
+	// Where the log goes to a pipe, its reader may die, as a keeper does. Only a program that takes the signal
+	// goes on then.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	fault.At("started")
 	clock := source.SystemClock()
 	p := &process{
