@@ -104,6 +104,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	defer lock.Close()
 	defer p.forget(keptLock)
 	reapPredecessor()
+	p.dropUnsound()
 
 	predecessor := fs.Inherit(p.keptOf(fs.KeptPrefix))
 	if err := p.load(ctx, predecessor.Snapshot()); err != nil {
@@ -132,11 +133,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		return err
 	}
 	defer p.removeAddresses()
-	handedOver, err := sockets(others)
-	if err != nil {
-		return fmt.Errorf("sockets from systemd: %w", err)
-	}
-	if p.http, err = p.listenAll(ctx, handedOver); err != nil {
+	if p.http, err = p.listenAll(ctx, p.sockets(others)); err != nil {
 		return err
 	}
 	defer p.http.close()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -59,13 +60,56 @@ func (p *process) keptOf(prefix string) map[string]*os.File {
 	return files
 }
 
-// inheritedServer is what [server] said to a predecessor, nil without one.
-func inheritedServer(kept *fdstore.Store) *tomlfile.Server {
+// inheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
+func inheritedServer(kept *fdstore.Store) (before *tomlfile.Server, bad bool) {
+	if kept.Inherited()[keptServer] == nil {
+		return nil, false
+	}
 	var server tomlfile.Server
 	if text := kept.InheritedText(keptServer); text == nil || json.Unmarshal(text, &server) != nil {
-		return nil
+		return nil, true
 	}
-	return &server
+	return &server, false
+}
+
+// dropUnsound lets go of what was kept as a socket of ours and is none that can be served: a successor would fail
+// over it each time. It is opened afresh.
+func (p *process) dropUnsound() {
+	for _, said := range p.kept.Rejected() {
+		p.log.Warn("not taken over: " + said)
+	}
+	for name, f := range p.kept.Inherited() {
+		if name != keptMetrics && !strings.HasPrefix(name, keptListenPrefix) {
+			continue
+		}
+		if err := isListening(f, unix.AF_INET, unix.AF_INET6); err != nil {
+			p.log.WithError(err).Warnf("what was kept as %q is opened afresh", name)
+			f.Close()
+			delete(p.kept.Inherited(), name)
+			p.kept.Drop(name)
+		}
+	}
+}
+
+// isListening refuses what is no listening stream socket of these families.
+func isListening(f *os.File, families ...int) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		option := func(name int) (value int) {
+			value, optionErr := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, name)
+			inner = errors.Join(inner, optionErr)
+			return value
+		}
+		kind, listens, family := option(unix.SO_TYPE), option(unix.SO_ACCEPTCONN), option(unix.SO_DOMAIN)
+		if inner == nil && (kind != unix.SOCK_STREAM || listens != 1 || !slices.Contains(families, family)) {
+			inner = errors.New("it does not listen for connections")
+		}
+	})
+	return errors.Join(err, inner)
 }
 
 func (p *process) keepServer() error {
@@ -90,25 +134,25 @@ func (p *process) forgetListeners() {
 	}
 }
 
-// sockets are those that a socket unit hands over.
-func sockets(others map[string][]*os.File) (listeners []net.Listener, err error) {
-	names := make([]string, 0, len(others))
-	for name := range others {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+// sockets are those that a socket unit hands over. What is none, and may come from a predecessor by way of systemd's
+// file descriptor store, is left out.
+func (p *process) sockets(others map[string][]*os.File) (listeners []net.Listener) {
+	for _, name := range slices.Sorted(maps.Keys(others)) {
 		for _, f := range others[name] {
-			l, listenErr := net.FileListener(f)
-			f.Close()
-			if listenErr != nil {
-				err = errors.Join(err, fmt.Errorf("%s: %w", name, listenErr))
-				continue
+			err := isListening(f, unix.AF_INET, unix.AF_INET6, unix.AF_UNIX)
+			if err == nil {
+				var l net.Listener
+				if l, err = net.FileListener(f); err == nil {
+					listeners = append(listeners, l)
+				}
 			}
-			listeners = append(listeners, l)
+			f.Close()
+			if err != nil {
+				p.log.WithError(err).Warnf("what is handed over as %q is not listened on", name)
+			}
 		}
 	}
-	return listeners, err
+	return listeners
 }
 
 // heed does what a signal asks for. It reports whether the daemon ends for a successor.
