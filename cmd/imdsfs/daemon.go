@@ -58,7 +58,7 @@ type process struct {
 
 	// successor is set when somebody goes on: everything stays as it is for him.
 	successor bool
-	program   string // that takes our place, "" if another process does
+	next      *candidate // that takes our place, nil if another process does
 }
 
 // runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
@@ -83,10 +83,10 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	if err := p.run(parent, others); err != nil || !p.successor {
 		return err
 	}
-	if p.program == "" {
+	if p.next == nil {
 		return errHandedOver
 	}
-	return p.become(p.program)
+	return p.become(p.next)
 }
 
 // run wires the sources to the tree and the tree to the doors, and serves.
@@ -250,11 +250,11 @@ func (p *process) loop(ctx context.Context, signals <-chan os.Signal) error {
 		case done := <-p.asked:
 			done <- p.reload(ctx, true)
 		case u := <-p.upgrades:
-			err := p.tryProgram(ctx, u.program)
+			next, err := p.tryProgram(ctx, u.program, u.by)
 			u.done <- err
 			if err == nil {
 				giveUp()
-				p.program = u.program
+				p.next = next
 				return p.handOver()
 			}
 		case <-changed:

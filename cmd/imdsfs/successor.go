@@ -35,9 +35,6 @@ const (
 // errHandedOver ends a daemon for a successor. It is nothing to complain about.
 var errHandedOver = errors.New("handed over")
 
-// tryLimit is how long another program may take to look at the instance file.
-const tryLimit = 20 * time.Second
-
 // lingeringVariable names a child that outlives an exec, which nobody else waits for.
 const lingeringVariable = "IMDSFS_LINGERING"
 
@@ -168,13 +165,16 @@ func (p *process) heed(ctx context.Context, sig os.Signal) bool {
 	case syscall.SIGUSR2:
 		program, err := ownProgram()
 		if err == nil {
-			err = p.tryProgram(ctx, program)
+			by := unknownUser
+			if isRoot() {
+				by = 0 // nobody else may send root a signal
+			}
+			p.next, err = p.tryProgram(ctx, program, by)
 		}
 		if err != nil {
 			p.log.WithError(err).Error("not upgraded")
 			return false
 		}
-		p.program = program
 		return true
 	}
 	return false
@@ -195,12 +195,13 @@ func ownProgram() (string, error) {
 // An upgrade is somebody's wish to have another program take our place.
 type upgrade struct {
 	program string
+	by      uint32 // the user whose wish it is
 	done    chan error
 }
 
 // upgradeTo has the loop try a program and, if that is good, end for it.
-func (p *process) upgradeTo(ctx context.Context, program string) error {
-	u := upgrade{program, make(chan error, 1)}
+func (p *process) upgradeTo(ctx context.Context, program string, by uint32) error {
+	u := upgrade{program, by, make(chan error, 1)}
 	select {
 	case p.upgrades <- u:
 	case <-ctx.Done():
@@ -212,26 +213,6 @@ func (p *process) upgradeTo(ctx context.Context, program string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// tryProgram has another program look at the instance file, as check does. One that finds fault, or does not
-// even run, does not take our place.
-func (p *process) tryProgram(ctx context.Context, program string) error {
-	if !filepath.IsAbs(program) {
-		return fmt.Errorf("%s is no absolute path", program)
-	}
-	args := []string{"version"}
-	if p.settings.config != "" {
-		args = []string{"check", "--quiet", p.settings.config}
-	}
-	ctx, cancel := context.WithTimeout(ctx, tryLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %.2000s", program, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }
 
 // handOver has the deferred ends of run leave everything to a successor.
@@ -255,13 +236,16 @@ func (p *process) handOverMount() error {
 	return nil
 }
 
-// become has the program take the place of this one. If it cannot, this one begins anew.
-func (p *process) become(program string) error {
-	args := append([]string{program}, os.Args[1:]...)
+// become has a program take the place of this one. If it cannot, this one begins anew.
+func (p *process) become(next *candidate) error {
+	args := append([]string{next.path}, os.Args[1:]...)
 	fault.At("exec")
-	err := p.kept.Exec(program, args)
+	err := next.unchanged()
+	if err == nil {
+		err = p.kept.Exec(next.path, args)
+	}
 	p.log.WithError(err).Error("not upgraded")
-	return p.kept.Exec("/proc/self/exe", args)
+	return p.kept.Exec("/proc/self/exe", append([]string{os.Args[0]}, os.Args[1:]...))
 }
 
 // reapPredecessor waits for the child that outlived an exec.
