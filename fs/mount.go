@@ -84,7 +84,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 		return nil, err
 	}
 	pre := cfg.Predecessor
-	p, err := claim(cfg.Dir, cfg.RuntimeDir, pre)
+	p, err := claimPoint(cfg.Dir, cfg.RuntimeDir, nil, pre)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +96,11 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 		if err != nil {
 			d.warn(fmt.Sprintf("cannot go on with the mount of the predecessor: %v. It is mounted afresh: bind mounts of the old one have to be made anew", err))
 			if p.inherited {
-				pre.abandon(cfg.Keeper)
-			} else if err := pre.Discard(cfg.Keeper); err != nil {
+				if _, err := p.detach(unix.MNT_DETACH|unix.MNT_FORCE, pre.isMount); err != nil {
+					d.warn(err.Error())
+				}
+				pre.drop(cfg.Keeper)
+			} else if err := pre.Discard(cfg.RuntimeDir, cfg.Keeper); err != nil {
 				d.warn(err.Error())
 			}
 			cfg.Predecessor = nil
@@ -106,7 +109,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 				if cfg.Keeper != nil {
 					cfg.Keeper.Drop(keptLock)
 				}
-				return nil, errors.Join(fmt.Errorf("mount %s: the mount that was handed over cannot be used", p.dir), p.lock.Close())
+				return nil, errors.Join(fmt.Errorf("mount %s: the mount that was handed over cannot be used", p.dir), p.close())
 			}
 		}
 	}
@@ -128,7 +131,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	dir := d.point.dir
 	d.fs = newRawFS(k, cfg.Clock, s)
-	if d.device, d.private, err = attach(dir, cfg.Source, cfg.Keeper != nil, d.warn); err != nil {
+	if d.device, d.private, err = attach(d.point, cfg.Source, cfg.Keeper != nil, d.warn); err != nil {
 		return err
 	}
 	fault.At("mounted")
@@ -146,7 +149,8 @@ func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	}
 	if err != nil {
 		d.device.Close()
-		return errors.Join(lookError(dir, err), detach(dir, unix.MNT_DETACH))
+		_, undo := d.point.detach(unix.MNT_DETACH, hasNumber(d.number))
+		return errors.Join(lookError(dir, err), undo)
 	}
 	d.answerer.serve()
 	return nil
@@ -178,7 +182,7 @@ func (d *Door) keepDevice(inherited bool) error {
 	}
 	var err error
 	if !d.point.inherited {
-		err = k.Keep(keptLock, d.point.lock)
+		err = k.Keep(keptLock, d.point.claim.lock)
 	}
 	if !inherited {
 		err = errors.Join(err, k.Keep(KeptDevice, d.device))
@@ -255,7 +259,7 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 	d.answerer.serve()
 	d.publisher.reconcile(owed)
 	d.resumed = true
-	return d.point.recall()
+	return nil
 }
 
 // resend has the kernel send again what the predecessor had read and not answered. Before Linux 6.9 it cannot.
@@ -361,7 +365,7 @@ func (d *Door) leave() error {
 	d.messenger.close(false)
 	d.publisher.record.end()
 	d.device.Close()
-	return d.point.lock.Close()
+	return d.point.close()
 }
 
 // HandOver stops to answer, between two requests, and leaves the mount to a successor: all that it needs is
@@ -406,19 +410,18 @@ func (d *Door) invalidate() {
 
 // detach takes our mount off the directory, and nothing else that is there.
 func (d *Door) detach() error {
-	top, ok, err := topmost(d.point.dir)
-	switch {
-	case err != nil:
-		return err
-	case !ok:
-		return nil // somebody else did
-	case top.fstype != fsType || top.device != d.number:
-		return fmt.Errorf("unmount %s: %s of type %s is mounted over it: unmount that, then this", d.point.dir, top.source, top.fstype)
-	}
 	// MNT_FORCE ends the connection: otherwise bind mounts in containers would keep it going for
 	// as long as this process lives.
-	if err := detach(d.point.dir, unix.MNT_DETACH|unix.MNT_FORCE); err != nil {
+	done, err := d.point.detach(unix.MNT_DETACH|unix.MNT_FORCE, hasNumber(d.number))
+	switch {
+	case err != nil:
 		return fmt.Errorf("unmount %s: %w", d.point.dir, err)
+	case done:
+		return nil
 	}
-	return nil
+	top, ok, err := topmost(d.point.dir)
+	if err != nil || !ok {
+		return err // somebody else did
+	}
+	return fmt.Errorf("unmount %s: %s of type %s is mounted over it: unmount that, then this", d.point.dir, top.source, top.fstype)
 }

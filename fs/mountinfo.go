@@ -2,10 +2,13 @@ package fs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A mounted is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
@@ -42,6 +45,61 @@ func listMounts() (mounts []mounted, err error) {
 		mounts = append(mounts, m)
 	}
 	return mounts, nil
+}
+
+// mountOf finds the mount that an open file is on. It asks no file system.
+func mountOf(f *os.File) (mounted, error) {
+	id, err := mountID(f)
+	if err != nil {
+		return mounted{}, err
+	}
+	mounts, err := listMounts()
+	if err != nil {
+		return mounted{}, err
+	}
+	for _, m := range mounts {
+		if m.id == id {
+			return m, nil
+		}
+	}
+	return mounted{}, fmt.Errorf("%s: its mount, number %s, is not in /proc/self/mountinfo", f.Name(), id)
+}
+
+// mountID is the number by which mountinfo lists the mount that an open file is on.
+func mountID(f *os.File) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strings.TrimSpace(id), nil
+		}
+	}
+	return "", errors.New("/proc/self/fdinfo: no mnt_id")
+}
+
+// A mountIdentity tells a mount from every other one, also from later ones.
+type mountIdentity struct {
+	// Unique is never used again until the next boot; 0 before Linux 6.8. The others are, after the mount has ended.
+	Unique uint64 `json:"unique,omitempty"`
+	ID     string `json:"id"`
+	Device string `json:"device"` // "major:minor"
+}
+
+// identityOf is that of the mount m, of which f is open.
+func identityOf(m mounted, f *os.File) mountIdentity {
+	return mountIdentity{uniqueID(f), m.id, m.device}
+}
+
+// uniqueID is 0 where the kernel has none.
+var uniqueID = func(f *os.File) uint64 {
+	var stx unix.Statx_t
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID_UNIQUE, &stx)
+	if err != nil || stx.Mask&unix.STATX_MNT_ID_UNIQUE == 0 {
+		return 0
+	}
+	return stx.Mnt_id
 }
 
 // visible walks down to dir as the kernel does, from mount to mount.

@@ -146,7 +146,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		defer p.unmount()
 		p.store.Attach(p.mount)
 	} else if predecessor != nil {
-		if err := predecessor.Discard(p.kept); err != nil {
+		if err := predecessor.Discard(s.runtimeDir, p.kept); err != nil {
 			log := p.log.WithError(err)
 			log.Warn("unmount what the predecessor had mounted")
 		}
