@@ -18,11 +18,28 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // listenAdmin opens the admin socket, mode 0600. A socket that a killed daemon left behind is
 // replaced; nobody else can be using it, because the run-time directory is locked.
+//
+// The path stays what it is: nobody else can exchange what is on the way.
 func listenAdmin(path string) (net.Listener, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	parent, name, err := safepath.Policy{}.OpenParent(path)
+	var refused *safepath.Error
+	if errors.As(err, &refused) {
+		return nil, failure(exitFailed, "choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	parent.Close()
+	path = filepath.Join(parent.Name(), name)
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

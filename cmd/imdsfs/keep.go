@@ -22,6 +22,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // giveUp is how long a mount waits for a daemon that does not get ready. Then whoever reads it is told that
@@ -115,43 +116,55 @@ func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code
 // giveDirs makes the directories for a daemon that may not. One that is there already has to be the
 // daemon's, unless it is one of imdsfs's own, which may have been served in by root before.
 func giveDirs(s *settings, a *account) error {
-	for _, dir := range []struct {
-		path, flag string
-		mode       os.FileMode
-	}{{s.runtimeDir, "--runtime-dir", 0o755}, {s.stateDir, "--state-dir", 0o700}} {
-		info, err := os.Lstat(dir.path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+	policy := safepath.Policy{Users: []int{a.uid}}
+	for _, d := range s.dirs() {
+		f, err := policy.OpenDir(d.path)
+		missing := errors.Is(err, os.ErrNotExist)
+		if err != nil {
+			if f, err = d.open(policy); err != nil {
 				return err
 			}
-		case err != nil:
-			return err
-		case info.Sys().(*syscall.Stat_t).Uid == uint32(a.uid):
-			continue
-		case dir.path != defaultRuntimeDir() && dir.path != defaultStateDir():
-			return failure(exitFailed, fmt.Sprintf("chown it, or choose another with %s", dir.flag), fmt.Errorf("%s does not belong to %s", dir.path, a.name))
 		}
-		if err := give(dir.path, a); err != nil {
+		own := d.path == defaultRuntimeDir() || d.path == defaultStateDir()
+		if err := errors.Join(giveDir(f, d, a, missing || own), f.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// giveDir gives a directory to an account, unless it has it.
+func giveDir(f *os.File, d dir, a *account, permitted bool) error {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case ownerOf(info) == a.uid:
+		return nil
+	case !permitted:
+		return failure(exitFailed, "chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
+	}
+	return give(f, a)
+}
+
 // give changes the owner of a directory and of what is in it, first the latter: nobody else can put
 // anything in its way as long as the directory is root's.
-func give(dir string, a *account) error {
-	entries, err := os.ReadDir(dir)
+func give(dir *os.File, a *account) error {
+	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if err := os.Lchown(filepath.Join(dir, e.Name()), a.uid, a.gid); err != nil {
-			return err
+	defer list.Close()
+	names, err := list.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
 		}
 	}
-	return os.Lchown(dir, a.uid, a.gid)
+	return list.Chown(a.uid, a.gid)
 }
 
 // capabilities are what the daemon needs beyond those of any user.

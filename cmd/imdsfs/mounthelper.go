@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -69,14 +68,12 @@ func hasSuccessor() bool {
 	return code != "exited" || status != "0" && status != "2" && status != "3"
 }
 
-// cleanUp unmounts where the settings say, and wherever else a daemon of the run-time directory has mounted.
-func cleanUp(s *settings, ours bool) error {
+// cleanUp unmounts wherever a daemon of the run-time directory has mounted; with force also a mount of it that does not
+// answer.
+func cleanUp(s *settings, force bool) error {
 	dirs, err := fs.Mounts(s.runtimeDir)
-	if s.mount != "" && s.mount != none && !slices.Contains(dirs, s.mount) {
-		dirs = append(dirs, s.mount)
-	}
 	for _, dir := range dirs {
-		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, ours))
+		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, force))
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/host"
+	"github.com/imdsfs/imdsfs/source/safepath"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -115,6 +116,13 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
 	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
 	s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir())
+	for _, dir := range []*string{&s.runtimeDir, &s.stateDir} {
+		path, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = path
+	}
 	s.allowFrom = firstList(s.allowFrom, server.AllowFrom, []string{"local"})
 	s.hosts = firstList(s.hosts, server.Hosts)
 	s.logLevel = first(s.logLevel, server.LogLevel, "info")
@@ -137,6 +145,18 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
 	}
 	return nil
+}
+
+// policy is about the paths on which root acts for the daemon.
+func (s *settings) policy() (safepath.Policy, error) {
+	if s.user == "" {
+		return safepath.Policy{}, nil
+	}
+	a, err := lookUpAccount(s.user)
+	if err != nil {
+		return safepath.Policy{}, err
+	}
+	return safepath.Policy{Users: []int{a.uid}}, nil
 }
 
 // mountOf is where to mount if the file says this.
