@@ -150,11 +150,21 @@ func receive(socket int) (fd int, err error) {
 	return fds[0], nil
 }
 
+// noFileHandles has the kernel open nothing of the mount by a file handle: with CAP_DAC_READ_SEARCH one leads out of a
+// sub-directory that is bound into a container, and around the permissions of all directories. Linux before 6.9
+// does not know it. A test sets 0 for such a kernel.
+var noFileHandles uint64 = fuse.CAP_NO_EXPORT_SUPPORT
+
+// handlesOpen is what an administrator is told of a mount without it.
+const handlesOpen = "a process that has CAP_DAC_READ_SEARCH and sees any part of the mount can read all of it by a file handle, " +
+	"also in a container that has only a sub-directory bound: give no container that capability. Linux before 6.9 cannot refuse it; " +
+	"if an earlier version of imdsfs made the mount, stop and start the daemon to have it made anew"
+
 func mountOptions(f *rawFS, warn func(string)) *fuse.MountOptions {
 	return &fuse.MountOptions{
 		FsName: subtype, Name: subtype, MaxWrite: maxIO,
 		DisableXAttrs: true, DisableSplice: true, EnableSymlinkCaching: true, IDMappedMount: true,
-		ExtraCapabilities: fuse.CAP_HAS_RESEND | fuse.CAP_READDIRPLUS_AUTO,
+		ExtraCapabilities: fuse.CAP_HAS_RESEND | fuse.CAP_READDIRPLUS_AUTO | noFileHandles,
 		Logger:            log.New(lineWriter{f, warn}, "", 0),
 		PanicHandler: func(cause any) fuse.Status {
 			warn(fmt.Sprintf("panic while answering the kernel: %v\n%s", cause, debug.Stack()))

@@ -104,7 +104,7 @@ func (p *process) status() control.Status {
 	if p.mount != nil {
 		s.Mount = &control.Mount{
 			Dir: p.mount.Dir(), Private: p.mount.Private(), Resumed: p.mount.Resumed(), Inodes: p.mount.Inodes(),
-			Stalled: p.mount.Stalled(), Requests: p.mount.Requests(),
+			Handles: p.mount.FileHandles(), Stalled: p.mount.Stalled(), Requests: p.mount.Requests(),
 		}
 	}
 	if p.link != nil {
