@@ -41,6 +41,10 @@ func (d *decoder) server(t table) {
 	t.refuseUnknown("server")
 	s := &d.file.Server
 	for _, n := range t.children() {
+		harmless := n.name == "listen" || n.name == "mount" || !slices.Contains(schema["server"], n.name)
+		if !harmless && !n.acts("leave it out and give the flag of imdsfs serve") {
+			continue
+		}
 		s.Places[n.name] = d.at(n.line())
 		switch n.name {
 		case "listen":
