@@ -10,10 +10,10 @@
 //	[[access]]                  owner, group and mode on the FUSE door      access.go
 //	[server]                    the daemon                                  server.go
 //
-// [Load] reports every fault of a file at once, each with file, line and key. A fault never holds a
-// value of the file, options and addresses apart, so that no secret can get into it; for the same
-// reason the parser's own messages are not passed on (syntax.go). The parser gives no positions of
-// keys: lineindex.go finds them.
+// [Load] reports every fault of a file at once, each with file, line and key. A fault holds no
+// value of the file but options, addresses and paths that exist and are refused, so that no secret can
+// get into it; for the same reason the parser's own messages are not passed on (syntax.go). The parser
+// gives no positions of keys: lineindex.go finds them.
 //
 // What a file refers to (user-data-file, KEY-file, KEY-env) is read through files.go alone. The daemon may be allowed
 // more than who wrote the file: reader.go says what is read for whom.
@@ -44,7 +44,8 @@ type File struct {
 }
 
 // Load reads the instance file at path. If the file can be read but not used, the error is
-// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given. Unless the file is no TOML
+// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given, without a line if the way to the file is
+// refused. Unless the file is no TOML
 // at all, what could be made out of it comes with the faults.
 func Load(path string) (*File, error) {
 	abs, err := filepath.Abs(path)
