@@ -38,7 +38,7 @@ func (p Policy) Name(dir, entry *Entry) error {
 	if dir.Stat.Mode&0o022 != 0 && !p.trusts(entry.Stat.Uid) {
 		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d, who could exchange it", entry.Stat.Uid), hintOwner}
 	}
-	if entry.isLink() && !isOurs(entry.Stat.Uid) {
+	if entry.isLink() && !IsOurs(entry.Stat.Uid) {
 		return &Error{entry.Path, fmt.Sprintf("is a symbolic link of uid %d", entry.Stat.Uid), hintOwner}
 	}
 	return nil
@@ -58,9 +58,10 @@ func (p Policy) Holds(dir *Entry) error {
 	return nil
 }
 
-func (p Policy) trusts(uid uint32) bool { return isOurs(uid) || slices.Contains(p.Users, int(uid)) }
+func (p Policy) trusts(uid uint32) bool { return IsOurs(uid) || slices.Contains(p.Users, int(uid)) }
 
-func isOurs(uid uint32) bool { return isRoot(uid) || int(uid) == os.Geteuid() }
+// IsOurs reports whether uid is root's or that of this process, who may change whatever it relies on.
+func IsOurs(uid uint32) bool { return isRoot(uid) || int(uid) == os.Geteuid() }
 
 func isRoot(uid uint32) bool { return uid == 0 || uid == unmapped() }
 
@@ -231,7 +232,7 @@ func (p Policy) OpenAppend(path string, mode os.FileMode) (*os.File, error) {
 	case err != nil:
 	case !e.IsRegular():
 		err = &Error{full, "is not a regular file", "name another"}
-	case !isOurs(e.Stat.Uid):
+	case !IsOurs(e.Stat.Uid):
 		err = &Error{full, fmt.Sprintf("belongs to uid %d", e.Stat.Uid), "remove it, or name another"}
 	case e.Stat.Nlink != 1:
 		err = &Error{full, "has another name besides this one", "remove it, or name another"}

@@ -41,6 +41,14 @@ func (d *decoder) server(t table) {
 	t.refuseUnknown("server")
 	s := &d.file.Server
 	for _, n := range t.children() {
+		instead := "leave it out and give the flag of imdsfs serve"
+		if n.name == "sources" || n.name == "vantage" { // have no flag
+			instead = "leave it out"
+		}
+		harmless := n.name == "listen" || n.name == "mount" || !slices.Contains(schema["server"], n.name)
+		if !harmless && !n.acts(instead) {
+			continue
+		}
 		s.Places[n.name] = d.at(n.line())
 		switch n.name {
 		case "listen":
