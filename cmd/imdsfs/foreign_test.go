@@ -169,12 +169,17 @@ log-level = "debug"
 	bobs := filepath.Dir(p.hers) + "/bob"
 	must(t, os.Mkdir(bobs, 0o755), os.Chown(bobs, bob, bob))
 	hers, his := p.put(p.hers+"/web.toml", alice, text), p.put(bobs+"/web.toml", bob, text)
+	// With umask 002, as some systems have it, her files are writable for her own group, in which she is alone.
+	shared, open := p.put(p.hers+"/shared.toml", alice, text), p.put(p.hers+"/open.toml", alice, text)
+	must(t, os.Chmod(hers, 0o664), os.Chmod(shared, 0o664), os.Chown(shared, alice, bob), os.Chmod(open, 0o666))
 	for _, test := range []struct {
 		uid  uint32
 		file string
 		want string
 	}{
 		{alice, hers, ": good"},
+		{alice, shared, "this file can be written by others (mode 0664)"},
+		{alice, open, "this file can be written by others (mode 0666)"},
 		{alice, his, fmt.Sprintf("%s/key belongs to uid %d (mode 0400): uid %d, who owns the instance file, may not read it (name a file that uid %d may read, or check what the instance file says, and then chown root %s)", p.hers, alice, bob, bob, his)},
 		{alice, his, "server.log-level: acts with the daemon's rights"},
 		{bob, his, "secret-access-key-file: the file that it names cannot be read: permission denied"},

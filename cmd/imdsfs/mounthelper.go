@@ -33,7 +33,10 @@ was to hand over.`,
 			err := s.resolve(nil)
 			switch {
 			case err != nil && !unmount && !afterStop:
-				return nil // the daemon, which may have a predecessor to go on from, says what is wrong
+				// Not a failure: the daemon may have a predecessor to go on from.
+				fmt.Fprintln(os.Stderr, "imdsfs: warning: nothing is mounted for the daemon:")
+				report(os.Stderr, err)
+				return nil
 			case err != nil:
 				s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
 			}

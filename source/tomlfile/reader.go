@@ -34,7 +34,7 @@ func readerFor(path string, st *unix.Stat_t) reader {
 		reasons = append(reasons, fmt.Sprintf("belongs to uid %d", st.Uid))
 		remedies = append(remedies, "chown root "+path)
 	}
-	writable := st.Mode&0o022 != 0
+	writable := safepath.WritableByOthers(st)
 	if writable {
 		reasons = append(reasons, fmt.Sprintf("can be written by others (mode %04o)", st.Mode&0o7777))
 		remedies = append(remedies, "chmod go-w "+path)
