@@ -56,15 +56,17 @@ func (h *helped) claims() []string {
 	return found
 }
 
-// forced runs a test with and without the number of a mount that is never used again, which Linux 6.8 brought.
+// forced runs a test with what newer kernels tell of a mount, and without.
 func forced(t *testing.T, test func(t *testing.T)) {
 	t.Run("as it is", test)
-	t.Run("before Linux 6.8", func(t *testing.T) {
-		was := uniqueID
-		uniqueID = func(*os.File) uint64 { return 0 }
-		defer func() { uniqueID = was }()
-		test(t)
-	})
+	wasUnique, wasID := uniqueID, mountID
+	defer func() { uniqueID, mountID = wasUnique, wasID }()
+	uniqueID = func(*os.File) uint64 { return 0 }
+	t.Run("before Linux 6.8", test)
+	mountID = mountIDOfProc
+	t.Run("before Linux 5.8", test)
+	mountID = func(*os.File) (string, error) { return "", unix.EACCES }
+	t.Run("before Linux 5.14, of an ordinary user", test)
 }
 
 func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {

@@ -227,12 +227,9 @@ func (p *point) top() (mounted, *os.File, error) {
 	if err != nil {
 		return mounted{}, nil, lookError(p.dir, err)
 	}
-	m, err := mountOf(f)
-	if err == nil {
-		var above string
-		if above, err = mountID(p.parent); err == nil && above != m.id {
-			return m, f, nil
-		}
+	m, ok, err := mountAt(p.parent, p.name, f)
+	if ok {
+		return m, f, nil
 	}
 	return mounted{}, nil, errors.Join(err, f.Close())
 }

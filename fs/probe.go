@@ -127,11 +127,7 @@ func stateOf(policy safepath.Policy, parent *os.File, name string) (state, holds
 		return "", "", err
 	}
 	at := os.NewFile(uintptr(fd), name)
-	above, err := mountID(parent)
-	if err != nil {
-		return "", "", err
-	}
-	if id, err := mountID(at); err != nil || id != above {
+	if _, ok, err := mountAt(parent, name, at); ok || err != nil {
 		return pointMounted, "", err
 	}
 	_, entry, err := policy.OpenIn(parent, name)
