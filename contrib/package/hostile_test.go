@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,6 +18,61 @@ func exchange(dir string) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+	}
+}
+
+// look tries to open name through the root of each process that begins, until it is killed, and prints where it
+// could.
+func look(name string) int {
+	done := map[int]bool{}
+	for {
+		fields := strings.Fields(string(must(os.ReadFile("/proc/loadavg"))))
+		newest, _ := strconv.Atoi(fields[len(fields)-1])
+		for pid := max(1, newest-8); pid <= newest+1; pid++ {
+			root := fmt.Sprintf("/proc/%d/root", pid)
+			if f, err := os.Open(root + name); err == nil && !done[pid] {
+				f.Close()
+				done[pid] = true
+				fmt.Println(root)
+			}
+		}
+	}
+}
+
+// must is for what an adversary can always do.
+func must[T any](v T, err error) T {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	return v
+}
+
+// A daemon of another instance is the same user, and so may look through /proc/PID/root of a process that can be
+// dumped, which a program is from exec(2) to prctl(2): unless its user may not read the program's file.
+func TestNoInstanceLooksThroughTheStartOfAnother(t *testing.T) {
+	t.Parallel()
+	m := installed(t)
+	m.instance("a", 1339)
+	m.instance("b", 1340)
+	m.run("systemctl start imdsfs@a imdsfs@b")
+	test := m.put("/proc/self/exe")
+	m.run("mv " + test + " /usr/local/bin/adversary; chmod 755 /usr/local/bin/adversary")
+	// With the same capability: who has less may not look at all.
+	as := "nsenter --target " + m.property("imdsfs@a", "MainPID") + " --mount setpriv --reuid=imdsfs --regid=imdsfs --clear-groups" +
+		" --inh-caps=+net_bind_service --ambient-caps=+net_bind_service"
+	const state = "/var/lib/imdsfs.instances/b/launch.json"
+	m.start("exec " + as + " env " + roleVariable + "=" + roleLook + " " + dirVariable + "=" + state + " adversary >/root/seen 2>&1")
+	// It sees what it may.
+	m.run("test -r " + state + "; ! " + as + " test -r " + state)
+	control := `nsenter --target $(systemctl show --property=MainPID --value imdsfs@b) --mount setpriv --reuid=imdsfs --regid=imdsfs --clear-groups sleep 0.2`
+	eventually(t, "the adversary is at work", func() bool { return m.run(control+"; cat /root/seen") != "" })
+	before := m.run("cat /root/seen")
+	for range 20 {
+		m.run("systemctl restart imdsfs@b; systemctl reload imdsfs@b")
+	}
+	if seen := m.run("cat /root/seen"); seen != before {
+		t.Errorf("through the processes of b's unit a sees what b keeps:\n%s", strings.TrimPrefix(seen, before))
 	}
 }
 

@@ -25,8 +25,9 @@ const (
 	roleGuard    = "guard"
 	roleInit     = "init"
 	roleExchange = "exchange"
+	roleLook     = "look"
 	rootVariable = "IMDSFS_TEST_ROOT" // of the machine, read-only
-	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on; of the exchange, where a and b are
+	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on; or what an adversary is after
 	// holdVariable makes TestHoldAMachine what it is for.
 	holdVariable = "IMDSFS_TEST_HOLD"
 )

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		os.Exit(becomeInit())
 	case roleExchange:
 		os.Exit(exchange(os.Getenv(dirVariable)))
+	case roleLook:
+		os.Exit(look(os.Getenv(dirVariable)))
 	}
 	flag.Parse()
 	flag.Set("test.parallel", "4") // they wait most of the time, for what others do
