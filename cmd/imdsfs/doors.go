@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/imds/token"
 )
 
@@ -50,32 +48,6 @@ func (p *process) newEdge() (*edge.Server, error) {
 					"http-put-response-hop-limit=2), or bind-mount the files into the container")
 		},
 	}), nil
-}
-
-// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
-func (p *process) addAddresses(ctx context.Context) (err error) {
-	if !p.settings.addAddresses {
-		return nil
-	}
-	opts := p.store.Snapshot().Options()
-	p.link, err = linklocal.Add(ctx, linklocal.Config{
-		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
-		Warn: func(text string) { p.log.Warn(text) },
-	})
-	var refused *linklocal.Error
-	if errors.As(err, &refused) {
-		return failure(exitFailed, refused.Hint, err)
-	}
-	return err
-}
-
-func (p *process) removeAddresses() {
-	if p.link == nil || p.successor {
-		return
-	}
-	if err := p.link.Remove(); err != nil {
-		p.log.WithError(err).Error("take the link-local addresses away")
-	}
 }
 
 func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {

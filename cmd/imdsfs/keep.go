@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -60,10 +61,11 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	if err != nil {
 		return err
 	}
+	var ready atomic.Bool
 	k := &keeper.Keeper{
 		Command: append([]string{program}, os.Args[1:]...), MountName: fdstore.KeptName(fs.KeptDevice), Watchdog: s.watchdog, GiveUp: giveUp,
 		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
-		Ready: func() { letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
+		Ready: func() { ready.Store(true); letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
 	for name, files := range others {
 		for _, f := range files {
@@ -85,8 +87,19 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 			return err
 		}
 		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities()) }
+		if s.addAddresses {
+			release, err := s.keepAddresses(ctx, program, &ready)
+			if err != nil {
+				return err
+			}
+			defer func() {
+				if err := release(); err != nil {
+					log.WithError(err).Warn("keeper: take the link-local addresses away")
+				}
+			}()
+		}
 		if s.mount != none {
-			k.Mount = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, s.mountArguments()...)
+			k.Mount = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, slices.Concat(s.mountArguments(), s.addressArguments())...)
 		}
 	}
 	code := k.Run(ctx, signals)
@@ -177,9 +190,6 @@ func (s *settings) capabilities() []uintptr {
 	})
 	if low {
 		caps = append(caps, unix.CAP_NET_BIND_SERVICE)
-	}
-	if s.addAddresses {
-		caps = append(caps, unix.CAP_NET_ADMIN)
 	}
 	return caps
 }
