@@ -26,7 +26,7 @@ func MountFor(cfg Config, uid, gid int) (bool, error) {
 	}
 	defer p.close() // the lock stays locked as long as it is kept
 	if legacyLocked(p.dir, cfg.RuntimeDir) {
-		return false, p.release()
+		return false, p.claim.write() // so that CleanUp looks there, when that mount is dead
 	}
 	if err := p.prepare(); err != nil {
 		return false, errors.Join(err, p.release())
