@@ -53,24 +53,24 @@ const (
 )
 
 const (
-	stopGrace    = time.Second            // for requests under way when the context ends
-	freshGrace   = time.Second            // for the first request of a connection to begin then
-	acceptPause  = 10 * time.Millisecond  // when there are no descriptors to accept with
-	reportEvery  = time.Minute            // one report a refused peer, one for refused hosts
-	reportedMax  = 1024                   // refused peers remembered; more go unreported
-	lingerTime   = 500 * time.Millisecond // for the client to take the last answer
-	lingerBytes  = 256 << 10              // of what it still sends meanwhile
-	maxHead      = 16 << 10               // bytes of request line and headers, with the empty line
-	maxBody      = 1 << 10                // bytes of a body that is worth reading
-	keepBuffers  = 4 << 10                // bytes of a head whose memory an idle connection may hold
-	copyBody     = 2 << 10                // bytes of a body that are cheaper to copy behind the head than to send by themselves
-	timeoutSlack = 8                      // a time-out may be late by this part of it
-	sendBuffer   = 64 << 10               // bytes on their way to a client (the kernel doubles it); it would grow to 4 MiB
-	userTimeout  = 20 * time.Second       // TCP_USER_TIMEOUT of a connection that carries a token
-	addressesAge = time.Second            // for which the machine's own addresses are remembered
-	// addressesMissAge is the same for a peer that is not among them. It bounds what peers that are
-	// refused can make us ask.
-	addressesMissAge = 20 * time.Millisecond
+	stopGrace      = time.Second            // for requests under way when the context ends
+	freshGrace     = time.Second            // for the first request of a connection to begin then
+	acceptPause    = 10 * time.Millisecond  // when there are no descriptors to accept with
+	reportEvery    = time.Minute            // one report a refused peer, one for refused hosts
+	reportedMax    = 1024                   // refused peers remembered; more go unreported
+	lingerTime     = 500 * time.Millisecond // for the client to take the last answer
+	lingerBytes    = 256 << 10              // of what it still sends meanwhile
+	maxHead        = 16 << 10               // bytes of request line and headers, with the empty line
+	maxBody        = 1 << 10                // bytes of a body that is worth reading
+	keepBuffers    = 4 << 10                // bytes of a head whose memory an idle connection may hold
+	copyBody       = 2 << 10                // bytes of a body that are cheaper to copy behind the head than to send by themselves
+	timeoutSlack   = 8                      // a time-out may be late by this part of it
+	sendBuffer     = 64 << 10               // bytes on their way to a client (the kernel doubles it); it would grow to 4 MiB
+	receiveBuffer  = 32 << 10               // bytes on their way from a client (doubled too); it would grow to 6 MiB
+	userTimeout    = 20 * time.Second       // TCP_USER_TIMEOUT of a connection that carries a token
+	secondLook     = 20 * time.Millisecond  // for which a peer that is not allowed may be waited for
+	maxSecondLooks = 64                     // connections that wait for it at once, of all ports
+	maxReports     = 16                     // callbacks under way at once; what comes then goes unreported
 )
 
 // A Config is what a server needs. Only Tokens must be given.
@@ -79,6 +79,8 @@ type Config struct {
 	Clock  source.Clock // nil: the system's
 	Hosts  imds.Hosts
 	Allow  []Rule // who is answered; nil: [Local] alone
+	// Addresses are those of the machine; nil: no address is local but the loopback ones.
+	Addresses *Addresses
 
 	// OutsideGuests says that the server is outside of the instance, as EC2's is: the wire shows how
 	// far away a peer is. Otherwise it runs inside, where a peer whose address is not the
@@ -105,11 +107,12 @@ type Server struct {
 	config   Config
 	snapshot atomic.Pointer[source.Snapshot]
 	conns    registry
-	peers    peerCheck
+	gate     *gate
 	counters counters
 	reports  struct {
-		peers, withheld *throttle[netip.Addr]
-		host            *throttle[struct{}]
+		underWay slots
+		withheld *throttle[netip.Addr]
+		host     *throttle[struct{}]
 	}
 }
 
@@ -120,19 +123,16 @@ func New(config Config) *Server {
 	if config.Clock == nil {
 		config.Clock = source.SystemClock()
 	}
-	if config.Allow == nil {
-		config.Allow = []Rule{Local()}
-	}
 	config.MaxConns = cmp.Or(config.MaxConns, DefaultMaxConns)
-	config.MaxConnsPerPeer = cmp.Or(config.MaxConnsPerPeer, DefaultMaxConnsPerPeer)
+	config.MaxConnsPerPeer = cmp.Or(config.MaxConnsPerPeer, min(DefaultMaxConnsPerPeer, max(1, config.MaxConns/2)))
 	config.HeaderTimeout = cmp.Or(config.HeaderTimeout, DefaultHeaderTimeout)
 	config.BodyTimeout = cmp.Or(config.BodyTimeout, DefaultBodyTimeout)
 	config.IdleTimeout = cmp.Or(config.IdleTimeout, DefaultIdleTimeout)
 	config.WriteTimeout = cmp.Or(config.WriteTimeout, DefaultWriteTimeout)
 	s := &Server{config: config}
 	s.conns.max, s.conns.maxPerPeer = config.MaxConns, config.MaxConnsPerPeer
-	s.peers = peerCheck{rules: config.Allow, clock: config.Clock, interfaces: interfaceAddresses}
-	s.reports.peers = newThrottle[netip.Addr](config.Clock, reportedMax)
+	s.gate = newGate(config.Allow, config.Addresses, config.Clock, config.RefusedPeer)
+	s.reports.underWay = make(slots, maxReports)
 	s.reports.withheld = newThrottle[netip.Addr](config.Clock, reportedMax)
 	s.reports.host = newThrottle[struct{}](config.Clock, 1)
 	return s
@@ -144,10 +144,10 @@ func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
 
 // Listen opens a listener for [Server.Serve] on a TCP address, "host:port". It does without Multipath
 // TCP, which net.Listen takes: the kernel knows no hop limit for that, and so would not let a client
-// that speaks it have a token. And it bounds what the kernel keeps for a client that takes nothing.
+// that speaks it have a token.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	// Nobody who is silent stays long enough for a keep-alive probe, so the calls that ask for them are spared.
-	config := net.ListenConfig{Control: limitSendBuffer, KeepAlive: -1}
+	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	return config.Listen(ctx, "tcp", address)
 }
@@ -157,6 +157,10 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 // of connections as long to begin, and Serve returns nil.
 // Any other error is that of a listener that no longer accepts.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	if err := limitBuffers(listener); err != nil && !errors.Is(err, errNotASocket) {
+		listener.Close()
+		return fmt.Errorf("bound the buffers of %s: %w", listener.Addr(), err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -169,13 +173,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		nc, err := listener.Accept()
 		switch {
 		case err == nil:
-			// In the order of arrival, so that whoever comes while a neighbour's flood is still being
-			// taken in is not taken for older than it.
-			if c, ok := s.admit(nc); ok {
-				running.Go(func() { s.serve(ctx, c) })
-			} else {
-				running.Go(func() { s.refuse(nc) })
-			}
+			s.take(ctx, nc, &running)
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
@@ -197,27 +195,48 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// admit registers a connection of a peer that is answered. The connections that have to go for it are
-// closed.
-func (s *Server) admit(nc net.Conn) (*conn, bool) {
-	peer := peerOf(nc)
-	if !s.peers.allow(peer) {
-		return nil, false
+// take decides about a connection that has just been accepted. It only does work that does not depend on what
+// others have us do: the next one waits for it.
+func (s *Server) take(ctx context.Context, nc net.Conn, running *sync.WaitGroup) {
+	switch v := s.gate.look(nc); {
+	case v.allowed:
+		// In the order of arrival, so that whoever comes while a neighbour's flood is still being
+		// taken in is not taken for older than it.
+		c := s.admit(nc, v)
+		running.Go(func() { s.serve(ctx, c) })
+	case s.gate.mayLookAgain():
+		running.Go(func() {
+			v := s.gate.lookUntil(nc, isAllowed)
+			if !v.allowed {
+				s.gate.refuse(nc)
+				s.gate.report(v.peer)
+			}
+			s.gate.looked()
+			if v.allowed {
+				s.serve(ctx, s.admit(nc, v))
+			}
+		})
+	default:
+		s.gate.refuse(nc)
 	}
-	if s.peers.isLocal(peer) {
+}
+
+// admit registers a connection. The connections that have to go for it are closed.
+func (s *Server) admit(nc net.Conn, v verdict) *conn {
+	peer := v.peer
+	if v.local {
 		peer = netip.Addr{}
 	}
 	c := newConn(s, nc, peer)
-	s.conns.add(c)
-	return c, true
+	s.conns.add(&c.member)
+	return c
 }
 
-// refuse closes the connection of a peer that no rule allows.
-func (s *Server) refuse(nc net.Conn) {
-	nc.Close()
-	s.counters.refused.Add(1)
-	if peer := peerOf(nc); s.config.RefusedPeer != nil && s.reports.peers.allow(peer.WithZone("")) {
-		s.config.RefusedPeer(peer)
+// report calls a callback, unless so many are under way that the log does not take them.
+func (s *Server) report(tell func()) {
+	if s.reports.underWay.take() {
+		defer s.reports.underWay.giveBack()
+		tell()
 	}
 }
 
@@ -225,7 +244,7 @@ func (s *Server) refuse(nc net.Conn) {
 func (s *Server) serve(ctx context.Context, c *conn) {
 	defer c.Close()
 	defer c.release()
-	defer s.conns.remove(c)
+	defer s.conns.remove(&c.member)
 	defer context.AfterFunc(ctx, c.stop)()
 	for c.serveRequest(ctx) {
 	}

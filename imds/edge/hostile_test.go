@@ -175,7 +175,7 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 			from = netip.MustParseAddr(peer)
 		}
 		c := newConn(server, near, from)
-		server.conns.add(c)
+		server.conns.add(&c.member)
 		return c, func() bool {
 			far.SetReadDeadline(time.Now())
 			_, err := far.Read(make([]byte, 1))
@@ -192,7 +192,7 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 	_, local1 := open(local)
 	a1, a1Closed := open(a)
 	_, a2Closed := open(a)
-	server.conns.touch(a1)
+	server.conns.touch(&a1.member)
 	a3, a3Closed := open(a)
 	wantClosed("the one that a used last", a1Closed, false)
 	wantClosed("the one unused for longest of a", a2Closed, true)
@@ -206,9 +206,9 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 	for what, closed := range map[string]func() bool{"b's": b1, "the second local one": local2, "the third local one": local3} {
 		wantClosed(what, closed, false)
 	}
-	server.conns.remove(a1)
-	server.conns.remove(a1)
-	server.conns.remove(a3)
+	server.conns.remove(&a1.member)
+	server.conns.remove(&a1.member)
+	server.conns.remove(&a3.member)
 	if own := server.conns.byPeer; len(own) != 1 {
 		t.Errorf("%d peers are remembered, want b alone", len(own))
 	}
