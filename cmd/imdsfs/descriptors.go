@@ -17,8 +17,8 @@ type descriptors struct {
 	port int // of the metrics port and of the admin socket, each
 }
 
-// openFiles is how many descriptors we may have. Go's runtime raises the limit to the hard one at the start, and
-// gives programs that we start the limit that we were given.
+// openFiles is how many descriptors we may have. Go's runtime raises the limit to the hard one (less one) before
+// main, and gives programs that we start the limit that we were given.
 func openFiles() uint64 {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -27,7 +27,8 @@ func openFiles() uint64 {
 	return limit.Cur
 }
 
-// divideDescriptors has every other port take an eighth at most, and connections that wait to be refused as much.
+// divideDescriptors keeps ownFiles back, and at most an eighth each for the two other ports and for connections that
+// are about to be refused. The IMDS port gets the rest.
 func divideDescriptors(limit uint64) descriptors {
 	all := int(min(limit, 1<<20))
 	port := max(1, min(edge.DefaultMaxPortConns, all/8))
