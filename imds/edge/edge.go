@@ -147,7 +147,7 @@ func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
 // that speaks it have a token.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	// Nobody who is silent stays long enough for a keep-alive probe, so the calls that ask for them are spared.
-	config := net.ListenConfig{KeepAlive: -1}
+	config := net.ListenConfig{Control: limitNewSocket, KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	return config.Listen(ctx, "tcp", address)
 }
@@ -227,6 +227,7 @@ func (s *Server) admit(nc net.Conn, v verdict) *conn {
 	if v.local {
 		peer = netip.Addr{}
 	}
+	limitBuffers(nc) // what is no socket has none
 	c := newConn(s, nc, peer)
 	s.conns.add(&c.member)
 	return c

@@ -78,6 +78,9 @@ func (p *Port) Accept() (net.Conn, error) {
 		c := &portConn{member: member{Conn: nc}, port: p}
 		switch {
 		case p.gate == nil || p.gate.look(nc).allowed:
+			if p.gate != nil {
+				limitBuffers(nc)
+			}
 			p.conns.add(&c.member)
 			return c, nil
 		case p.gate.mayLookAgain():

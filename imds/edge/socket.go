@@ -31,14 +31,21 @@ func setHopLimit(nc net.Conn, limit int) error {
 	})
 }
 
-// limitBuffers bounds what the kernel keeps for a connection. It is for a listening socket: those that it
-// accepts inherit the limit, also in a socket that came from systemd or a predecessor.
-func limitBuffers(socket any) error {
-	return control(socket, func(fd int) error {
-		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer))
-	})
+// limitBuffers bounds what the kernel keeps for a connection. Connections inherit the limit from the socket that
+// they come to, which systemd or a predecessor may have opened. Those that came before have to be told.
+func limitBuffers(socket any) error { return control(socket, setBuffers) }
+
+func setBuffers(fd int) error {
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer))
+}
+
+// limitNewSocket is for [net.ListenConfig].
+func limitNewSocket(_, _ string, raw syscall.RawConn) error {
+	var inner error
+	err := raw.Control(func(fd uintptr) { inner = setBuffers(int(fd)) })
+	return errors.Join(err, inner)
 }
 
 // scopeOf is the index of the link that an IPv6 peer is on.
