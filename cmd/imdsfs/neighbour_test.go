@@ -314,11 +314,14 @@ func TestAnAddressThatIsTakenOverIsNotLocal(t *testing.T) {
 // A client may bind an address that the kernel has only just told us of.
 func TestAnAddressThatIsJustAddedIsAnswered(t *testing.T) {
 	requireCommand(t, "curl")
-	n := newNeighbours(t)
-	for i := range 20 {
-		address := fmt.Sprintf("192.0.2.%d", 10+i)
-		if got := n.host.run(fmt.Sprintf("ip address add %s/24 dev %s && %s --interface %s", address, wire, askID, address)); got != leastID {
-			t.Errorf("%s gets %q", address, got)
+	for _, allow := range []string{"local", "192.0.2.0/24"} {
+		n := newNeighboursSeen(t, "guest", "--allow-from", allow)
+		for i := range 10 {
+			address := fmt.Sprintf("192.0.2.%d", 10+i)
+			line := fmt.Sprintf("ip address add %s/24 dev %s && %s --interface %s %s", address, wire, askToken, address, tokenURL)
+			if got := n.host.run(line); len(got) != 56 {
+				t.Errorf("allowed by %s, %s gets %q", allow, address, got)
+			}
 		}
 	}
 }

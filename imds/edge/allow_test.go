@@ -182,7 +182,18 @@ func TestReportsAreBounded(t *testing.T) {
 			t.Errorf("a minute later report %d: %t, want %t", i, got, want)
 		}
 	}
-	if len(throttle.last) != 3 {
-		t.Errorf("%d keys are remembered, want 3", len(throttle.last))
+	if len(throttle.last) != 3 || len(throttle.order) != 3 {
+		t.Errorf("%d keys are remembered in an order of %d, want 3", len(throttle.last), len(throttle.order))
+	}
+}
+
+// A throttle that is full costs no more than one that is empty: whoever is refused waits for it.
+func BenchmarkFullThrottle(b *testing.B) {
+	throttle := newThrottle[int](source.NewManualClock(now), reportedMax)
+	for i := range reportedMax {
+		throttle.allow(i)
+	}
+	for i := 0; b.Loop(); i++ {
+		throttle.allow(reportedMax + i)
 	}
 }

@@ -13,12 +13,44 @@
 //	body                       1 KiB and 5 s; a longer or chunked one is not read: the request is
 //	                           answered and the connection closed
 //	a client that waits        5 s between requests, 10 s to take an answer
-//	connections                4096, and 256 of one peer that is not local; then the one unused
-//	                           for longest is closed
+//	connections                4096, and 256 of one peer that is not local (an IPv6 /64 is one
+//	                           peer); then the one unused for longest is closed
 //
-// A time-out may be late by an eighth.
+// A time-out may be late by an eighth. Other ports of the daemon have like limits, see [Port].
 //
-// Only peers that a [Rule] allows are answered; the connection of any other is closed at once.
+// Only peers that a [Rule] allows are answered; the connection of any other is closed: within 20 ms, or at
+// once if many are.
+//
+// # What strangers can make us do
+//
+// Whoever can connect, allowed or not, can make us work that others may wait for. Each such place has a bound:
+//
+//	accept             one goroutine a listener. For each connection: a look at the rules, an entry in the
+//	                   registry, two socket options. All of it from memory and of constant size; no
+//	                   lock is held over a system call, and nothing is logged
+//	rules              a map for local; as many prefixes as the interface has for iface:NAME; one prefix for
+//	                   a network. A link-local IPv6 peer costs one getpeername(2)
+//	own addresses      nobody who connects makes us ask for them: the kernel tells of changes ([Addresses]). A
+//	                   router advertisement of a neighbour's can be a change; the kernel keeps 16
+//	                   addresses an interface of these, and one goroutine that nobody waits for reads it
+//	second look        a peer that is refused may be one whose address we have not read of yet: 64
+//	                   connections of all ports wait up to 20 ms for that, others are closed at once
+//	report of a peer   1 a minute for each and 1024 in all, remembered in constant time; made only by the 64
+//	                   that have a second look, so a log that blocks holds no others
+//	other reports      1 a minute in all for hosts, as for peers for withheld tokens; 16 at once
+//	request            16 KiB of head, 1 KiB of body, in the connection's own goroutine and buffer
+//	token              one AES-GCM of 40 bytes to issue or verify; anything else is refused by its length
+//	answer             a look into the snapshot; a listing is rendered once for as long as the tree holds it.
+//	                   The connection gives way to others after every second request
+//	taking an answer   10 s; the kernel holds 128 KiB on the way out and 64 KiB on the way in
+//	eviction           constant, and the close is outside of the lock
+//	lingering          0.5 s or 256 KiB; the connection counts in the cap and may be evicted meanwhile
+//	withheld token     20 ms to see whether the peer is local after all, then 20 s or 256 KiB; as lingering
+//	no descriptors     one connection is closed, and accept pauses for 10 ms; the daemon gives each port few
+//	                   enough to keep this from happening
+//	metrics            64 connections, 4 scrapes at once, each a walk through the tree; no lock of the doors
+//
+// What comes before accept is the kernel's: its backlog, SYN cookies, packets as such.
 //
 // An answer that holds a token leaves with the hop limit of the metadata options as its IP TTL, so
 // that it dies on the way to a client more hops away. The connection keeps that TTL: raised again,

@@ -217,6 +217,37 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 	}
 }
 
+// Whoever has one IPv6 address has 2⁶⁴ of them.
+func TestAnIPv6NetworkIsOnePeer(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true},
+		{"2001:db8::1", "2001:db8:0:1::1", false},
+		{"fe80::1%eth0", "fe80::2%eth0", true},
+		{"fe80::1%eth0", "fe80::1%eth1", false},
+		{"192.0.2.1", "192.0.2.2", false},
+		{"192.0.2.1", "192.0.2.1", true},
+		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
+		{"::ffff:192.0.2.1", "192.0.2.1", true},
+	} {
+		server := New(Config{MaxConnsPerPeer: 1})
+		add := func(peer string) net.Conn {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close() })
+			server.conns.add(&newConn(server, near, netip.MustParseAddr(peer)).member)
+			return far
+		}
+		first := add(c.a)
+		add(c.b)
+		first.SetReadDeadline(time.Now())
+		if _, err := first.Read(make([]byte, 1)); (err == io.EOF) != c.same {
+			t.Errorf("%s, then %s: the first one's read ends with %v; want them to be one peer: %t", c.a, c.b, err, c.same)
+		}
+	}
+}
+
 // Peers of this machine share the cap of all.
 func TestLocalPeersHaveNoCapOfTheirOwn(t *testing.T) {
 	h := start(t, Config{MaxConnsPerPeer: 1})
