@@ -27,16 +27,13 @@ func (ns netns) addLinks(count int) {
 	ns.run("ip -batch " + write(ns.t, "links", batch.String()))
 }
 
-// serviceAddress is 169.254.169.254:80.
-var serviceAddress = &unix.SockaddrInet4{Addr: [4]byte{169, 254, 169, 254}, Port: 80}
-
 func connect() (fd int, err error) {
 	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, err
 	}
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 5})
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
-	if err := unix.Connect(fd, serviceAddress); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{169, 254, 169, 254}, Port: 80}); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}

@@ -315,13 +315,15 @@ func TestAnAddressThatIsTakenOverIsNotLocal(t *testing.T) {
 func TestAnAddressThatIsJustAddedIsAnswered(t *testing.T) {
 	requireCommand(t, "curl")
 	for _, allow := range []string{"local", "192.0.2.0/24"} {
-		n := newNeighboursSeen(t, "guest", "--allow-from", allow)
-		for i := range 10 {
-			address := fmt.Sprintf("192.0.2.%d", 10+i)
-			line := fmt.Sprintf("ip address add %s/24 dev %s && %s --interface %s %s", address, wire, askToken, address, tokenURL)
-			if got := n.host.run(line); len(got) != 56 {
-				t.Errorf("allowed by %s, %s gets %q", allow, address, got)
+		t.Run("allowed by "+allow, func(t *testing.T) {
+			n := newNeighboursSeen(t, "guest", "--allow-from", allow)
+			for i := range 10 {
+				address := fmt.Sprintf("192.0.2.%d", 10+i)
+				line := fmt.Sprintf("ip address add %s/24 dev %s && %s --interface %s %s", address, wire, askToken, address, tokenURL)
+				if got := n.host.run(line); len(got) != 56 {
+					t.Errorf("%s gets %q", address, got)
+				}
 			}
-		}
+		})
 	}
 }
