@@ -238,7 +238,7 @@ func (s *Server) take(ctx context.Context, nc net.Conn, running *sync.WaitGroup)
 		running.Go(func() { s.serve(ctx, c) })
 	case s.gate.mayLookAgain():
 		running.Go(func() {
-			v := s.gate.lookUntil(nc, isAllowed)
+			v := s.gate.lookAgain(nc)
 			if !v.allowed {
 				s.gate.refuse(nc)
 				s.gate.report(v.peer)

@@ -21,6 +21,7 @@ const (
 	netlinkPacket = 64 << 10               // bytes of the largest datagram; the kernel dumps in pieces of 32 KiB
 	dumpTries     = 10                     // of a dump that changes disturb
 	dumpPause     = 100 * time.Millisecond // before a dump that failed is tried again
+	dumpPauseMost = 5 * time.Second        // the pause doubles up to this
 )
 
 // FollowAddresses reads the addresses of the caller's network namespace and follows them until Close. warn is
@@ -28,13 +29,13 @@ const (
 func FollowAddresses(warn func(error)) *Addresses {
 	a := noAddresses()
 	f, err := newFollower(a, eventBuffer)
-	if err == nil {
-		err = f.dump()
-	}
 	if err != nil {
 		f.close()
 		warn(fmt.Errorf("only loopback is local: the addresses of this machine are not known: %w", err))
 		return a
+	}
+	if err = f.dump(); err != nil {
+		warn(fmt.Errorf("only loopback is local until the addresses of this machine can be read: %w", err))
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop, a.done = stop, make(chan struct{})
@@ -42,7 +43,7 @@ func FollowAddresses(warn func(error)) *Addresses {
 	go func() {
 		defer close(a.done)
 		defer f.close()
-		f.run(ctx)
+		f.run(ctx, err != nil)
 	}()
 	return a
 }
@@ -95,17 +96,17 @@ func (f *follower) close() {
 	f.dumps.close()
 }
 
-// run reads events until ctx ends.
-func (f *follower) run(ctx context.Context) {
+// run reads events until ctx ends, and dumps when some are lost, or are from the start.
+func (f *follower) run(ctx context.Context, lost bool) {
 	for ctx.Err() == nil {
-		lost := f.follow()
-		for lost && ctx.Err() == nil {
+		for wait := dumpPause; lost && ctx.Err() == nil; wait = min(2*wait, dumpPauseMost) {
 			// What is known stays for the time of a dump, but no longer: an address may have left us.
 			if lost = f.dump() != nil; lost && ctx.Err() == nil {
 				f.addresses.show(newPicture(nil))
-				pause(ctx, dumpPause)
+				pause(ctx, wait)
 			}
 		}
+		lost = f.follow()
 	}
 }
 

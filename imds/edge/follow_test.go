@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
@@ -179,6 +180,31 @@ func TestAnAddressThatANeighbourHasIsNotLocal(t *testing.T) {
 		t.Error("a tentative address is local")
 	}
 	eventually(t, "the address when nobody has it", func() bool { return a.isLocal("2001:db8::6") })
+}
+
+// At hop limit 1 a peer whose address has just been added gets its token, by whatever rule it is allowed.
+func TestAPeerThatTurnsOutToBeLocalGetsItsToken(t *testing.T) {
+	near, _ := inNetns(t)
+	must(t, netlink.AddrAdd(near, address(t, "192.0.2.1/24")))
+	got := false
+	for range 50 { // the event is in time mostly, but nothing can make it so on a busy machine
+		a := noAddresses()
+		l, err := Listen(t.Context(), "192.0.2.1:0")
+		must(t, err)
+		h := startOn(t, l, Config{Allow: mustParse(t, "192.0.2.0/24"), Addresses: a}, "http-put-response-hop-limit", "1")
+		c := h.dial()
+		c.roundTrip()
+		c.send(put + "\r\n")
+		a.show(newPicture([]interfaceAddress{{"near", netip.MustParsePrefix("192.0.2.1/24")}}))
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		if n, _ := c.Read(make([]byte, 9)); n == 9 {
+			got = true
+			break
+		}
+	}
+	if !got {
+		t.Error("withheld each time")
+	}
 }
 
 func flags(t *testing.T, link netlink.Link, ip string) int {

@@ -56,12 +56,20 @@ func (g *gate) mayLookAgain() bool { return g.addresses.secondLooks.take() }
 
 func (g *gate) looked() { g.addresses.secondLooks.giveBack() }
 
+// lookAgain decides whether the peer is allowed, as lookUntil does. It waits for nothing that could not change it.
+func (g *gate) lookAgain(nc net.Conn) verdict {
+	if !g.changes {
+		return g.look(nc)
+	}
+	return g.lookUntil(nc, isAllowed)
+}
+
 // lookUntil decides as soon as the addresses make it good, or after secondLook: one may just have been added, as
 // ours are when http-protocol-ipv6 is enabled, and be used before we have read of it.
 func (g *gate) lookUntil(nc net.Conn, good func(verdict) bool) verdict {
 	timer := time.NewTimer(secondLook)
 	defer timer.Stop()
-	for late := !g.changes; ; {
+	for late := false; ; {
 		replaced := g.addresses.now.Load().replaced
 		if v := g.look(nc); late || good(v) {
 			return v

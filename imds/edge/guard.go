@@ -115,11 +115,12 @@ func (c *portConn) isRefused() bool {
 		c.look.Do(func() {
 			gate := c.port.gate
 			defer gate.looked()
-			v := gate.lookUntil(c.Conn, isAllowed)
+			v := gate.lookAgain(c.Conn)
 			if c.refused = !v.allowed; c.refused {
 				gate.refuse(c.Conn)
 				gate.report(v.peer)
 			} else {
+				limitBuffers(c.Conn)
 				c.port.conns.add(&c.member)
 			}
 		})
