@@ -180,6 +180,18 @@ func TestAnAddressThatANeighbourHasIsNotLocal(t *testing.T) {
 		t.Error("a tentative address is local")
 	}
 	eventually(t, "the address when nobody has it", func() bool { return a.isLocal("2001:db8::6") })
+
+	must(t, netlink.AddrAdd(far, address(t, "fe80::7/64")))
+	eventually(t, "the neighbour's", func() bool { return a.isLocal("fe80::7%far") })
+	duplicate = address(t, "fe80::7/64")
+	duplicate.Flags = 0
+	must(t, netlink.AddrAdd(near, duplicate))
+	eventually(t, "the neighbour says so", func() bool { return flags(t, near, "fe80::7")&unix.IFA_F_DADFAILED != 0 })
+	must(t, netlink.AddrAdd(far, address(t, "192.0.2.10/32"))) // read after
+	eventually(t, "the event is read", func() bool { return a.isLocal("192.0.2.10") })
+	if a.isLocal("fe80::7%near") {
+		t.Error("the address that the neighbour has is local")
+	}
 }
 
 // At hop limit 1 a peer whose address has just been added gets its token, by whatever rule it is allowed.
