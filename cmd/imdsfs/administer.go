@@ -72,7 +72,7 @@ func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error
 	}
 	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Upgrade: p.upgradeTo, Status: p.status}
 	running.Go(func() {
-		if err := c.Serve(ctx, l); err != nil {
+		if err := c.Serve(ctx, l, p.descriptors.port); err != nil {
 			p.log.WithError(err).Error("the admin socket is no longer answered")
 		}
 	})

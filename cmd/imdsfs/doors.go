@@ -20,20 +20,17 @@ func (p *process) newEdge() (*edge.Server, error) {
 	if err != nil {
 		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
 	}
-	hosts, err := imds.NewHosts(s.hosts...)
+	hosts, err := s.ownHosts()
+	if err != nil {
+		return nil, err
+	}
+	allow, err := rules(s.allowFrom)
 	if err != nil {
 		return nil, failure(exitUsage, "", err)
 	}
-	var allow []edge.Rule
-	for _, text := range s.allowFrom {
-		rule, err := edge.ParseAllow(text)
-		if err != nil {
-			return nil, failure(exitUsage, "", err)
-		}
-		allow = append(allow, rule)
-	}
 	return edge.New(edge.Config{
 		Tokens: tokens, Clock: p.clock, Hosts: hosts, Allow: allow, OutsideGuests: s.vantage == "host",
+		Addresses: p.addresses, MaxConns: p.descriptors.imds,
 		RefusedPeer: func(peer netip.Addr) {
 			p.peers.note(peer, "not in allow-from")
 			p.log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
@@ -48,6 +45,28 @@ func (p *process) newEdge() (*edge.Server, error) {
 					"http-put-response-hop-limit=2), or bind-mount the files into the container")
 		},
 	}), nil
+}
+
+// ownHosts are the names that every port may be asked by.
+func (s *settings) ownHosts() (imds.Hosts, error) {
+	hosts, err := imds.NewHosts(s.hosts...)
+	if err != nil {
+		return hosts, failure(exitUsage, "", err)
+	}
+	return hosts, nil
+}
+
+// rules are the values of a flag that lists who is answered.
+func rules(texts []string) ([]edge.Rule, error) {
+	var rules []edge.Rule
+	for _, text := range texts {
+		rule, err := edge.ParseAllow(text)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule)
+	}
+	return rules, nil
 }
 
 func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {

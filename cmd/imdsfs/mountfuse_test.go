@@ -179,6 +179,7 @@ func TestMountOptionsAreFlagsOfServe(t *testing.T) {
 		"user,keep":                        "--keep",
 		"runtime-dir=/run/web,state-dir=/var/lib/web,admin=/run/web/a":           "--runtime-dir /run/web --state-dir /var/lib/web --admin /run/web/a",
 		"admin=none,metrics=127.0.0.1:9338,log-level=debug,log-format=json":      "--admin none --metrics 127.0.0.1:9338 --log-level debug --log-format json",
+		"metrics-allow-from=local,metrics-allow-from=10.0.0.0/8":                 "--metrics-allow-from local --metrics-allow-from 10.0.0.0/8",
 		"allow-from=local,allow-from=iface:docker0,host=metadata,log=/var/log/i": "--allow-from local --allow-from iface:docker0 --host metadata",
 		"suid,exec,dev": "",
 	} {

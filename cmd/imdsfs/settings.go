@@ -45,8 +45,10 @@ type settings struct {
 	logFormat    string
 	admin        string // path of the socket, or none
 	metrics      string // address, or none
-	vantage      string // guest or host
-	sources      []string
+	// metricsAllowFrom is who may scrape; allowFrom says nothing about that.
+	metricsAllowFrom []string
+	vantage          string // guest or host
+	sources          []string
 	// addAddresses puts the link-local addresses on a link of our own, force although somebody
 	// else seems to have them.
 	addAddresses   bool
@@ -72,6 +74,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.logFormat, "log-format", "", "text or json (default text)")
 	f.StringVar(&s.admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set and unset, or none (default RUNTIME-DIR/admin.sock)")
 	f.StringVar(&s.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
+	f.StringArrayVar(&s.metricsAllowFrom, "metrics-allow-from", nil, "`WHO` may read the metrics: as in --allow-from; repeatable (default local)")
 	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on a link of our own, imds0")
 	f.BoolVar(&s.keep, "keep", false, "stand behind the daemon: start it again when it dies or hangs, and lose nothing by that")
 	f.StringVar(&s.user, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
@@ -130,6 +133,7 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 	s.sources = server.Sources
 	s.admin = first(s.admin, server.Admin, adminSocket(s.runtimeDir))
 	s.metrics = first(s.metrics, server.Metrics, none)
+	s.metricsAllowFrom = firstList(s.metricsAllowFrom, server.MetricsAllowFrom, []string{"local"})
 	s.vantage = first(server.Vantage, "guest")
 	s.addAddresses = s.addAddresses || server.AddAddresses
 	s.keep = s.keep || server.Keep

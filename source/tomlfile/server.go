@@ -24,7 +24,9 @@ type Server struct {
 	LogFormat  string   // "text", "json"
 	Admin      string   // absolute path of the socket, or "none"
 	Metrics    string   // "HOST:PORT", or "none"
-	Vantage    string   // "guest", "host"
+	// MetricsAllowFrom is who may read the metrics, in the forms of AllowFrom.
+	MetricsAllowFrom []string
+	Vantage          string // "guest", "host"
 	// AddAddresses: the link-local addresses are put on a link of our own.
 	AddAddresses bool
 	Keep         bool          // a keeper stands behind the daemon
@@ -79,6 +81,8 @@ func (d *decoder) server(t table) {
 			s.Admin = n.directoryPath("none")
 		case "metrics":
 			s.Metrics = n.metricsAddress()
+		case "metrics-allow-from":
+			s.MetricsAllowFrom, _ = n.texts(checkPeer)
 		case "vantage":
 			s.Vantage, _ = n.oneOf("guest", "host")
 		case "add-addresses":

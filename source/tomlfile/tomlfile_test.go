@@ -94,8 +94,8 @@ func describe(f *File) string {
 		fmt.Fprintf(&b, "warning %s\n", w)
 	}
 	s := f.Server
-	fmt.Fprintf(&b, "server\n  listen %q\n  mount %q runtime-dir %q state-dir %q\n  sources %q\n  allow-from %q\n  hosts %q\n  log %q %q\n",
-		s.Listen, s.Mount, s.RuntimeDir, s.StateDir, s.Sources, s.AllowFrom, s.Hosts, s.LogLevel, s.LogFormat)
+	fmt.Fprintf(&b, "server\n  listen %q\n  mount %q runtime-dir %q state-dir %q\n  sources %q\n  allow-from %q\n  hosts %q\n  log %q %q\n  metrics-allow-from %q\n",
+		s.Listen, s.Mount, s.RuntimeDir, s.StateDir, s.Sources, s.AllowFrom, s.Hosts, s.LogLevel, s.LogFormat, s.MetricsAllowFrom)
 	for _, k := range slices.Sorted(maps.Keys(s.Places)) {
 		fmt.Fprintf(&b, "  %s at %s\n", k, s.Places[k])
 	}
