@@ -234,9 +234,9 @@ expiration = 2099-01-01T00:00:00Z
 		if !slices.Equal(names, variables) {
 			t.Errorf("%s: the environment has\n%q, want\n%q", when, names, variables)
 		}
-		for deadline := time.Now().Add(patience); !slices.Equal(descriptors(proc), want); time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); !slices.Equal(descriptorKinds(proc), want); time.Sleep(2 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: the descriptors are\n%q, want\n%q", when, descriptors(proc), want)
+				t.Fatalf("%s: the descriptors are\n%q, want\n%q", when, descriptorKinds(proc), want)
 			}
 		}
 	}
@@ -289,9 +289,9 @@ var daemonsDescriptors = []string{
 
 var numbered = regexp.MustCompile(`(-[0-9a-f]+(\.lock)?)?( \(deleted\)|:\[\d+\])?$`)
 
-// descriptors says what each descriptor of a process is, but for some that Go opens for itself. The trees that a daemon
+// descriptorKinds says what each descriptor of a process is, but for some that Go opens for itself. The trees that a daemon
 // keeps count as one.
-func descriptors(proc string) (kinds []string) {
+func descriptorKinds(proc string) (kinds []string) {
 	entries, _ := os.ReadDir(proc + "fd")
 	for _, e := range entries {
 		to, err := os.Readlink(proc + "fd/" + e.Name())

@@ -35,10 +35,10 @@ func (p Policy) Name(dir, entry *Entry) error {
 	if err := p.Holds(dir); err != nil {
 		return err
 	}
-	if dir.Stat.Mode&0o022 != 0 && !p.trusts(entry.Stat.Uid) {
+	if WritableByOthers(&dir.Stat) && !p.trusts(entry.Stat.Uid) {
 		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d, who could exchange it", entry.Stat.Uid), hintOwner}
 	}
-	if entry.isLink() && !isOurs(entry.Stat.Uid) {
+	if entry.isLink() && !IsOurs(entry.Stat.Uid) {
 		return &Error{entry.Path, fmt.Sprintf("is a symbolic link of uid %d", entry.Stat.Uid), hintOwner}
 	}
 	return nil
@@ -52,15 +52,26 @@ func (p Policy) Holds(dir *Entry) error {
 	switch {
 	case !p.trusts(dir.Stat.Uid):
 		return &Error{dir.Path, fmt.Sprintf("belongs to uid %d", dir.Stat.Uid), hintOwner}
-	case dir.Stat.Mode&0o022 != 0 && dir.Stat.Mode&unix.S_ISVTX == 0:
+	case WritableByOthers(&dir.Stat) && dir.Stat.Mode&unix.S_ISVTX == 0:
 		return &Error{dir.Path, fmt.Sprintf("can be written by others (mode %04o)", dir.Stat.Mode&0o7777), hintOwner}
 	}
 	return nil
 }
 
-func (p Policy) trusts(uid uint32) bool { return isOurs(uid) || slices.Contains(p.Users, int(uid)) }
+func (p Policy) trusts(uid uint32) bool { return IsOurs(uid) || slices.Contains(p.Users, int(uid)) }
 
-func isOurs(uid uint32) bool { return isRoot(uid) || int(uid) == os.Geteuid() }
+// IsOurs reports whether uid is root's or that of this process, who may change whatever it relies on.
+func IsOurs(uid uint32) bool { return isRoot(uid) || int(uid) == os.Geteuid() }
+
+// WritableByOthers reports whether somebody else than the owner can write. The group of an ordinary user does not count
+// for his own files: on most systems it has no other member.
+func WritableByOthers(st *unix.Stat_t) bool {
+	others := uint32(0o022)
+	if uid := os.Geteuid(); uid != 0 && int(st.Uid) == uid && int(st.Gid) == os.Getegid() {
+		others = 0o002
+	}
+	return st.Mode&others != 0
+}
 
 func isRoot(uid uint32) bool { return uid == 0 || uid == unmapped() }
 
@@ -100,7 +111,7 @@ func (p Policy) ownDir(entry *Entry) error {
 		return &fs.PathError{Op: "open", Path: entry.Path, Err: unix.ENOTDIR}
 	case !p.trusts(entry.Stat.Uid):
 		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d", entry.Stat.Uid), hintOwner}
-	case entry.Stat.Mode&0o022 != 0:
+	case WritableByOthers(&entry.Stat):
 		return &Error{entry.Path, fmt.Sprintf("is writable by others (mode %04o)", entry.Stat.Mode&0o7777), hintOwner}
 	}
 	return nil
@@ -231,7 +242,7 @@ func (p Policy) OpenAppend(path string, mode os.FileMode) (*os.File, error) {
 	case err != nil:
 	case !e.IsRegular():
 		err = &Error{full, "is not a regular file", "name another"}
-	case !isOurs(e.Stat.Uid):
+	case !IsOurs(e.Stat.Uid):
 		err = &Error{full, fmt.Sprintf("belongs to uid %d", e.Stat.Uid), "remove it, or name another"}
 	case e.Stat.Nlink != 1:
 		err = &Error{full, "has another name besides this one", "remove it, or name another"}

@@ -272,3 +272,22 @@ func TestReopenedFileIsTheOneThatWasLookedAt(t *testing.T) {
 		t.Errorf("read %q", text[:n])
 	}
 }
+
+func TestDepthOfAWalkIsBounded(t *testing.T) {
+	top := t.TempDir()
+	deep := top + strings.Repeat("/d", maxDepth)
+	must(t, os.MkdirAll(deep, 0o755))
+	if _, _, err := Walk(deep, Policy{}); !errors.Is(err, syscall.ENAMETOOLONG) {
+		t.Errorf("%d directories: %v", maxDepth, err)
+	}
+	f, _, err := Walk(top+strings.Repeat("/d", maxDepth/2), Policy{})
+	must(t, err)
+	f.Close()
+}
+
+func TestErrorsShowOddNamesQuoted(t *testing.T) {
+	err := &Error{Path: "/tmp/a\x1b[2J\nroot", Reason: "belongs to uid 1000"}
+	if got, want := err.Error(), `"/tmp/a\x1b[2J\nroot" belongs to uid 1000`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

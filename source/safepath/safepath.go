@@ -18,12 +18,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-const maxLinks = 40 // symbolic links in one path, as in Linux
+const (
+	maxLinks = 40 // symbolic links in one path, as in Linux
+	// maxDepth is how many directories may be below each other, each of which is held open. Without a bound, whoever
+	// owns one of them could have a walk take all descriptors of the process.
+	maxDepth = 128
+)
 
 // An Entry is one place on the way.
 type Entry struct {
@@ -56,7 +62,14 @@ type Error struct {
 	Hint   string // what to do
 }
 
-func (e *Error) Error() string { return e.Path + " " + e.Reason }
+// Error quotes a path that a terminal or a log would not show as it is: somebody else may have chosen its names.
+func (e *Error) Error() string {
+	path := e.Path
+	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
+		path = quoted
+	}
+	return path + " " + e.Reason
+}
 
 // A place is an entry that is held.
 type place struct {
@@ -135,6 +148,9 @@ func (w *walk) step() error {
 
 func (w *walk) enter(name string) error {
 	dir := w.top()
+	if len(w.stack) > maxDepth {
+		return &fs.PathError{Op: "open", Path: dir.Path, Err: unix.ENAMETOOLONG}
+	}
 	entry, err := openEntry(dir.fd, name, filepath.Join(dir.Path, name))
 	if err != nil {
 		return err
