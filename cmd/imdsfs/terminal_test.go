@@ -234,9 +234,9 @@ expiration = 2099-01-01T00:00:00Z
 		if !slices.Equal(names, variables) {
 			t.Errorf("%s: the environment has\n%q, want\n%q", when, names, variables)
 		}
-		for deadline := time.Now().Add(patience); !slices.Equal(descriptorKinds(proc), want); time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); !slices.Equal(descriptorKinds(proc, s.base), want); time.Sleep(2 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: the descriptors are\n%q, want\n%q", when, descriptorKinds(proc), want)
+				t.Fatalf("%s: the descriptors are\n%q, want\n%q", when, descriptorKinds(proc, s.base), want)
 			}
 		}
 	}
@@ -280,27 +280,32 @@ func TestADaemonOutlivesTheKeeperThatPrintsItsLog(t *testing.T) {
 }
 
 // daemonsDescriptors are those of a daemon that runs as another user, with a mount, on one address: what is kept is
-// there twice. The sockets are the keeper's, the admin API's and the one for HTTP.
+// there twice. The directory is that of the locks. The sockets are the keeper's, the admin API's, the one for HTTP, and two
+// from which it learns of addresses.
 var daemonsDescriptors = []string{
 	"/dev/fuse", "/dev/fuse", "/memfd:imdsfs fuse-mount", "/memfd:imdsfs fuse-mount", "/memfd:imdsfs fuse-tree", "/memfd:imdsfs server",
 	"0 /dev/null", "1 pipe", "2 pipe", "anon_inode:[eventpoll]", "anon_inode:inotify",
-	"daemon.lock", "daemon.lock", "mount.lock", "mount.lock", "socket", "socket", "socket", "socket",
+	"daemon.lock", "daemon.lock", "mount.lock", "mount.lock",
+	"site/run", "socket", "socket", "socket", "socket", "socket", "socket",
 }
 
 var numbered = regexp.MustCompile(`(-[0-9a-f]+(\.lock)?)?( \(deleted\)|:\[\d+\])?$`)
 
-// descriptorKinds says what each descriptor of a process is, but for some that Go opens for itself. The trees that a daemon
-// keeps count as one.
-func descriptorKinds(proc string) (kinds []string) {
+// descriptorKinds says what each descriptor of a process is, but for some that Go opens for itself, and the directory of
+// the mount point, which only who has mounted holds. The trees that a daemon keeps count as one.
+func descriptorKinds(proc, base string) (kinds []string) {
 	entries, _ := os.ReadDir(proc + "fd")
 	for _, e := range entries {
 		to, err := os.Readlink(proc + "fd/" + e.Name())
 		if err != nil || to == "anon_inode:[eventfd]" || to == "anon_inode:[pidfd]" || strings.HasPrefix(to, "/sys/fs/cgroup/") {
 			continue
 		}
-		kind := numbered.ReplaceAllString(to, "$2")
+		kind := numbered.ReplaceAllString(strings.Replace(to, base, "site", 1), "$2")
 		if strings.HasSuffix(kind, ".lock") {
 			kind = filepath.Base(kind)
+		}
+		if kind == "site" {
+			continue
 		}
 		if fd := atoi(e.Name()); fd < 3 {
 			kind = e.Name() + " " + kind
