@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// probeTimeout is for all addresses together. A real service answers in a few milliseconds.
-const probeTimeout = 300 * time.Millisecond
+// probeTimeout is for all addresses together. A real service answers in a few milliseconds. It is a variable for tests.
+var probeTimeout = 300 * time.Millisecond
 
 // An answer is what a probe of an address brought.
 type answer struct {
