@@ -12,9 +12,10 @@
 // Three parties are told apart. Each checks what comes from one with fewer rights; what comes from one with more it
 // believes.
 //
-//   - Root: the keeper and the mount helper (cmd/imdsfs/keep.go, mounthelper.go), or systemd in their place.
-//   - The daemon's own user, with at most the capabilities to open a low port and to add addresses. Whoever gets
-//     control of the daemon is this party.
+//   - Root: the keeper and the helper that mounts and adds addresses (cmd/imdsfs/keep.go, mounthelper.go), or systemd in
+//     the place of the keeper.
+//   - The daemon's own user, with at most the capability to open a low port. Whoever gets control of the daemon is this
+//     party.
 //   - Everybody else on the machine and on the network.
 //
 // What crosses from the daemon to root:
