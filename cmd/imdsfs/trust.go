@@ -39,9 +39,9 @@ func openRunDir(path string) (*runDir, error) {
 	switch {
 	case !entry.IsDir():
 		err = fmt.Errorf("%s is no directory", entry.Path)
-	case entry.Stat.Mode&0o022 != 0 && entry.Stat.Mode&unix.S_ISVTX == 0:
+	case safepath.WritableByOthers(&entry.Stat) && entry.Stat.Mode&unix.S_ISVTX == 0:
 		err = &safepath.Error{Path: entry.Path, Reason: fmt.Sprintf("is writable by others (mode %04o)", entry.Stat.Mode&0o7777)}
-	case !isOurs(owner) && way.refusal != nil:
+	case !safepath.IsOurs(owner) && way.refusal != nil:
 		err = &safepath.Error{Path: entry.Path, Reason: fmt.Sprintf("belongs to uid %d, neither to root nor to you", owner)}
 	}
 	if err != nil {
@@ -62,7 +62,7 @@ func foreign(err error) error {
 type clientWay struct{ refusal error }
 
 func (w *clientWay) Name(dir, entry *safepath.Entry) error {
-	if entry.Stat.Mode&unix.S_IFMT == unix.S_IFLNK && !isOurs(entry.Stat.Uid) {
+	if entry.Stat.Mode&unix.S_IFMT == unix.S_IFLNK && !safepath.IsOurs(entry.Stat.Uid) {
 		return &safepath.Error{Path: entry.Path, Reason: fmt.Sprintf("is a symbolic link of uid %d", entry.Stat.Uid)}
 	}
 	if w.refusal == nil {
@@ -73,11 +73,6 @@ func (w *clientWay) Name(dir, entry *safepath.Entry) error {
 
 func (w *clientWay) Link(_, _ *safepath.Entry) error { return nil }
 
-// isOurs reports whether a file of this user is one that root or we have made.
-func isOurs(uid uint32) bool {
-	return safepath.Policy{}.Holds(&safepath.Entry{Stat: unix.Stat_t{Uid: uid}}) == nil
-}
-
 // open opens a file in the directory to read it; nil if it is none of root's, of ours or of the directory's owner.
 // A symbolic link, a FIFO and a device are none either.
 func (d *runDir) open(name string) *os.File {
@@ -86,7 +81,7 @@ func (d *runDir) open(name string) *os.File {
 		return nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !isOurs(st.Uid) && st.Uid != d.owner {
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !safepath.IsOurs(st.Uid) && st.Uid != d.owner {
 		unix.Close(fd)
 		return nil
 	}
