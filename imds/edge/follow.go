@@ -193,6 +193,9 @@ func (f *follower) ask(kind uint16) (interrupted bool, err error) {
 
 // apply takes a datagram of events. It reports whether it changed anything, and whether it was not understood.
 func (f *follower) apply(packet []byte) (changed, broken bool) {
+	if len(packet)%unix.NLMSG_ALIGNTO != 0 {
+		return false, true // the kernel fills up, and the parser relies on it
+	}
 	messages, err := syscall.ParseNetlinkMessage(packet)
 	if err != nil {
 		return false, true
@@ -245,17 +248,25 @@ func (f *follower) message(m syscall.NetlinkMessage) (changed bool) {
 	return false
 }
 
-func nameOf(m *syscall.NetlinkMessage) string {
-	attributes, err := syscall.ParseNetlinkRouteAttr(m)
-	if err != nil {
-		return ""
-	}
-	for _, a := range attributes {
-		if a.Attr.Type == unix.IFLA_IFNAME {
-			return unix.ByteSliceToString(a.Value)
+func nameOf(m *syscall.NetlinkMessage) (name string) {
+	attributes(m.Data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) {
+		if kind == unix.IFLA_IFNAME {
+			name = unix.ByteSliceToString(value)
 		}
+	})
+	return name
+}
+
+// attributes yields what is behind the fixed part of a message, rtnetlink(7), up to what makes no sense.
+func attributes(data []byte, yield func(kind uint16, value []byte)) {
+	for len(data) >= unix.SizeofRtAttr {
+		size := int(binary.NativeEndian.Uint16(data))
+		if size < unix.SizeofRtAttr || size > len(data) {
+			return
+		}
+		yield(binary.NativeEndian.Uint16(data[2:]), data[unix.SizeofRtAttr:size])
+		data = data[min((size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(data)):]
 	}
-	return ""
 }
 
 // assignedOf is the address that a message is about. Of a point-to-point link it is the near end.
@@ -264,20 +275,16 @@ func assignedOf(m *syscall.NetlinkMessage) (index int, a assigned, ok bool) {
 		return 0, assigned{}, false
 	}
 	info := (*unix.IfAddrmsg)(unsafe.Pointer(&m.Data[0]))
-	attributes, err := syscall.ParseNetlinkRouteAttr(m)
-	if err != nil {
-		return 0, assigned{}, false
-	}
 	var near netip.Addr
-	for _, attribute := range attributes {
-		addr, isAddr := netip.AddrFromSlice(attribute.Value)
+	attributes(m.Data[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
+		addr, isAddr := netip.AddrFromSlice(value)
 		switch {
-		case attribute.Attr.Type == unix.IFA_LOCAL && isAddr:
+		case kind == unix.IFA_LOCAL && isAddr:
 			near = addr
-		case attribute.Attr.Type == unix.IFA_ADDRESS && isAddr:
+		case kind == unix.IFA_ADDRESS && isAddr:
 			a.other = addr
 		}
-	}
+	})
 	if !near.IsValid() {
 		near = a.other
 	}
