@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -168,6 +169,47 @@ var boundaryAttacks = []attack{
 		d.stop()
 		if took := time.Since(begin); took > 13*time.Second {
 			return fmt.Errorf("the stop took %v", took)
+		}
+		return nil
+	}},
+	{name: "garbage in the run-time directory", by: bad, tries: "every file there overwritten, made a link to a file of root's, or a FIFO, before the daemon is killed", holds: "the keeper's next daemon goes on, or says what is wrong; nothing outside changes, nothing hangs", slow: true, run: func(w *world) error {
+		for _, spoil := range []string{"head -c 5000 /dev/urandom >FILE", ": >FILE", "rm -f FILE && ln -s OUTSIDE/file FILE", "rm -f FILE && mkfifo FILE", "chmod 777 FILE"} {
+			t, err := w.trapdoor()
+			if err != nil {
+				return err
+			}
+			dir := w.dir()
+			file := dir + "/instance.toml"
+			if err := os.WriteFile(file, []byte(instance(keptID, "")), 0o644); err != nil {
+				return err
+			}
+			d, err := w.launchFile(how{}, file, "--keep", "--user", "nobody", "--listen", "127.0.0.1:0", "--mount", dir+"/m", "--runtime-dir", dir+"/run", "--state-dir", dir+"/state")
+			if err != nil {
+				return err
+			}
+			defer d.stop()
+			if err := d.ready(); err != nil {
+				return err
+			}
+			worker, err := d.worker()
+			if err != nil {
+				return err
+			}
+			line := "for f in " + dir + "/run/*; do " + strings.NewReplacer("FILE", `"$f"`, "OUTSIDE", t.outside).Replace(spoil) + "; done"
+			w.sh(nobody, line)
+			syscall.Kill(worker, syscall.SIGKILL)
+			if err := until("the next daemon is ready, or the keeper gives up", func() bool {
+				return d.ended() || strings.Count(d.log.String(), "msg=ready") > 1 || strings.Contains(d.log.String(), "imdsfs: error: ")
+			}); err != nil {
+				return fmt.Errorf("%s: %w\n%s", spoil, err, d.log)
+			}
+			d.stop()
+			if log := d.log.String(); strings.Contains(log, "panic") || strings.Contains(log, "goroutine ") {
+				return fmt.Errorf("%s: %s", spoil, log)
+			}
+			if err := t.unchanged(); err != nil {
+				return fmt.Errorf("%s: %w", spoil, err)
+			}
 		}
 		return nil
 	}},

@@ -98,8 +98,30 @@ var pathAttacks = []attack{
 		}
 		return nil
 	}},
-	{name: "exchanging a directory while root mounts", by: user, tries: "`renameat2(RENAME_EXCHANGE)` of a directory above the mount point and a link to one of root's, in a loop, over 25 starts", holds: "nothing outside is mounted on, made, or changed in its mode", slow: true, run: func(w *world) error { return exchange(w, 25) }},
-	{name: "exchanging a directory, briefly", by: user, tries: "the same over 5 starts", holds: "the same", run: func(w *world) error { return exchange(w, 5) }},
+	{name: "exchanging a directory while root mounts", by: user, tries: "`renameat2(RENAME_EXCHANGE)` of a directory above the mount point and a link to one of root's, in a loop, while a daemon starts and stops for 10 s", holds: "nothing outside is mounted on, made, removed, or changed in its mode", slow: true, run: func(w *world) error { return exchange(w, 10*time.Second) }},
+	{name: "exchanging a directory, briefly", by: user, tries: "the same for a second", holds: "the same", run: func(w *world) error { return exchange(w, time.Second) }},
+	{name: "a mount point in /tmp", by: user, tries: "`--mount /tmp/DIR/m`, where DIR is his, or his link to a directory of root's", holds: "refused, or nothing outside changes; a DIR of root's is fine", run: func(w *world) error {
+		t, err := w.trapdoor()
+		if err != nil {
+			return err
+		}
+		if err := w.allowed(mallory, "mkdir /tmp/his && ln -s "+t.outside+" /tmp/link"); err != nil {
+			return err
+		}
+		defer os.RemoveAll("/tmp/his")
+		defer os.Remove("/tmp/link")
+		err = t.attempt(func() error { return w.allowed(mallory, "mv /tmp/his /tmp/his2 && ln -s "+t.outside+" /tmp/his") }, "--mount", "/tmp/his/m")
+		w.sh(0, "umount -l /tmp/his2/m; rm -rf /tmp/his /tmp/his2")
+		if err := first(err, t.unchanged(), t.attempt(nil, "--mount", "/tmp/link/x"), t.unchanged()); err != nil {
+			return err
+		}
+		d, err := w.serve(instance(mainID, ""), "--listen", "none", "--mount", "/tmp/roots")
+		if err != nil {
+			return fmt.Errorf("control: %w", err)
+		}
+		defer d.stop()
+		return w.refused(mallory, "mv /tmp/roots /tmp/x", "rmdir /tmp/roots")
+	}},
 	{name: "a file in the place of the mount point at the stop", by: user, tries: "`mv` of a directory above and a link to one of root's, in which the mount point's name is a file, before the daemon stops", holds: "the file is still there", run: func(w *world) error {
 		t, err := w.trapdoor()
 		if err != nil {
@@ -238,7 +260,7 @@ func (t *trapdoor) mountAndUnmount(option string) error {
 }
 
 // exchange lets mallory exchange a directory and a link while a daemon starts and stops.
-func exchange(w *world, starts int) error {
+func exchange(w *world, howLong time.Duration) error {
 	t, err := w.trapdoor()
 	if err != nil {
 		return err
@@ -254,7 +276,7 @@ func exchange(w *world, starts int) error {
 		return err
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	for range starts {
+	for begin := time.Now(); time.Since(begin) < howLong; {
 		err := t.attempt(nil, "--mount", t.mine+"/d/m")
 		w.sh(0, "umount -l "+t.mine+"/d/m "+t.mine+"/l/m "+t.outside+"/m")
 		if err := first(err, t.unchanged()); err != nil {

@@ -272,4 +272,3 @@ func atMost(peer string, n int) error {
 	}
 	return nil
 }
-
