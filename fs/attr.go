@@ -43,23 +43,3 @@ func fillAttr(out *fuse.Attr, id uint64, v source.View) {
 }
 
 func sectors(v source.View) uint64 { return (uint64(v.Size()) + sector - 1) / sector }
-
-// totals is what df shows; du adds up to the same.
-type totals struct{ sectors, files uint64 }
-
-func measure(root source.View) totals {
-	t := totals{files: 1}
-	for _, v := range root.Walk() {
-		t.files++
-		if !v.IsDir() {
-			t.sectors += sectors(v)
-		}
-	}
-	return t
-}
-
-func (t totals) fill(out *fuse.StatfsOut) {
-	out.Bsize, out.Frsize = blockSize, sector
-	out.Blocks, out.Files = t.sectors, t.files // nothing is free
-	out.NameLen = nameMax
-}

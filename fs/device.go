@@ -15,6 +15,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 const (
@@ -26,48 +28,76 @@ const (
 	helperLimit = time.Second // fusermount3 -u
 )
 
-// attach mounts on dir and returns the device that the kernel's requests come from. An ordinary user gets
+// attach mounts on a point and returns the device that the kernel's requests come from. An ordinary user gets
 // what fusermount3 gives, which is private: for that user alone.
-func attach(dir, source string, kept bool, warn func(string)) (device *os.File, private bool, err error) {
-	device, err = attachDirectly(dir, source, os.Geteuid(), os.Getegid())
+func attach(p *point, source string, kept bool, warn func(string)) (device *os.File, private bool, err error) {
+	device, err = attachDirectly(p, source, os.Geteuid(), os.Getegid())
 	switch {
 	case err == nil:
 		return device, false, nil
 	case os.Geteuid() == 0 || !errors.Is(err, os.ErrPermission):
-		return nil, false, lookError(dir, err)
+		return nil, false, lookError(p.dir, err)
 	}
-	if device, err = attachThroughHelper(dir); err != nil {
-		return nil, false, &PointError{dir, ErrPermission, strings.TrimSpace(err.Error()), "run as root, or install fuse3 and see to it that you may open /dev/fuse"}
+	if device, err = attachThroughHelper(p.dir); err != nil {
+		return nil, false, &PointError{p.dir, ErrPermission, strings.TrimSpace(err.Error()), "run as root, or install fuse3 and see to it that you may open /dev/fuse"}
 	}
 	lost := ""
 	if !kept {
 		lost = ", and it does not survive a crash of the daemon"
 	}
-	warn(fmt.Sprintf("%s is mounted through fusermount3 because you are not root: only your own user can read it, not root and not containers%s", dir, lost))
+	warn(fmt.Sprintf("%s is mounted through fusermount3 because you are not root: only your own user can read it, not root and not containers%s", p.dir, lost))
 	return device, true, nil
 }
 
-// attachDirectly opens /dev/fuse and mounts by itself, for a daemon of that user. The superblock is writable and the mount on dir is
-// not, so that changes can be made through a private clone of the mount.
-func attachDirectly(dir, source string, uid, gid int) (*os.File, error) {
+// attachDirectly opens /dev/fuse and mounts by itself, for a daemon of that user. The superblock is writable and the
+// mount is not, so that changes can be made through a private clone of the mount. What is mounted is noted in the claim.
+func attachDirectly(p *point, source string, uid, gid int) (*os.File, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return nil, &PointError{dir, ErrNoFUSE, err.Error(), "modprobe fuse; in a container, --device /dev/fuse; or do without with --mount none"}
+		return nil, &PointError{p.dir, ErrNoFUSE, err.Error(), "modprobe fuse; in a container, --device /dev/fuse; or do without with --mount none"}
 	case err != nil:
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,default_permissions,allow_other,max_read=%d",
 		fd, unix.S_IFDIR, uid, gid, maxIO)
-	if err := unix.Mount(cmp.Or(source, subtype), dir, fsType, hardened, options); err != nil {
+	if err := p.mount(cmp.Or(source, subtype), options); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("mount: %w", err)
-	}
-	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|hardened, ""); err != nil {
-		unix.Close(fd)
-		return nil, errors.Join(fmt.Errorf("make the mount read-only: %w", err), detach(dir, unix.MNT_DETACH))
+		return nil, err
 	}
 	return deviceFile(fd)
+}
+
+// mount mounts on the directory that is there, read-only, and notes which mount it is.
+func (p *point) mount(source, options string) error {
+	at, err := p.at()
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	if err := unix.Mount(source, safepath.ProcPath(at), fsType, hardened, options); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	top, f, err := p.top()
+	if err == nil && f == nil {
+		err = errors.New("the mount vanished")
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.Mount("", safepath.ProcPath(f), "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|hardened, "")
+	if err != nil {
+		err = fmt.Errorf("make the mount read-only: %w", err)
+	} else {
+		id := identityOf(top, f)
+		p.claim.text.Mount = &id
+		err = p.claim.write()
+	}
+	if err != nil {
+		return errors.Join(err, detachFile(f, p.dir, unix.MNT_DETACH))
+	}
+	return nil
 }
 
 // deviceFile keeps a descriptor of the device, out of the reach of the runtime's poller: that takes one
@@ -97,7 +127,7 @@ func attachThroughHelper(dir string) (*os.File, error) {
 	theirs.Close()
 	fd, err := receive(pair[0])
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("fusermount3: %w", err), detach(dir, unix.MNT_DETACH))
+		return nil, errors.Join(fmt.Errorf("fusermount3: %w", err), detachThroughHelper(dir))
 	}
 	return deviceFile(fd)
 }
@@ -120,11 +150,21 @@ func receive(socket int) (fd int, err error) {
 	return fds[0], nil
 }
 
+// noFileHandles has the kernel open nothing of the mount by a file handle: with CAP_DAC_READ_SEARCH one leads out of a
+// sub-directory that is bound into a container, and around the permissions of all directories. Linux before 6.9
+// does not know it. A test sets 0 for such a kernel.
+var noFileHandles uint64 = fuse.CAP_NO_EXPORT_SUPPORT
+
+// handlesOpen is what an administrator is told of a mount without it.
+const handlesOpen = "a process that has CAP_DAC_READ_SEARCH and sees any part of the mount can read all of it by a file handle, " +
+	"also in a container that has only a sub-directory bound: give no container that capability. Linux before 6.9 cannot refuse it; " +
+	"if an earlier version of imdsfs made the mount, stop and start the daemon to have it made anew"
+
 func mountOptions(f *rawFS, warn func(string)) *fuse.MountOptions {
 	return &fuse.MountOptions{
 		FsName: subtype, Name: subtype, MaxWrite: maxIO,
 		DisableXAttrs: true, DisableSplice: true, EnableSymlinkCaching: true, IDMappedMount: true,
-		ExtraCapabilities: fuse.CAP_HAS_RESEND | fuse.CAP_READDIRPLUS_AUTO,
+		ExtraCapabilities: fuse.CAP_HAS_RESEND | fuse.CAP_READDIRPLUS_AUTO | noFileHandles,
 		Logger:            log.New(lineWriter{f, warn}, "", 0),
 		PanicHandler: func(cause any) fuse.Status {
 			warn(fmt.Sprintf("panic while answering the kernel: %v\n%s", cause, debug.Stack()))
@@ -160,12 +200,16 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// detach takes the topmost mount off dir without looking at it.
-func detach(dir string, flags int) error {
-	err := unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
+// detachFile takes off the mount whose root is open as f, which is on dir. It looks at nothing in it.
+func detachFile(f *os.File, dir string, flags int) error {
+	err := unix.Unmount(safepath.ProcPath(f), flags)
 	if !errors.Is(err, unix.EPERM) || os.Geteuid() == 0 {
 		return err
 	}
+	return detachThroughHelper(dir)
+}
+
+func detachThroughHelper(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), helperLimit)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "fusermount3", "-u", "-z", "--", dir).CombinedOutput(); err != nil {

@@ -121,7 +121,7 @@ func (e *estate) kill() {
 	e.door.answerer.pause()
 	e.door.messenger.close(true)
 	e.door.device.Close()
-	e.door.point.lock.Close()
+	e.door.point.claim.lock.Close()
 }
 
 // succeed has a successor go on. What it builds is made after the last tree that was kept.
@@ -175,7 +175,7 @@ func (e *estate) hold(path string) (again func() string) {
 
 func seeAll(t testing.TB, dir string) {
 	t.Helper()
-	if out, err := run(t, os.Getuid(), "sh", "-c", "ls -lR "+dir+"; find "+dir+" -type f | xargs cat"); err != nil {
+	if out, err := run(t, os.Getuid(), "sh", "-c", "ls -lR "+dir+" >/dev/null; find "+dir+" -type f | xargs cat >/dev/null"); err != nil {
 		t.Fatalf("%v: %.500s", err, out)
 	}
 }

@@ -44,7 +44,6 @@ package fs
 
 import (
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -86,7 +85,6 @@ type rawFS struct {
 type tree struct {
 	snapshot   *source.Snapshot
 	generation uint64 // counts the trees of a mount
-	totals     func() totals
 }
 
 func newRawFS(k key, clock source.Clock, s *source.Snapshot) *rawFS {
@@ -97,7 +95,7 @@ func newRawFS(k key, clock source.Clock, s *source.Snapshot) *rawFS {
 
 // swap serves s from now on. Only the publisher calls it, and tells the kernel afterwards.
 func (f *rawFS) swap(s *source.Snapshot) {
-	t := &tree{snapshot: s, totals: sync.OnceValue(func() totals { return measure(s.Root()) })}
+	t := &tree{snapshot: s}
 	if old := f.current.Load(); old != nil {
 		t.generation = old.generation + 1
 	}
@@ -248,10 +246,12 @@ func (f *rawFS) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status {
 	return fuse.ENOSYS
 }
 
-// StatFs implements [fuse.RawFileSystem].
+// StatFs implements [fuse.RawFileSystem]. As proc and sysfs have it, there are no blocks and no files: a mount with
+// nothing free looks like a full disk to a monitor, and a container that has a sub-directory bound is told nothing of
+// the rest.
 func (f *rawFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	f.count(opStatFs)
-	f.current.Load().totals().fill(out)
+	out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, nameMax
 	return fuse.OK
 }
 

@@ -3,75 +3,113 @@ package fs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"slices"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
 // MountFor mounts on cfg.Dir for a daemon that may not do so itself, and leaves device and lock with
-// cfg.Keeper, for whom it is a [Predecessor] that has not answered yet. The mount point's lock then
-// belongs to that user. It reports false, and does nothing, if the mount point is locked already: a
-// daemon serves it, or it is kept for one.
+// cfg.Keeper, for whom it is a [Predecessor] that has not answered yet. It reports false, and does nothing, if the
+// mount point is locked already: a daemon serves it, or it is kept for one.
+//
+// Root does this for a user whom it does not trust: what it notes for [CleanUp] lies where only root writes. That user
+// may own directories above the mount point, but no symbolic link on the way.
 func MountFor(cfg Config, uid, gid int) (bool, error) {
-	p, err := claim(cfg.Dir, cfg.RuntimeDir, nil)
+	p, err := claimPoint(cfg.Dir, cfg.RuntimeDir, []int{uid}, nil)
 	if errors.Is(err, ErrServed) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	defer p.lock.Close() // which stays locked as long as it is kept
+	defer p.close() // the lock stays locked as long as it is kept
+	if legacyLocked(p.dir, cfg.RuntimeDir) {
+		return false, p.claim.write() // so that CleanUp looks there, when that mount is dead
+	}
 	if err := p.prepare(); err != nil {
 		return false, errors.Join(err, p.release())
 	}
-	device, err := attachDirectly(p.dir, cfg.Source, uid, gid)
+	device, err := attachDirectly(p, cfg.Source, uid, gid)
 	if err != nil {
 		return false, errors.Join(lookError(p.dir, err), p.release())
 	}
 	defer device.Close()
-	err = errors.Join(p.lock.Chown(uid, gid), cfg.Keeper.Keep(keptLock, p.lock), cfg.Keeper.Keep(KeptDevice, device))
-	if err != nil {
-		return false, errors.Join(fmt.Errorf("mount %s: %w", p.dir, err), detach(p.dir, unix.MNT_DETACH), p.release())
+	if err := errors.Join(cfg.Keeper.Keep(keptLock, p.claim.lock), cfg.Keeper.Keep(KeptDevice, device)); err != nil {
+		_, undo := p.detach(unix.MNT_DETACH, p.isClaimed)
+		return false, errors.Join(fmt.Errorf("mount %s: %w", p.dir, err), undo, p.release())
 	}
 	return true, nil
 }
 
-// CleanUp takes what daemons have left on a mount point that nobody serves: dead mounts, and the directory
-// if it was made for them. It is no error if there is nothing. The error is ErrServed if somebody does.
+// legacyLocked reports whether a mount is kept that a version before this one has made: its lock lay in the run-time
+// directory, whoever that belonged to. Nothing more follows from it than that nothing is done.
+func legacyLocked(dir, runtimeDir string) bool {
+	f, err := os.OpenFile(filepath.Join(runtimeDir, claimName(dir, runtimeDir, true)), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+// isClaimed reports whether a mount is the one that the claim tells of.
+func (p *point) isClaimed(m mounted, f *os.File) bool {
+	return p.claim.text.Mount != nil && *p.claim.text.Mount == identityOf(m, f)
+}
+
+// CleanUp takes what a daemon with this run-time directory has left on a mount point that nobody serves: dead mounts,
+// and the directory if it was made for them. It is no error if there is nothing. The error is ErrServed if somebody does.
 //
-// A mount that does not answer is taken for that of somebody else, unless ours says that it was made for
-// a daemon of the same run-time directory: without one, whoever waits for an answer waits in vain, and a
-// process that hangs in the mount may keep it from dying.
-func CleanUp(dir, runtimeDir string, ours bool) error {
-	p, err := claim(dir, runtimeDir, nil)
-	if errors.Is(err, ErrNoParent) || errors.Is(err, os.ErrNotExist) {
+// A mount that does not answer may be of a daemon that lives. With force it is taken off all the same if it is the very
+// one that was made for this daemon: without one, whoever waits for an answer waits in vain, and a process that hangs
+// in the mount may keep it from dying.
+func CleanUp(dir, runtimeDir string, force bool) error {
+	folder, ours, err := claimDir(runtimeDir, false)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if top, ok, err := topmost(p.dir); ours && err == nil && ok && top.fstype == fsType {
-		detach(p.dir, unix.MNT_DETACH|unix.MNT_FORCE)
+	c := &claim{dir: folder, name: claimName(dir, runtimeDir, ours), text: claimText{RuntimeDir: runtimeDir, Dir: dir}}
+	if err := c.acquire(false); err != nil {
+		c.close()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
 	}
-	if err := p.clear(); err != nil {
-		return errors.Join(err, p.lock.Close())
+	p := &point{dir: dir, name: filepath.Base(dir), users: []int{c.text.UID}, claim: c}
+	err = p.opened()
+	if errors.Is(err, ErrNoParent) {
+		c.text.Made = false // nor is there anything to remove
+		return p.release()
 	}
-	return errors.Join(p.recall(), p.release())
+	if err == nil && force {
+		_, err = p.detach(unix.MNT_DETACH|unix.MNT_FORCE, p.isClaimed)
+	}
+	if err == nil {
+		err = p.clear()
+	}
+	if errors.Is(err, ErrServed) && !p.isThere() {
+		// The mount is gone that the claim tells of, and another is in its place: nothing there is ours.
+		c.text.Made = false
+		return p.release()
+	}
+	if err != nil {
+		return errors.Join(err, p.close())
+	}
+	return p.release()
 }
 
-// Mounts are the mount points of daemons with this run-time directory, dead or alive.
-func Mounts(runtimeDir string) ([]string, error) {
-	mounts, err := listMounts()
-	if err != nil {
-		return nil, err
+// isThere reports whether the mount that the claim tells of is on the point.
+func (p *point) isThere() bool {
+	m, f, err := p.top()
+	if err != nil || f == nil {
+		return false
 	}
-	var dirs []string
-	for _, m := range mounts {
-		p := &point{dir: m.point}
-		if _, err := os.Lstat(p.lockPath(runtimeDir)); m.fstype == fsType && err == nil && !slices.Contains(dirs, m.point) {
-			dirs = append(dirs, m.point)
-		}
-	}
-	return dirs, nil
+	defer f.Close()
+	return p.isClaimed(m, f)
 }

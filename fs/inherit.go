@@ -52,6 +52,10 @@ func Inherit(kept map[string]*os.File) *Predecessor {
 	}
 	if p.record != nil {
 		p.mount = &mountRecord{}
+		if p.err = isOwn(p.record); p.err != nil {
+			p.mount = nil
+			return p
+		}
 		if p.served, p.err = readRecord(p.record, p.mount, true); p.err == nil && p.mount.Format != format {
 			p.err = fmt.Errorf("it is of format %d, this program has %d", p.mount.Format, format)
 		}
@@ -67,7 +71,10 @@ func Inherit(kept map[string]*os.File) *Predecessor {
 			continue
 		}
 		t := inheritedTree{}
-		_, err := readRecord(f, &t.treeRecord, false)
+		err := isOwn(f)
+		if err == nil {
+			_, err = readRecord(f, &t.treeRecord, false)
+		}
 		if err == nil {
 			t.snapshot, err = source.ParseSnapshot(t.Snapshot)
 		}
@@ -83,6 +90,19 @@ func Inherit(kept map[string]*os.File) *Predecessor {
 	}
 	slices.SortFunc(p.trees, func(a, b inheritedTree) int { return cmp.Compare(a.Number, b.Number) })
 	return p
+}
+
+// isOwn refuses a record that a process of another user has written. What a daemon with fewer rights says is not for
+// root to act on.
+func isOwn(record *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(record.Fd()), &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s was kept by uid %d", record.Name(), st.Uid)
+	}
+	return nil
 }
 
 // Snapshot is the last tree of the predecessor, nil if there is none to go on from.
@@ -119,13 +139,8 @@ func (p *Predecessor) check(dir string) error {
 	return nil
 }
 
-// abandon ends a mount that nobody goes on with, and lets go of what was kept of it. The lock is left.
-func (p *Predecessor) abandon(k Keeper) {
-	if p.mount != nil {
-		if top, ok, err := topmost(p.mount.Dir); err == nil && ok && top.fstype == fsType && top.device == p.mount.Number {
-			detach(p.mount.Dir, unix.MNT_DETACH|unix.MNT_FORCE)
-		}
-	}
+// drop lets go of the mount, which ends unless somebody else holds its device, and of what was kept of it. The lock is left.
+func (p *Predecessor) drop(k Keeper) {
 	p.device.Close()
 	p.record.Close() // nil or not
 	for _, name := range p.names {
@@ -135,24 +150,34 @@ func (p *Predecessor) abandon(k Keeper) {
 	}
 }
 
-// Discard ends a mount that is not wanted any more.
-func (p *Predecessor) Discard(k Keeper) error {
-	p.abandon(k)
-	if p.lock == nil {
-		return nil
-	}
+// isMount reports whether a mount is that of the predecessor.
+func (p *Predecessor) isMount(m mounted, _ *os.File) bool {
+	return p.mount != nil && m.device == p.mount.Number && isConnected(p.device)
+}
+
+// Discard ends a mount that is not wanted any more, and removes the directory that was made for it.
+func (p *Predecessor) Discard(runtimeDir string, k Keeper) error {
 	var err error
-	if p.mount != nil {
-		q := &point{dir: p.mount.Dir, lock: p.lock}
-		if err = q.recall(); err == nil {
-			err = q.release()
-		}
+	if p.mount != nil && (os.Geteuid() == 0 || p.private()) {
+		err = p.takeOff(runtimeDir)
 	}
-	p.lock.Close()
+	p.drop(k)
+	p.lock.Close() // nil or not
 	if k != nil {
 		k.Drop(keptLock)
 	}
 	return err
+}
+
+func (p *Predecessor) takeOff(runtimeDir string) error {
+	q, err := claimPoint(p.mount.Dir, runtimeDir, nil, p)
+	if err != nil {
+		return err
+	}
+	if _, err := q.detach(unix.MNT_DETACH|unix.MNT_FORCE, p.isMount); err != nil {
+		return errors.Join(err, q.close())
+	}
+	return q.release()
 }
 
 // isConnected reports whether the kernel still has a mount for the device: after the last one is gone it

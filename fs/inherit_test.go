@@ -23,7 +23,7 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 				e.t.Fatal(err)
 			}
 			e.door.device.Close()
-			e.door.point.lock.Close()
+			e.door.point.claim.lock.Close()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -292,7 +292,7 @@ func TestADiscardedMountIsGone(t *testing.T) {
 	e := newEstate(t, build(t, nil))
 	e.kill()
 	pre := Inherit(e.keeper.take())
-	if err := pre.Discard(e.keeper); err != nil {
+	if err := pre.Discard(e.runtime, e.keeper); err != nil {
 		t.Error(err)
 	}
 	if isMounted(t, e.dir) {

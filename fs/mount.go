@@ -59,6 +59,7 @@ type Door struct {
 	publisher *publisher
 	number    string // of the mount's device, "major:minor", to tell it from another at the same path
 	init      []byte // the kernel's first request
+	handles   bool   // the kernel opens files by their handles
 	resumed   bool
 	warn      func(string)
 	done      chan struct{}
@@ -84,7 +85,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 		return nil, err
 	}
 	pre := cfg.Predecessor
-	p, err := claim(cfg.Dir, cfg.RuntimeDir, pre)
+	p, err := claimPoint(cfg.Dir, cfg.RuntimeDir, nil, pre)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +97,11 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 		if err != nil {
 			d.warn(fmt.Sprintf("cannot go on with the mount of the predecessor: %v. It is mounted afresh: bind mounts of the old one have to be made anew", err))
 			if p.inherited {
-				pre.abandon(cfg.Keeper)
-			} else if err := pre.Discard(cfg.Keeper); err != nil {
+				if _, err := p.detach(unix.MNT_DETACH|unix.MNT_FORCE, pre.isMount); err != nil {
+					d.warn(err.Error())
+				}
+				pre.drop(cfg.Keeper)
+			} else if err := pre.Discard(cfg.RuntimeDir, cfg.Keeper); err != nil {
 				d.warn(err.Error())
 			}
 			cfg.Predecessor = nil
@@ -106,7 +110,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 				if cfg.Keeper != nil {
 					cfg.Keeper.Drop(keptLock)
 				}
-				return nil, errors.Join(fmt.Errorf("mount %s: the mount that was handed over cannot be used", p.dir), p.lock.Close())
+				return nil, errors.Join(fmt.Errorf("mount %s: the mount that was handed over cannot be used", p.dir), p.close())
 			}
 		}
 	}
@@ -118,6 +122,9 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 			return nil, errors.Join(err, p.release())
 		}
 	}
+	if d.handles {
+		d.warn(handlesOpen)
+	}
 	fault.At("mount answered")
 	go d.publisher.run()
 	go d.await()
@@ -128,7 +135,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	dir := d.point.dir
 	d.fs = newRawFS(k, cfg.Clock, s)
-	if d.device, d.private, err = attach(dir, cfg.Source, cfg.Keeper != nil, d.warn); err != nil {
+	if d.device, d.private, err = attach(d.point, cfg.Source, cfg.Keeper != nil, d.warn); err != nil {
 		return err
 	}
 	fault.At("mounted")
@@ -146,7 +153,8 @@ func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
 	}
 	if err != nil {
 		d.device.Close()
-		return errors.Join(lookError(dir, err), detach(dir, unix.MNT_DETACH))
+		_, undo := d.point.detach(unix.MNT_DETACH, hasNumber(d.number))
+		return errors.Join(lookError(dir, err), undo)
 	}
 	d.answerer.serve()
 	return nil
@@ -165,6 +173,7 @@ func (d *Door) assemble(cfg *Config) {
 func (d *Door) greet(s *source.Snapshot) error {
 	return d.answerer.begin(func(init []byte) error {
 		d.init = slices.Clone(init)
+		d.handles = parseInit(init).Flags64()&noFileHandles == 0
 		fault.At("first request read")
 		return d.keepTree(s, nil)
 	})
@@ -178,7 +187,7 @@ func (d *Door) keepDevice(inherited bool) error {
 	}
 	var err error
 	if !d.point.inherited {
-		err = k.Keep(keptLock, d.point.lock)
+		err = k.Keep(keptLock, d.point.claim.lock)
 	}
 	if !inherited {
 		err = errors.Join(err, k.Keep(KeptDevice, d.device))
@@ -190,7 +199,7 @@ func (d *Door) keepDevice(inherited bool) error {
 // mount if there is none.
 func (d *Door) keepTree(s *source.Snapshot, owed round) error {
 	r := &d.publisher.record
-	if err := r.begin(mountRecord{format, d.point.dir, d.number, d.private, d.fs.key, d.init}); err != nil {
+	if err := r.begin(mountRecord{format, d.point.dir, d.number, d.private, d.fs.key, d.init, !d.handles}); err != nil {
 		return err
 	}
 	t := d.publisher.beliefs(s, s, true)
@@ -222,6 +231,7 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 	} else {
 		// Its key: node ids have to be the same, whatever has become of the file.
 		d.number, d.private, d.init = pre.mount.Number, pre.mount.Private, pre.mount.Init
+		d.handles = !pre.mount.NoFileHandles
 		d.fs = newRawFS(pre.mount.Key, cfg.Clock, s)
 	}
 	d.assemble(cfg)
@@ -255,7 +265,7 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 	d.answerer.serve()
 	d.publisher.reconcile(owed)
 	d.resumed = true
-	return d.point.recall()
+	return nil
 }
 
 // resend has the kernel send again what the predecessor had read and not answered. Before Linux 6.9 it cannot.
@@ -299,6 +309,11 @@ func (d *Door) Dir() string { return d.point.dir }
 
 // Private reports whether only our own user can read the mount, because it was made with fusermount3.
 func (d *Door) Private() bool { return d.private }
+
+// FileHandles reports whether a process with CAP_DAC_READ_SEARCH can open any file of the mount by a file handle
+// (open_by_handle_at), also from a container that has only a sub-directory bound. The kernel is told to refuse that
+// where it can be, since Linux 6.9, but not on a mount that a version made which did not tell it.
+func (d *Door) FileHandles() bool { return d.handles }
 
 // Resumed reports whether the mount is a predecessor's.
 func (d *Door) Resumed() bool { return d.resumed }
@@ -361,7 +376,7 @@ func (d *Door) leave() error {
 	d.messenger.close(false)
 	d.publisher.record.end()
 	d.device.Close()
-	return d.point.lock.Close()
+	return d.point.close()
 }
 
 // HandOver stops to answer, between two requests, and leaves the mount to a successor: all that it needs is
@@ -406,19 +421,18 @@ func (d *Door) invalidate() {
 
 // detach takes our mount off the directory, and nothing else that is there.
 func (d *Door) detach() error {
-	top, ok, err := topmost(d.point.dir)
-	switch {
-	case err != nil:
-		return err
-	case !ok:
-		return nil // somebody else did
-	case top.fstype != fsType || top.device != d.number:
-		return fmt.Errorf("unmount %s: %s of type %s is mounted over it: unmount that, then this", d.point.dir, top.source, top.fstype)
-	}
 	// MNT_FORCE ends the connection: otherwise bind mounts in containers would keep it going for
 	// as long as this process lives.
-	if err := detach(d.point.dir, unix.MNT_DETACH|unix.MNT_FORCE); err != nil {
+	done, err := d.point.detach(unix.MNT_DETACH|unix.MNT_FORCE, hasNumber(d.number))
+	switch {
+	case err != nil:
 		return fmt.Errorf("unmount %s: %w", d.point.dir, err)
+	case done:
+		return nil
 	}
-	return nil
+	top, ok, err := topmost(d.point.dir)
+	if err != nil || !ok {
+		return err // somebody else did
+	}
+	return fmt.Errorf("unmount %s: %s of type %s is mounted over it: unmount that, then this", d.point.dir, top.source, top.fstype)
 }

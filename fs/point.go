@@ -1,29 +1,29 @@
 package fs
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // Why a directory cannot be mounted on; inside a [PointError].
 var (
-	ErrServed     = errors.New("already served by a running imdsfs")
-	ErrForeign    = errors.New("something else is mounted there")
-	ErrNotEmpty   = errors.New("the directory is not empty")
-	ErrNotDir     = errors.New("not a directory")
-	ErrNoParent   = errors.New("there is no directory to make it in")
-	ErrPermission = errors.New("no permission to mount there")
-	ErrNoFUSE     = errors.New("there is no /dev/fuse")
-	ErrHangs      = errors.New("the path does not answer within 1 s")
+	ErrServed       = errors.New("already served by a running imdsfs")
+	ErrForeign      = errors.New("something else is mounted there")
+	ErrNotEmpty     = errors.New("the directory is not empty")
+	ErrNotDir       = errors.New("not a directory")
+	ErrNoParent     = errors.New("there is no directory to make it in")
+	ErrPermission   = errors.New("no permission to mount there")
+	ErrExchangeable = errors.New("somebody else could exchange it")
+	ErrNoFUSE       = errors.New("there is no /dev/fuse")
+	ErrHangs        = errors.New("the path does not answer within 1 s")
 )
 
 // A PointError refuses a mount point.
@@ -49,178 +49,273 @@ const (
 	stopThat  = "stop that one (umount -l if there is none), " + elsewhere
 )
 
-// made is what the lock file holds as long as there is a directory that we made: who comes after a crash
-// removes it in our place.
-const made = "made\n"
-
-// A point is a directory that is ours to mount on, until release.
+// A point is a directory that is ours to mount on, until release. Its path is walked once, and what is done there is
+// done in the directory above, which is held open.
 type point struct {
-	dir     string // absolute, no symbolic links
-	created bool
-	lock    *os.File
+	dir  string // absolute, no symbolic links
+	name string // in parent
+	// users are those who, besides root and us, may own what is above.
+	users []int
+	// parent is O_PATH; nil until it is needed.
+	parent *os.File
+	// state is what a child saw at dir: one of the states of probe.go.
+	state string
+	holds string // a name in the directory, if that is its state
+
+	claim *claim
 	// inherited: the lock is a predecessor's, and kept already.
 	inherited bool
 }
 
-// claim locks the mount point at dir. It looks at no path that a live daemon serves, and lets a child
-// process look at any other: see probe. A lock that was inherited is taken if it is the right one. What
-// comes next is prepare, unless there is a mount to go on with.
-func claim(dir, runtimeDir string, pre *Predecessor) (p *point, err error) {
+// claimPoint locks the mount point at dir. It lets a child process walk to it: see probe. A lock that was inherited is
+// taken if it is the right one. What comes next is prepare, unless there is a mount to go on with.
+func claimPoint(dir, runtimeDir string, users []int, pre *Predecessor) (p *point, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	p = &point{dir: dir}
+	p = &point{dir: dir, name: filepath.Base(dir), users: users}
 	if pre == nil || pre.mount == nil || pre.mount.Dir != dir {
-		above, err := probe(probeResolve, filepath.Dir(dir))
-		switch {
-		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
-			return nil, &PointError{dir, ErrNoParent, filepath.Dir(dir), "create it first, " + elsewhere}
-		case err != nil:
-			return nil, lookError(dir, err)
+		if err := p.open(); err != nil {
+			return nil, err
 		}
-		// Two names of one directory are one mount point, and mountinfo has it by this one.
-		p.dir = filepath.Join(above, filepath.Base(dir))
 	}
-	path := p.lockPath(runtimeDir)
-	if pre != nil && pre.lock != nil && isFile(pre.lock, path) {
-		p.lock, p.inherited = pre.lock, true
-		return p, nil
+	uid := os.Geteuid()
+	if len(users) > 0 {
+		uid = users[0]
 	}
-	return p, p.acquire(path)
-}
-
-// lockPath is of a file that a daemon keeps locked for its mount point as long as it lives.
-func (p *point) lockPath(runtimeDir string) string {
-	name := sha256.Sum256([]byte(p.dir))
-	return filepath.Join(runtimeDir, "mount-"+hex.EncodeToString(name[:8])+".lock")
-}
-
-func isFile(f *os.File, path string) bool {
-	a, err := f.Stat()
+	if p.claim, err = openClaim(p.dir, runtimeDir, uid); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	if pre != nil && pre.lock != nil && (p.claim.holds(pre.lock) || mountedByRoot(pre)) {
+		p.inherited = true
+		err = p.claim.adopt(pre.lock)
+	} else {
+		err = p.claim.acquire(true)
+	}
 	if err != nil {
-		return false
+		return nil, errors.Join(err, p.close())
 	}
-	b, err := os.Lstat(path)
-	return err == nil && os.SameFile(a, b)
+	return p, nil
 }
 
-// acquire takes the lock.
-func (p *point) acquire(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
+// mountedByRoot reports whether root has mounted for us, and keeps its claim where we cannot look.
+func mountedByRoot(pre *Predecessor) bool { return os.Geteuid() != 0 && !pre.private() }
+
+// open walks to the directory above. Two names of one directory are one mount point, and mountinfo has it by the name
+// without symbolic links.
+func (p *point) open() error {
+	seen, parent, err := probeOpen(p.dir, p.users)
+	var refused *safepath.Error
+	switch {
+	case errors.As(err, &refused):
+		return &PointError{p.dir, ErrExchangeable, refused.Error(), refused.Hint + ", " + elsewhere}
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		return &PointError{p.dir, ErrNoParent, filepath.Dir(p.dir), "create it first, " + elsewhere}
+	case err != nil:
+		return lookError(p.dir, err)
+	}
+	p.parent, p.state, p.holds = parent, seen.State, seen.Holds
+	p.dir = filepath.Join(parent.Name(), p.name)
+	return nil
+}
+
+// opened makes sure that the directory above is held.
+func (p *point) opened() error {
+	if p.parent != nil {
+		return nil
+	}
+	dir := p.dir
+	if err := p.open(); err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return &PointError{p.dir, ErrServed, "", "stop that one first, " + elsewhere}
-		}
-		return fmt.Errorf("lock %s: %w", path, err)
+	if p.dir != dir {
+		return fmt.Errorf("%s has become %s", dir, p.dir)
 	}
-	// It is written to; by root, in a directory that may be a daemon's.
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
-		f.Close()
-		return fmt.Errorf("%s is no file of its own: remove it", path)
-	}
-	p.lock = f
 	return nil
+}
+
+// inParent is the mount point as a path for a child that has inherited the directory above.
+func (p *point) inParent() string { return filepath.Join(probeParent, p.name) }
+
+// at opens the mount point, or what is mounted there: the kernel asks no file system for that, as it would for a stat.
+func (p *point) at() (*os.File, error) {
+	if err := p.opened(); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Openat(int(p.parent.Fd()), p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: p.dir, Err: err}
+	}
+	return os.NewFile(uintptr(fd), p.dir), nil
 }
 
 // prepare clears away a dead mount of ours and sees to an empty directory.
 func (p *point) prepare() error {
-	if err := p.clear(); err != nil {
+	if err := p.opened(); err != nil {
 		return err
 	}
-	name, err := probe(probeEmpty, p.dir)
-	switch {
-	case err == nil && name == "":
-		return p.recall()
-	case errors.Is(err, syscall.ENOENT):
-		return p.create()
-	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
-		return &PointError{p.dir, ErrNotDir, "", "remove it, " + elsewhere}
-	case err != nil:
-		return lookError(p.dir, err)
+	if p.state == pointMounted {
+		if err := p.clear(); err != nil {
+			return err
+		}
+		name, err := probe(probeEmpty, p.inParent(), p.parent)
+		switch {
+		case err != nil:
+			return lookError(p.dir, err)
+		case name == "":
+			p.state = pointEmpty
+		default:
+			p.state, p.holds = pointFull, name
+		}
 	}
-	return &PointError{p.dir, ErrNotEmpty, fmt.Sprintf("it holds %q", name), "move away what is in it, " + elsewhere}
+	switch p.state {
+	case pointMissing:
+		return p.create()
+	case pointNotDir:
+		return &PointError{p.dir, ErrNotDir, "", "remove it, " + elsewhere}
+	case pointFull:
+		return &PointError{p.dir, ErrNotEmpty, fmt.Sprintf("it holds %q", p.holds), "move away what is in it, " + elsewhere}
+	}
+	return p.claim.write()
 }
 
 // clear detaches the dead mounts of ours that are stacked on the directory.
 func (p *point) clear() error {
 	for range 16 {
-		m, ok, err := topmost(p.dir)
-		if err != nil || !ok {
+		m, f, err := p.top()
+		if err != nil || f == nil {
 			return err
 		}
-		if m.fstype != fsType {
-			return &PointError{p.dir, ErrForeign, fmt.Sprintf("%s of type %s", m.source, m.fstype), "unmount that first, " + elsewhere}
-		}
-		// The lock says that no daemon with our run-time directory is alive; one with another
-		// might be. What does not say that it is dead belongs to somebody.
-		_, err = probe(probeAlive, p.dir)
-		var other syscall.Errno
-		switch {
-		case isDead(err):
-		case errors.Is(err, ErrHangs):
-			return &PointError{p.dir, ErrServed, "with another run-time directory, and it does not answer", stopThat}
-		case err == nil, errors.As(err, &other):
-			return &PointError{p.dir, ErrServed, "with another run-time directory", stopThat}
-		default:
-			return lookError(p.dir, err)
-		}
-		if err := detach(p.dir, unix.MNT_DETACH); err != nil {
-			return lookError(p.dir, fmt.Errorf("detach a dead mount: %w", err))
+		err = p.clearOne(m, f)
+		f.Close()
+		if err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("mount %s: dead mounts keep appearing", p.dir)
 }
 
-func (p *point) create() error {
-	if _, err := p.lock.WriteAt([]byte(made), 0); err != nil {
-		return err
+func (p *point) clearOne(m mounted, f *os.File) error {
+	if m.fstype != fsType {
+		return &PointError{p.dir, ErrForeign, fmt.Sprintf("%s of type %s", m.source, m.fstype), "unmount that first, " + elsewhere}
 	}
-	if err := os.Mkdir(p.dir, 0o755); err != nil {
-		return lookError(p.dir, errors.Join(err, p.lock.Truncate(0)))
+	// The lock says that no daemon with our run-time directory is alive; one with another
+	// might be. What does not say that it is dead belongs to somebody.
+	_, err := probe(probeAlive, p.inParent(), p.parent)
+	var other syscall.Errno
+	switch {
+	case isDead(err):
+	case errors.Is(err, ErrHangs):
+		return &PointError{p.dir, ErrServed, "with another run-time directory, and it does not answer", stopThat}
+	case err == nil, errors.As(err, &other):
+		return &PointError{p.dir, ErrServed, "with another run-time directory", stopThat}
+	default:
+		return lookError(p.dir, err)
 	}
-	p.created = true
-	return os.Chmod(p.dir, 0o755) // whatever the umask says
+	if err := detachFile(f, p.dir, unix.MNT_DETACH); err != nil {
+		return lookError(p.dir, fmt.Errorf("detach a dead mount: %w", err))
+	}
+	return nil
 }
 
-// recall finds out whether the directory was made for a mount of ours.
-func (p *point) recall() error {
-	text := make([]byte, len(made))
-	n, err := p.lock.ReadAt(text, 0)
-	if err != nil && err != io.EOF {
-		return fmt.Errorf("read %s: %w", p.lock.Name(), err)
+// top finds what is mounted on the point, and holds it; the file is nil if there is nothing.
+func (p *point) top() (mounted, *os.File, error) {
+	f, err := p.at()
+	if errors.Is(err, fs.ErrNotExist) {
+		return mounted{}, nil, nil
 	}
-	p.created = string(text[:n]) == made
-	return nil
+	if err != nil {
+		return mounted{}, nil, lookError(p.dir, err)
+	}
+	m, ok, err := mountAt(p.parent, p.name, f)
+	if ok {
+		return m, f, nil
+	}
+	return mounted{}, nil, errors.Join(err, f.Close())
+}
+
+// detach takes off what is mounted on the point if it is what is wanted, and nothing else that is there. It reports
+// whether it was.
+func (p *point) detach(flags int, wanted func(m mounted, f *os.File) bool) (bool, error) {
+	m, f, err := p.top()
+	if err != nil || f == nil {
+		return false, err
+	}
+	defer f.Close()
+	if m.fstype != fsType || !wanted(m, f) {
+		return false, nil
+	}
+	return true, detachFile(f, p.dir, flags)
+}
+
+// hasNumber is for the mount of a device, "major:minor", that is known to be connected.
+func hasNumber(number string) func(mounted, *os.File) bool {
+	return func(m mounted, _ *os.File) bool { return m.device == number }
+}
+
+func (p *point) create() error {
+	p.claim.text.Made = true
+	if err := p.claim.write(); err != nil {
+		p.claim.text.Made = false
+		return err
+	}
+	err := unix.Mkdirat(int(p.parent.Fd()), p.name, 0o700)
+	if err == nil {
+		var f *os.File
+		if f, err = p.at(); err == nil {
+			err = errors.Join(safepath.Chmod(f, 0o755), f.Close()) // whatever the umask says
+		}
+		if err == nil {
+			return nil
+		}
+	} else {
+		p.claim.text.Made = false
+		err = errors.Join(err, p.claim.write())
+	}
+	return lookError(p.dir, err)
 }
 
 func isDead(err error) bool {
 	return errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// release removes the directory if it was made for a mount of ours, and lets go of the lock.
+// release removes the directory if it was made for a mount of ours, and the claim.
 func (p *point) release() error {
-	var err error
-	if p.created {
-		if err = os.Remove(p.dir); errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
+	if p.claim.text.Made {
+		err := p.opened()
 		if err == nil {
-			err = p.lock.Truncate(0)
+			// A directory, and nothing that somebody may have put in its place.
+			if err = unix.Unlinkat(int(p.parent.Fd()), p.name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+				err = &fs.PathError{Op: "remove", Path: p.dir, Err: err}
+			} else {
+				err = nil
+			}
+		}
+		if err != nil {
+			return errors.Join(err, p.close())
 		}
 	}
-	return errors.Join(err, p.lock.Close())
+	err := p.claim.release()
+	return errors.Join(err, p.close())
+}
+
+// close lets go of everything, and leaves the claim to who comes next.
+func (p *point) close() error {
+	p.parent.Close() // nil or not
+	if p.claim == nil {
+		return nil
+	}
+	return p.claim.close()
 }
 
 func lookError(dir string, err error) error {
 	var known *PointError
+	var refused *safepath.Error
 	switch {
 	case errors.As(err, &known):
 		return err
+	case errors.As(err, &refused):
+		return &PointError{dir, ErrExchangeable, refused.Error(), refused.Hint + ", " + elsewhere}
 	case errors.Is(err, ErrHangs):
 		return &PointError{dir, ErrHangs, "", "look at what is mounted above it (/proc/self/mountinfo), " + elsewhere}
 	case errors.Is(err, fs.ErrPermission):

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 const (
@@ -20,9 +23,21 @@ const (
 
 // What a probe can look at.
 const (
-	probeResolve = "resolve" // the directory's path without symbolic links
-	probeEmpty   = "empty"   // whether a mount can go on the directory: the first name in it, or nothing
-	probeAlive   = "alive"   // whether a mounted file system answers
+	probeWalk  = "walk"  // the way to a mount point, and what is there: see probeOpen
+	probeEmpty = "empty" // whether a mount can go on the directory: the first name in it, or nothing
+	probeAlive = "alive" // whether a mounted file system answers
+)
+
+// probeParent is the directory that a child inherits, to look at a name in it.
+const probeParent = "/proc/self/fd/3"
+
+// What probeOpen finds at a mount point.
+const (
+	pointMissing = "missing"
+	pointMounted = "mounted" // something is mounted there, which was not looked at
+	pointNotDir  = "not a directory"
+	pointEmpty   = "empty"
+	pointFull    = "full"
 )
 
 // ChildMain ends the process if it is a child that Mount started; call it first thing in main, and in
@@ -49,43 +64,143 @@ func inProbe() bool { return len(os.Args) == 3 && os.Args[0] == probeName }
 
 func look(what, path string) (string, error) {
 	switch what {
-	case probeResolve:
-		path, err := filepath.EvalSymlinks(path)
-		if err != nil {
-			return "", err
-		}
-		info, err := os.Stat(path)
-		if err == nil && !info.IsDir() {
-			err = syscall.ENOTDIR
-		}
-		return path, err
+	case probeWalk:
+		return walkTo(path)
 	case probeAlive:
 		var st unix.Statfs_t
 		return "", unix.Statfs(path, &st)
 	case probeEmpty:
-		// O_NOFOLLOW: a link on the last name would be mounted over, not followed.
-		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		names, err := f.Readdirnames(1)
-		if len(names) == 0 {
-			return "", nil // io.EOF
-		}
-		return names[0], err
+		return firstName(path)
 	}
 	return "", syscall.EINVAL
 }
 
+// A seen is what a child saw of a mount point, as JSON.
+type seen struct {
+	State   string
+	Holds   string          // a name in the directory, if that is its state
+	Parent  string          // the directory above, without symbolic links; it is passed on the socket
+	Refused *safepath.Error // the way is not to be relied on
+}
+
+// A wantedPoint is a mount point to walk to, as JSON.
+type wantedPoint struct {
+	Dir   string
+	Users []int // [safepath.Policy]
+}
+
+// walkTo is the child of probeOpen. It passes the directory above the mount point on the socket that it has inherited.
+func walkTo(request string) (string, error) {
+	var w wantedPoint
+	if err := json.Unmarshal([]byte(request), &w); err != nil {
+		return "", err
+	}
+	policy := safepath.Policy{Users: w.Users}
+	var s seen
+	parent, name, err := policy.OpenParent(w.Dir)
+	if err == nil {
+		s.Parent = parent.Name()
+		s.State, s.Holds, err = stateOf(policy, parent, name)
+	}
+	switch {
+	case errors.As(err, &s.Refused):
+	case err != nil:
+		return "", err
+	default:
+		if err := unix.Sendmsg(probeSocket, []byte{0}, unix.UnixRights(int(parent.Fd())), nil, 0); err != nil {
+			return "", err
+		}
+	}
+	text, err := json.Marshal(s)
+	return string(text), err
+}
+
+const probeSocket = 3 // the descriptor
+
+// stateOf looks at a mount point, but not at what is mounted there.
+func stateOf(policy safepath.Policy, parent *os.File, name string) (state, holds string, err error) {
+	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return pointMissing, "", nil
+	}
+	if err != nil {
+		return "", "", err
+	}
+	at := os.NewFile(uintptr(fd), name)
+	if _, ok, err := mountAt(parent, name, at); ok || err != nil {
+		return pointMounted, "", err
+	}
+	_, entry, err := policy.OpenIn(parent, name)
+	switch {
+	case err != nil:
+		return "", "", err
+	case !entry.IsDir():
+		return pointNotDir, "", nil
+	}
+	holds, err = firstName(filepath.Join(fmt.Sprintf("/proc/self/fd/%d", parent.Fd()), name))
+	if err == nil && holds == "" {
+		return pointEmpty, "", nil
+	}
+	return pointFull, holds, err
+}
+
+// firstName is one of the names in a directory, "" if it is empty.
+func firstName(path string) (string, error) {
+	// O_NOFOLLOW: a link on the last name would be mounted over, not followed.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(1)
+	if len(names) == 0 {
+		return "", nil // io.EOF
+	}
+	return names[0], err
+}
+
+// probeOpen has a child walk to the directory above a mount point, and returns that, O_PATH, and what the child saw at
+// the mount point. The error is that of probe, or [*safepath.Error].
+func probeOpen(dir string, users []int) (*seen, *os.File, error) {
+	request, err := json.Marshal(wantedPoint{dir, users})
+	if err != nil {
+		return nil, nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	defer unix.Close(pair[0])
+	theirs := os.NewFile(uintptr(pair[1]), "probe")
+	text, err := probe(probeWalk, string(request), theirs)
+	theirs.Close()
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &seen{}
+	if err := json.Unmarshal([]byte(text), s); err != nil {
+		return nil, nil, fmt.Errorf("the child that looks at a path failed: %w", err)
+	}
+	if s.Refused != nil {
+		return nil, nil, s.Refused
+	}
+	fd, err := receive(pair[0])
+	if err != nil {
+		return nil, nil, fmt.Errorf("the child that looks at a path failed: %w", err)
+	}
+	return s, os.NewFile(uintptr(fd), s.Parent), nil
+}
+
 // probe looks at a path in a child process. The error is ErrHangs, a [syscall.Errno] of the child, or
 // a failure to run one. A child that hangs is killed and, should even that not end it, left behind.
-func probe(what, path string) (string, error) {
+//
+// The child inherits a file as descriptor 3, if one is given.
+func probe(what, path string, inherit ...*os.File) (string, error) {
 	if inProbe() {
 		return "", errors.New("this program mounts without calling fs.ChildMain first")
 	}
 	var out bytes.Buffer
-	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{probeName, what, path}, Dir: "/", Env: []string{}, Stdout: &out}
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{probeName, what, path}, Dir: "/", Env: []string{}, Stdout: &out, ExtraFiles: inherit}
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start a child to look at %s: %w", path, err)
 	}

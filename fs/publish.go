@@ -123,8 +123,13 @@ func (p *publisher) stop() { close(p.quit) }
 // answered, therefore it is sent once more from the directory above, where a notify for a name that
 // does not exist waits for the pending requests first.
 //
-// Either waits for a process that hangs in the middle of a listing, for as long as it hangs. So no
+// EntryNotify waits for a process that hangs in the middle of a listing, for as long as it hangs. So no
 // directory waits for another, and the publisher for none beyond its limit (teller.go).
+//
+// No other way to publish ends that: a mkdir by anybody takes the same lock before the kernel refuses it, and has
+// the same effect. FUSE_NOTIFY_INC_EPOCH (Linux 6.17) takes no lock, but after it readers still opened old values
+// when many changes came (measured on 6.18). It also detaches what is mounted on our directories, and every name has
+// to be looked up again.
 func (p *publisher) bring(next *source.Snapshot) {
 	old := p.fs.current.Load().snapshot
 	if old == next {

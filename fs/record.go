@@ -50,6 +50,8 @@ type mountRecord struct {
 	Private bool
 	Key     key
 	Init    []byte // the kernel's first request
+	// NoFileHandles is what the answer to it asked for. A record of a version that did not ask lacks it.
+	NoFileHandles bool
 }
 
 // A treeRecord is one tree with what the kernel may still believe besides. The kernel may believe in the

@@ -18,11 +18,28 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // listenAdmin opens the admin socket, mode 0600. A socket that a killed daemon left behind is
 // replaced; nobody else can be using it, because the run-time directory is locked.
+//
+// The path stays what it is: nobody else can exchange what is on the way.
 func listenAdmin(path string) (net.Listener, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	parent, name, err := safepath.Policy{}.OpenParent(path)
+	var refused *safepath.Error
+	if errors.As(err, &refused) {
+		return nil, failure(exitFailed, "choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	parent.Close()
+	path = filepath.Join(parent.Name(), name)
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -55,7 +72,7 @@ func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error
 	}
 	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Upgrade: p.upgradeTo, Status: p.status}
 	running.Go(func() {
-		if err := c.Serve(ctx, l); err != nil {
+		if err := c.Serve(ctx, l, p.descriptors.port); err != nil {
 			p.log.WithError(err).Error("the admin socket is no longer answered")
 		}
 	})
@@ -87,7 +104,7 @@ func (p *process) status() control.Status {
 	if p.mount != nil {
 		s.Mount = &control.Mount{
 			Dir: p.mount.Dir(), Private: p.mount.Private(), Resumed: p.mount.Resumed(), Inodes: p.mount.Inodes(),
-			Stalled: p.mount.Stalled(), Requests: p.mount.Requests(),
+			Handles: p.mount.FileHandles(), Stalled: p.mount.Stalled(), Requests: p.mount.Requests(),
 		}
 	}
 	if p.link != nil {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 const (
@@ -87,7 +88,7 @@ func (m *mountRequest) try(ctx context.Context, log *os.File) (said string, err 
 	defer cancel()
 	err = d.await(ctx)
 	if err != nil && d.killed() {
-		fs.CleanUp(m.settings.mount, m.settings.runtimeDir, false) // if that fails too, the next start does it
+		cleanUp(&m.settings, false) // if that fails too, the next start does it
 	}
 	text, readErr := io.ReadAll(io.NewSectionReader(start, 0, maxSaid))
 	return string(text), errors.Join(err, readErr)
@@ -110,8 +111,23 @@ func (m *mountRequest) openLog() (*os.File, error) {
 	if m.log == "" && isJournal(os.Stderr) {
 		return os.Stderr, nil
 	}
-	f, err := os.OpenFile(cmp.Or(m.log, os.DevNull), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if m.log == "" {
+		f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, &mountError{mountSystem, err}
+		}
+		return f, nil
+	}
+	policy, err := m.settings.policy()
 	if err != nil {
+		return nil, &mountError{mountFailed, err}
+	}
+	f, err := policy.OpenAppend(m.log, 0o600)
+	var refused *safepath.Error
+	switch {
+	case errors.As(err, &refused):
+		return nil, &mountError{mountFailed, failure(mountFailed, refused.Hint+", with log=", fmt.Errorf("log %s: %w", m.log, err))}
+	case err != nil:
 		return nil, &mountError{mountFailed, failure(mountFailed, "choose another file with log=", err)}
 	}
 	return f, nil
@@ -136,7 +152,13 @@ type backgrounded struct {
 // error.
 func startInBackground(program, source string, args []string, stdout, stderr *os.File) (d *backgrounded, err error) {
 	d = &backgrounded{cmd: exec.Command(program, args...), ready: make(chan struct{}), ended: make(chan error, 1)}
-	if d.dir, err = os.MkdirTemp("", "imdsfs-mount-"); err != nil { // 0700
+	// Where only we can exchange what is on the way, the path stays what it is.
+	temp, _, err := safepath.Policy{}.OpenParent(filepath.Join(os.TempDir(), "imdsfs-mount"))
+	if err != nil {
+		return nil, failure(mountSystem, "set TMPDIR to a directory that only root can change, or to /tmp", err)
+	}
+	temp.Close()
+	if d.dir, err = os.MkdirTemp(temp.Name(), "imdsfs-mount-"); err != nil { // 0700
 		return nil, failure(mountSystem, "make room there, or set TMPDIR", err)
 	}
 	defer func() {

@@ -26,7 +26,10 @@ func newCheckCommand(stdout, stderr io.Writer) *cobra.Command {
 For a good file it prints every setting and every leaf of the tree with its value and where that
 comes from: the file and line that state it, what it is derived from, or that it is a default.
 Secrets are masked. For a faulty file it prints every fault with file, line and key, and exits
-with 3. Warnings do not change the exit code.`,
+with 3. Warnings do not change the exit code.
+
+What a file may name and do depends on its owner and on who reads it: run check as the user that serves
+it, such as root, to get the same faults.`,
 		Example: `  imdsfs check testdata/instances/web-1.toml
   imdsfs check --quiet testdata/instances/*.toml`,
 		Args: func(cmd *cobra.Command, args []string) error {

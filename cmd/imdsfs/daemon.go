@@ -44,6 +44,10 @@ type process struct {
 	peers     peerLog
 	metrics   *metrics.Exporter
 	metricsAt net.Listener // nil if not wanted
+	scrapers  metrics.Port
+
+	addresses   *edge.Addresses // of this machine, for all ports
+	descriptors descriptors
 
 	asked        chan chan error // to reload
 	upgrades     chan upgrade
@@ -112,11 +116,16 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	}
 	defer p.forget(keptServer)
 	fault.At("sources read")
+	p.descriptors = divideDescriptors(openFiles())
+	p.addresses = edge.FollowAddresses(func(err error) {
+		p.log.WithError(err).Warn("peers of other addresses are refused unless their network is listed")
+	})
+	defer p.addresses.Close()
 	if p.server, err = p.newEdge(); err != nil {
 		return err
 	}
 	p.metrics = metrics.New(p.sample)
-	if err := p.listenMetrics(); err != nil {
+	if err := p.listenMetrics(ctx); err != nil {
 		return err
 	}
 	if p.metricsAt != nil {
@@ -146,7 +155,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		defer p.unmount()
 		p.store.Attach(p.mount)
 	} else if predecessor != nil {
-		if err := predecessor.Discard(p.kept); err != nil {
+		if err := predecessor.Discard(s.runtimeDir, p.kept); err != nil {
 			log := p.log.WithError(err)
 			log.Warn("unmount what the predecessor had mounted")
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/imds/token"
 )
 
@@ -22,20 +20,17 @@ func (p *process) newEdge() (*edge.Server, error) {
 	if err != nil {
 		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
 	}
-	hosts, err := imds.NewHosts(s.hosts...)
+	hosts, err := s.ownHosts()
+	if err != nil {
+		return nil, err
+	}
+	allow, err := rules(s.allowFrom)
 	if err != nil {
 		return nil, failure(exitUsage, "", err)
 	}
-	var allow []edge.Rule
-	for _, text := range s.allowFrom {
-		rule, err := edge.ParseAllow(text)
-		if err != nil {
-			return nil, failure(exitUsage, "", err)
-		}
-		allow = append(allow, rule)
-	}
 	return edge.New(edge.Config{
 		Tokens: tokens, Clock: p.clock, Hosts: hosts, Allow: allow, OutsideGuests: s.vantage == "host",
+		Addresses: p.addresses, MaxConns: p.descriptors.imds,
 		RefusedPeer: func(peer netip.Addr) {
 			p.peers.note(peer, "not in allow-from")
 			p.log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
@@ -52,30 +47,26 @@ func (p *process) newEdge() (*edge.Server, error) {
 	}), nil
 }
 
-// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
-func (p *process) addAddresses(ctx context.Context) (err error) {
-	if !p.settings.addAddresses {
-		return nil
+// ownHosts are the names that every port may be asked by.
+func (s *settings) ownHosts() (imds.Hosts, error) {
+	hosts, err := imds.NewHosts(s.hosts...)
+	if err != nil {
+		return hosts, failure(exitUsage, "", err)
 	}
-	opts := p.store.Snapshot().Options()
-	p.link, err = linklocal.Add(ctx, linklocal.Config{
-		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
-		Warn: func(text string) { p.log.Warn(text) },
-	})
-	var refused *linklocal.Error
-	if errors.As(err, &refused) {
-		return failure(exitFailed, refused.Hint, err)
-	}
-	return err
+	return hosts, nil
 }
 
-func (p *process) removeAddresses() {
-	if p.link == nil || p.successor {
-		return
+// rules are the values of a flag that lists who is answered.
+func rules(texts []string) ([]edge.Rule, error) {
+	var rules []edge.Rule
+	for _, text := range texts {
+		rule, err := edge.ParseAllow(text)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule)
 	}
-	if err := p.link.Remove(); err != nil {
-		p.log.WithError(err).Error("take the link-local addresses away")
-	}
+	return rules, nil
 }
 
 func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {

@@ -25,6 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	fs.ChildMain()
 	stress.Main()
+	swapMain()
 	os.Setenv("GORACE", noRaceSleep)
 	switch {
 	case calledByMount():

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // giveUp is how long a mount waits for a daemon that does not get ready. Then whoever reads it is told that
@@ -59,10 +61,11 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	if err != nil {
 		return err
 	}
+	var ready atomic.Bool
 	k := &keeper.Keeper{
 		Command: append([]string{program}, os.Args[1:]...), MountName: fdstore.KeptName(fs.KeptDevice), Watchdog: s.watchdog, GiveUp: giveUp,
 		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
-		Ready: func() { letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
+		Ready: func() { ready.Store(true); letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
 	for name, files := range others {
 		for _, f := range files {
@@ -84,8 +87,19 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 			return err
 		}
 		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities()) }
+		if s.addAddresses {
+			release, err := s.keepAddresses(ctx, program, &ready)
+			if err != nil {
+				return err
+			}
+			defer func() {
+				if err := release(); err != nil {
+					log.WithError(err).Warn("keeper: take the link-local addresses away")
+				}
+			}()
+		}
 		if s.mount != none {
-			k.Mount = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, s.mountArguments()...)
+			k.Mount = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, slices.Concat(s.mountArguments(), s.addressArguments())...)
 		}
 	}
 	code := k.Run(ctx, signals)
@@ -115,43 +129,55 @@ func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code
 // giveDirs makes the directories for a daemon that may not. One that is there already has to be the
 // daemon's, unless it is one of imdsfs's own, which may have been served in by root before.
 func giveDirs(s *settings, a *account) error {
-	for _, dir := range []struct {
-		path, flag string
-		mode       os.FileMode
-	}{{s.runtimeDir, "--runtime-dir", 0o755}, {s.stateDir, "--state-dir", 0o700}} {
-		info, err := os.Lstat(dir.path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+	policy := safepath.Policy{Users: []int{a.uid}}
+	for _, d := range s.dirs() {
+		f, err := policy.OpenDir(d.path)
+		missing := errors.Is(err, os.ErrNotExist)
+		if err != nil {
+			if f, err = d.open(policy); err != nil {
 				return err
 			}
-		case err != nil:
-			return err
-		case info.Sys().(*syscall.Stat_t).Uid == uint32(a.uid):
-			continue
-		case dir.path != defaultRuntimeDir() && dir.path != defaultStateDir():
-			return failure(exitFailed, fmt.Sprintf("chown it, or choose another with %s", dir.flag), fmt.Errorf("%s does not belong to %s", dir.path, a.name))
 		}
-		if err := give(dir.path, a); err != nil {
+		own := d.path == defaultRuntimeDir() || d.path == defaultStateDir()
+		if err := errors.Join(giveDir(f, d, a, missing || own), f.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// giveDir gives a directory to an account, unless it has it.
+func giveDir(f *os.File, d dir, a *account, permitted bool) error {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case ownerOf(info) == a.uid:
+		return nil
+	case !permitted:
+		return failure(exitFailed, "chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
+	}
+	return give(f, a)
+}
+
 // give changes the owner of a directory and of what is in it, first the latter: nobody else can put
 // anything in its way as long as the directory is root's.
-func give(dir string, a *account) error {
-	entries, err := os.ReadDir(dir)
+func give(dir *os.File, a *account) error {
+	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if err := os.Lchown(filepath.Join(dir, e.Name()), a.uid, a.gid); err != nil {
-			return err
+	defer list.Close()
+	names, err := list.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
 		}
 	}
-	return os.Lchown(dir, a.uid, a.gid)
+	return list.Chown(a.uid, a.gid)
 }
 
 // capabilities are what the daemon needs beyond those of any user.
@@ -164,9 +190,6 @@ func (s *settings) capabilities() []uintptr {
 	})
 	if low {
 		caps = append(caps, unix.CAP_NET_BIND_SERVICE)
-	}
-	if s.addAddresses {
-		caps = append(caps, unix.CAP_NET_ADMIN)
 	}
 	return caps
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/metrics"
 	"github.com/imdsfs/imdsfs/source"
 )
@@ -24,19 +26,35 @@ func (p *process) counters() control.Counters {
 }
 
 // listenMetrics opens the address for metrics, if there is one.
-func (p *process) listenMetrics() (err error) {
-	if p.settings.metrics == none {
-		return nil
+func (p *process) listenMetrics(ctx context.Context) (err error) {
+	if p.scrapers, err = p.metricsPort(); err != nil || p.settings.metrics == none {
+		return err
 	}
 	if f := p.inherit(keptMetrics); f != nil {
 		defer f.Close()
 		p.metricsAt, err = net.FileListener(f)
 		return err
 	}
-	if p.metricsAt, err = net.Listen("tcp", p.settings.metrics); err != nil {
+	if p.metricsAt, err = edge.Listen(ctx, p.settings.metrics); err != nil {
 		return failure(exitFailed, "choose another address with --metrics", err)
 	}
 	return keepSocket(p.kept, keptMetrics, p.metricsAt)
+}
+
+// metricsPort is who may scrape.
+func (p *process) metricsPort() (port metrics.Port, err error) {
+	if port.Hosts, err = p.settings.ownHosts(); err != nil {
+		return port, err
+	}
+	if port.Allow, err = rules(p.settings.metricsAllowFrom); err != nil {
+		return port, failure(exitUsage, "", fmt.Errorf("--metrics-%w", err))
+	}
+	port.Addresses, port.Clock, port.MaxConns = p.addresses, p.clock, p.descriptors.port
+	port.RefusedPeer = func(peer netip.Addr) {
+		p.peers.note(peer, "not in metrics-allow-from")
+		p.log.WithField("peer", peer).Warn("metrics refused: not in metrics-allow-from; add its network with --metrics-allow-from to have it answered")
+	}
+	return port, nil
 }
 
 // startMetrics answers scrapes until ctx ends.
@@ -46,7 +64,7 @@ func (p *process) startMetrics(ctx context.Context, running *sync.WaitGroup) {
 	}
 	p.log.WithField("address", p.metricsAt.Addr()).Info("serving metrics")
 	running.Go(func() {
-		if err := p.metrics.Serve(ctx, p.metricsAt); err != nil {
+		if err := p.metrics.Serve(ctx, p.metricsAt, p.scrapers); err != nil {
 			p.log.WithError(err).Error("metrics are no longer served")
 		}
 	})

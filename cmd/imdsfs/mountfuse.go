@@ -83,11 +83,13 @@ is left behind. umount DIR ends the daemon.
 
 SOURCE is the instance file. With none or imdsfs there is no file, and this machine is described.
 
-These flags of imdsfs serve are mount options: listen=ADDR, allow-from=WHO and host=NAME, each of them
-repeatable, runtime-dir=DIR, state-dir=DIR, admin=SOCKET, metrics=ADDR, log-level=LEVEL,
-log-format=FORMAT, add-addresses, force-addresses, keep, user=NAME and watchdog=TIME.
+These flags of imdsfs serve are mount options: listen=ADDR, allow-from=WHO, host=NAME and
+metrics-allow-from=WHO, each of them repeatable, runtime-dir=DIR, state-dir=DIR, admin=SOCKET,
+metrics=ADDR, log-level=LEVEL, log-format=FORMAT, add-addresses, force-addresses, keep, user=NAME and
+watchdog=TIME.
 
-log=FILE has the daemon append its log to FILE. Without it the log goes to the journal if this program's
+log=FILE has the daemon append its log to FILE, in a directory that only root can change (Ubuntu's /var/log can be
+changed by a group, and is refused). Without it the log goes to the journal if this program's
 standard error does, as in a mount unit of systemd, and else nowhere once the daemon is ready.
 
 Commas separate options, so no value can hold one. What needs one stands in [server] of the instance

@@ -143,12 +143,12 @@ func TestWhatKeepsADaemonFromMountingIsSaid(t *testing.T) {
 	failed(mount("missing.toml", "m", ""), "imdsfs: error: instance file PLACE/missing.toml: no such file or directory\nimdsfs: hint: give another file with -c\n")
 	failed(mount("web.toml", "missing/m", ""), "imdsfs: error: mount PLACE/missing/m: there is no directory to make it in: PLACE/missing\n"+
 		"imdsfs: hint: create it first, or choose another directory with --mount\n")
-	failed(mount("web.toml", "m", ",log=/missing/log"), "imdsfs: error: open /missing/log: no such file or directory\nimdsfs: hint: choose another file with log=\n")
+	failed(mount("web.toml", "m", ",log=/missing/log"), "imdsfs: error: open /missing: no such file or directory\nimdsfs: hint: choose another file with log=\n")
 	failed(mount("web.toml", "m", ",user=nobody"), "imdsfs: error: --user needs a keeper\nimdsfs: hint: give --keep as well; with systemd say User= in the unit\n")
 	failed(mount("web.toml", "m", ",listen=192.0.2.1:80"), "imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\n"+
 		"imdsfs: hint: the address belongs to no interface of this machine\n")
 	said, code := w.try("TMPDIR=/missing " + mount("web.toml", "m", ""))
-	if code != mountSystem || !strings.HasPrefix(said, "imdsfs: error: ") || !strings.HasSuffix(said, "no such file or directory\nimdsfs: hint: make room there, or set TMPDIR\n") {
+	if code != mountSystem || !strings.HasPrefix(said, "imdsfs: error: ") || !strings.HasSuffix(said, "no such file or directory\nimdsfs: hint: set TMPDIR to a directory that only root can change, or to /tmp\n") {
 		t.Errorf("without a place for a socket: exit code %d\n%s", code, said)
 	}
 	// Of a file at fault in what only a whole tree tells, the daemon says so; with -f nothing is started.
@@ -179,6 +179,7 @@ func TestMountOptionsAreFlagsOfServe(t *testing.T) {
 		"user,keep":                        "--keep",
 		"runtime-dir=/run/web,state-dir=/var/lib/web,admin=/run/web/a":           "--runtime-dir /run/web --state-dir /var/lib/web --admin /run/web/a",
 		"admin=none,metrics=127.0.0.1:9338,log-level=debug,log-format=json":      "--admin none --metrics 127.0.0.1:9338 --log-level debug --log-format json",
+		"metrics-allow-from=local,metrics-allow-from=10.0.0.0/8":                 "--metrics-allow-from local --metrics-allow-from 10.0.0.0/8",
 		"allow-from=local,allow-from=iface:docker0,host=metadata,log=/var/log/i": "--allow-from local --allow-from iface:docker0 --host metadata",
 		"suid,exec,dev": "",
 	} {

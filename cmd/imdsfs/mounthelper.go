@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -23,18 +22,25 @@ func newMountHelperCommand() *cobra.Command {
 the keeper or with systemd's file descriptor store, and ends: the daemon then needs no privilege for it.
 Where a mount is kept already it does nothing.
 
-With --unmount it takes away what a daemon that has ended left behind. With --after-stop, in
+Before that, with add-addresses, it puts the link-local addresses on the link imds0, or goes on with the
+one that it has made before for this run-time directory. Both are there from the start, if the kernel has
+IPv6: http-protocol-ipv6 then only opens and closes the listener.
+
+With --unmount it takes away what a daemon that has ended left behind: the mount, and the link. With --after-stop, in
 ExecStopPost=, it does so only if no successor comes: not after a crash, and not after a daemon that
 was to hand over.`,
 		Example: `  imdsfs mount-helper --mount /run/metadata --user imdsfs
   imdsfs mount-helper --mount /run/metadata --unmount`,
 		Args: exactArgs(0, "no arguments, only flags"),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			s.keep = true // --user is meant for the helper
 			err := s.resolve(nil)
 			switch {
 			case err != nil && !unmount && !afterStop:
-				return nil // the daemon, which may have a predecessor to go on from, says what is wrong
+				// Not a failure: the daemon may have a predecessor to go on from.
+				fmt.Fprintln(os.Stderr, "imdsfs: warning: nothing is mounted for the daemon:")
+				report(os.Stderr, err)
+				return nil
 			case err != nil:
 				s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
 			}
@@ -42,9 +48,10 @@ was to hand over.`,
 			case afterStop && hasSuccessor():
 				return nil
 			case unmount || afterStop:
-				return cleanUp(&s, afterStop && os.Getenv("EXIT_CODE") != "")
-			case s.mount == none:
-				return nil
+				return errors.Join(cleanUp(&s, afterStop && os.Getenv("EXIT_CODE") != ""), s.withdrawAddresses())
+			}
+			if err := s.provideAddresses(cmd.Context()); err != nil || s.mount == none {
+				return err
 			}
 			return mountFor(&s)
 		},
@@ -54,6 +61,8 @@ was to hand over.`,
 	f.StringVar(&s.mount, "mount", "", "`DIR` to mount on (default as for serve)")
 	f.StringVar(&s.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default as for serve)")
 	f.StringVar(&s.user, "user", "", "`NAME` of whom the daemon runs as")
+	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on the link imds0 for the daemon")
+	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 	f.BoolVar(&unmount, "unmount", false, "unmount after a daemon that has ended")
 	f.BoolVar(&afterStop, "after-stop", false, "the same, unless a successor comes")
 	return cmd
@@ -69,14 +78,12 @@ func hasSuccessor() bool {
 	return code != "exited" || status != "0" && status != "2" && status != "3"
 }
 
-// cleanUp unmounts where the settings say, and wherever else a daemon of the run-time directory has mounted.
-func cleanUp(s *settings, ours bool) error {
+// cleanUp unmounts wherever a daemon of the run-time directory has mounted; with force also a mount of it that does not
+// answer.
+func cleanUp(s *settings, force bool) error {
 	dirs, err := fs.Mounts(s.runtimeDir)
-	if s.mount != "" && s.mount != none && !slices.Contains(dirs, s.mount) {
-		dirs = append(dirs, s.mount)
-	}
 	for _, dir := range dirs {
-		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, ours))
+		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, force))
 	}
 	return err
 }

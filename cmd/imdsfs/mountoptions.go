@@ -12,7 +12,7 @@ import (
 
 // The mount options that are flags of serve: with a value, with a path for one, without.
 var (
-	valueOptions  = []string{"listen", "allow-from", "host", "metrics", "log-level", "log-format", "user", "watchdog"}
+	valueOptions  = []string{"listen", "allow-from", "host", "metrics", "metrics-allow-from", "log-level", "log-format", "user", "watchdog"}
 	pathOptions   = []string{"runtime-dir", "state-dir", "admin"}
 	switchOptions = []string{"keep", "add-addresses", "force-addresses"}
 )

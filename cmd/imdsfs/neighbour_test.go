@@ -16,6 +16,7 @@ type neighbours struct {
 	host, neighbour netns
 	log             *syncBuffer
 	runtime         string
+	pid             int // of the daemon
 }
 
 const (
@@ -56,6 +57,7 @@ func newNeighboursSeen(t *testing.T, vantage string, flags ...string) *neighbour
 			t.Logf("log of imdsfs serve:\n%s", n.log)
 		}
 	})
+	n.pid = cmd.Process.Pid // ip has become imdsfs by exec
 	eventually(t, "ready", func() bool { return strings.Contains(n.log.String(), "msg=ready") })
 	return n
 }
@@ -287,5 +289,41 @@ func TestAddAddresses(t *testing.T) {
 	stop()
 	if out, _, err := ns.try("ip link show imds0"); err == nil {
 		t.Errorf("the link that was taken over is still there: %s", out)
+	}
+}
+
+// An address that has left the machine makes whoever takes it over no process of it: at hop limit 1 he gets no token.
+func TestAnAddressThatIsTakenOverIsNotLocal(t *testing.T) {
+	requireCommand(t, "curl")
+	n := newNeighboursSeen(t, "guest", "--allow-from", "local", "--allow-from", "192.0.2.0/24")
+	for i := range 5 {
+		address := fmt.Sprintf("192.0.2.%d", 10+i)
+		n.host.run(fmt.Sprintf("ip address add %s/24 dev %s", address, wire))
+		if got := n.host.run(askToken + "--interface " + address + " " + tokenURL); len(got) != 56 {
+			t.Errorf("while it is the host's own, %s gets %q", address, got)
+		}
+		n.host.run(fmt.Sprintf("ip address del %s/24 dev %s", address, wire))
+		out, stderr, err := n.neighbour.try(fmt.Sprintf("ip address add %s/24 dev %s && %s -m 1 --interface %s %s", address, wire, askToken, address, tokenURL))
+		var exit *exec.ExitError
+		if out != "" || !errors.As(err, &exit) || exit.ExitCode() != 28 {
+			t.Errorf("the neighbour who took over %s gets %q, %v, %s; want him to wait in vain", address, out, err, stderr)
+		}
+	}
+}
+
+// A client may bind an address that the kernel has only just told us of.
+func TestAnAddressThatIsJustAddedIsAnswered(t *testing.T) {
+	requireCommand(t, "curl")
+	for _, allow := range []string{"local", "192.0.2.0/24"} {
+		t.Run("allowed by "+allow, func(t *testing.T) {
+			n := newNeighboursSeen(t, "guest", "--allow-from", allow)
+			for i := range 10 {
+				address := fmt.Sprintf("192.0.2.%d", 10+i)
+				line := fmt.Sprintf("ip address add %s/24 dev %s && %s --interface %s %s", address, wire, askToken, address, tokenURL)
+				if got := n.host.run(line); len(got) != 56 {
+					t.Errorf("%s gets %q", address, got)
+				}
+			}
+		})
 	}
 }

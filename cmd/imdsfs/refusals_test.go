@@ -98,11 +98,11 @@ func TestDirectoriesAndFilesThatWillNotDoAreRefusedByName(t *testing.T) {
 	}{
 		"run-time directory is a file": {
 			func(s *site) (string, string) { return "--runtime-dir", write(s, "f", "") },
-			"error: mkdir VALUE: not a directory\nimdsfs: hint: choose another with --runtime-dir\n",
+			"error: open VALUE: not a directory\nimdsfs: hint: choose another with --runtime-dir\n",
 		},
 		"run-time directory of another user": {
 			func(s *site) (string, string) { return "--runtime-dir", theirs(s, "d") },
-			"error: VALUE belongs to uid 65534, not to us\nimdsfs: hint: choose a directory that only you can change with --runtime-dir\n",
+			"error: VALUE belongs to uid 65534\nimdsfs: hint: choose a directory that only you can change with --runtime-dir\n",
 		},
 		"run-time directory open to others": {
 			func(s *site) (string, string) { return "--runtime-dir", open(s, "d") },
@@ -121,7 +121,7 @@ func TestDirectoriesAndFilesThatWillNotDoAreRefusedByName(t *testing.T) {
 		},
 		"state directory is a file": {
 			func(s *site) (string, string) { return "--state-dir", write(s, "f", "") },
-			"error: mkdir VALUE: not a directory\nimdsfs: hint: choose another with --state-dir\n",
+			"error: open VALUE: not a directory\nimdsfs: hint: choose another with --state-dir\n",
 		},
 		"state directory open to others": {
 			func(s *site) (string, string) { return "--state-dir", open(s, "d") },

@@ -91,8 +91,11 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 	}
 	var faults source.Faults
 	if errors.As(err, &faults) {
-		for _, f := range faults {
+		for _, f := range faults[:min(len(faults), maxLogged)] {
 			p.log.Error(f.String())
+		}
+		if more := len(faults) - maxLogged; more > 0 {
+			p.log.WithField("more", more).Error("more faults: see all of them with imdsfs check")
 		}
 		p.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
 		return
@@ -100,15 +103,15 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 	p.log.WithError(err).Error("cannot read the input: still serving what was there before")
 }
 
-// maxWarnings are logged of one tree; check prints all.
-const maxWarnings = 20
+// maxLogged are the warnings, and the faults, that are logged of one tree; check prints all.
+const maxLogged = 20
 
 func (p *process) logWarnings() {
 	warnings := p.store.Snapshot().Warnings()
-	for _, w := range warnings[:min(len(warnings), maxWarnings)] {
+	for _, w := range warnings[:min(len(warnings), maxLogged)] {
 		p.log.Warn(w.String())
 	}
-	if more := len(warnings) - maxWarnings; more > 0 {
+	if more := len(warnings) - maxLogged; more > 0 {
 		p.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
 	}
 }

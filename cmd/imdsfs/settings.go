@@ -13,6 +13,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/host"
+	"github.com/imdsfs/imdsfs/source/safepath"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -44,8 +45,10 @@ type settings struct {
 	logFormat    string
 	admin        string // path of the socket, or none
 	metrics      string // address, or none
-	vantage      string // guest or host
-	sources      []string
+	// metricsAllowFrom is who may scrape; allowFrom says nothing about that.
+	metricsAllowFrom []string
+	vantage          string // guest or host
+	sources          []string
 	// addAddresses puts the link-local addresses on a link of our own, force although somebody
 	// else seems to have them.
 	addAddresses   bool
@@ -71,6 +74,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.logFormat, "log-format", "", "text or json (default text)")
 	f.StringVar(&s.admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set and unset, or none (default RUNTIME-DIR/admin.sock)")
 	f.StringVar(&s.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
+	f.StringArrayVar(&s.metricsAllowFrom, "metrics-allow-from", nil, "`WHO` may read the metrics: as in --allow-from; repeatable (default local)")
 	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on a link of our own, imds0")
 	f.BoolVar(&s.keep, "keep", false, "stand behind the daemon: start it again when it dies or hangs, and lose nothing by that")
 	f.StringVar(&s.user, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
@@ -115,6 +119,13 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
 	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
 	s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir())
+	for _, dir := range []*string{&s.runtimeDir, &s.stateDir} {
+		path, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = path
+	}
 	s.allowFrom = firstList(s.allowFrom, server.AllowFrom, []string{"local"})
 	s.hosts = firstList(s.hosts, server.Hosts)
 	s.logLevel = first(s.logLevel, server.LogLevel, "info")
@@ -122,6 +133,7 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 	s.sources = server.Sources
 	s.admin = first(s.admin, server.Admin, adminSocket(s.runtimeDir))
 	s.metrics = first(s.metrics, server.Metrics, none)
+	s.metricsAllowFrom = firstList(s.metricsAllowFrom, server.MetricsAllowFrom, []string{"local"})
 	s.vantage = first(server.Vantage, "guest")
 	s.addAddresses = s.addAddresses || server.AddAddresses
 	s.keep = s.keep || server.Keep
@@ -137,6 +149,18 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
 	}
 	return nil
+}
+
+// policy is about the paths on which root acts for the daemon.
+func (s *settings) policy() (safepath.Policy, error) {
+	if s.user == "" {
+		return safepath.Policy{}, nil
+	}
+	a, err := lookUpAccount(s.user)
+	if err != nil {
+		return safepath.Policy{}, err
+	}
+	return safepath.Policy{Users: []int{a.uid}}, nil
 }
 
 // mountOf is where to mount if the file says this.

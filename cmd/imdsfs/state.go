@@ -6,45 +6,65 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// makeDirs creates the run-time directory (others may look up the address in it) and the state
-// directory (nobody else's business).
+// A dir is a directory of the daemon's, and the flag that chooses another.
+type dir struct {
+	path string
+	mode os.FileMode
+	flag string
+}
+
+// dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
+// business).
+func (s *settings) dirs() []dir {
+	return []dir{{s.runtimeDir, 0o755, "--runtime-dir"}, {s.stateDir, 0o700, "--state-dir"}}
+}
+
+// makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
 func makeDirs(s *settings) error {
-	for _, dir := range []struct {
-		path string
-		mode os.FileMode
-		flag string
-	}{{s.runtimeDir, 0o755, "--runtime-dir"}, {s.stateDir, 0o700, "--state-dir"}} {
-		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
-			return noRoom(failure(exitFailed, "choose another with "+dir.flag, err), dir.path, dir.flag)
+	for _, d := range s.dirs() {
+		f, err := d.open(safepath.Policy{})
+		if err != nil {
+			return err
 		}
-		if err := ownDir(dir.path); err != nil {
-			return failure(exitFailed, "choose a directory that only you can change with "+dir.flag, err)
+		info, err := f.Stat()
+		f.Close()
+		if err != nil {
+			return err
+		}
+		if uid := ownerOf(info); uid != os.Geteuid() {
+			return d.refuse(fmt.Errorf("%s belongs to uid %d, not to us", d.path, uid))
 		}
 	}
 	return nil
 }
 
-// ownDir refuses a directory that another user could put keys into.
-func ownDir(dir string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", dir, err)
+// open opens the directory, O_PATH, and makes it if it is missing.
+func (d dir) open(policy safepath.Policy) (*os.File, error) {
+	f, err := policy.MakeDir(d.path, d.mode)
+	var refused *safepath.Error
+	switch {
+	case errors.As(err, &refused):
+		return nil, d.refuse(refused)
+	case err != nil:
+		return nil, noRoom(failure(exitFailed, "choose another with "+d.flag, err), d.path, d.flag)
 	}
-	if st.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s belongs to uid %d, not to us", dir, st.Uid)
-	}
-	if st.Mode&0o022 != 0 {
-		return fmt.Errorf("%s is writable by others (mode %04o)", dir, st.Mode&0o7777)
-	}
-	return nil
+	return f, nil
 }
+
+func (d dir) refuse(err error) error {
+	return failure(exitFailed, "choose a directory that only you can change with "+d.flag, err)
+}
+
+func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // alreadyRunning is said before the name of a run-time directory.
 const alreadyRunning = "an imdsfs is already running with the run-time directory"

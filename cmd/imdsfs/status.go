@@ -60,6 +60,9 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	default:
 		line("mount", "%s", s.Mount.Dir)
 	}
+	if s.Mount != nil && s.Mount.Handles {
+		line("", "  not closed to file handles: CAP_DAC_READ_SEARCH and any part of it are enough to read all of it")
+	}
 	line("handover", "%s", s.Handover)
 	line("http", "%s", first(strings.Join(s.Listeners, " "), "none"))
 	if s.Addresses != "" {

@@ -46,6 +46,7 @@ type identity struct {
 	dev, ino     uint64
 	size         int64
 	mtime, ctime unix.Timespec
+	link         unix.Timespec // ctime of the name itself: a link that is refused may be given to another owner
 	err          error
 }
 
@@ -137,11 +138,14 @@ func (w *watcher) look() bool {
 }
 
 func identify(path string) identity {
-	var st unix.Stat_t
+	var st, link unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return identity{err: err}
 	}
-	return identity{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
+	if err := unix.Lstat(path, &link); err != nil {
+		return identity{err: err}
+	}
+	return identity{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim, link: link.Ctim}
 }
 
 // watchFolders watches every folder in which a rename can change where a file's path leads.

@@ -58,6 +58,14 @@ func TestWatcherNoticesEveryKindOfChange(t *testing.T) {
 			},
 			func(dir string) { must(os.Symlink("..2", dir+"/..tmp")); must(os.Rename(dir+"/..tmp", dir+"/..data")) },
 		},
+		"a link is given to another owner": {
+			func(dir string) string {
+				rewrite(t, dir+"/g", "a")
+				must(os.Symlink("g", dir+"/f"))
+				return dir + "/f"
+			},
+			func(dir string) { must(os.Lchown(dir+"/f", os.Getuid(), os.Getgid())) },
+		},
 		"behind links to another folder": {
 			func(dir string) string {
 				must(os.MkdirAll(dir+"/srv/conf", 0o700))

@@ -20,7 +20,7 @@ import (
 const debContents = `
 drwxr-xr-x /etc/imdsfs
 -rw-r--r-- /etc/imdsfs/imdsfs.toml
--rwxr-xr-x /usr/bin/imdsfs
+-rwx--x--x /usr/bin/imdsfs
 -rw-r--r-- /usr/lib/systemd/system/imdsfs.service
 -rw-r--r-- /usr/lib/systemd/system/imdsfs.socket
 -rw-r--r-- /usr/lib/systemd/system/imdsfs@.service

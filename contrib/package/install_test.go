@@ -37,12 +37,13 @@ func (m *machine) answersAlike() string {
 	return file
 }
 
-// nothingServed fails the test if a daemon, its mount, its link or its run-time directory are there.
+// nothingServed fails the test if a daemon, its mount, its link or its socket are there. Keys and locks stay until
+// the next boot.
 func (m *machine) nothingServed() {
 	m.t.Helper()
 	if left := m.run(`grep fuse.imdsfs /proc/mounts || true
 ip -o link show imds0 2>/dev/null || true
-ls -d /run/imdsfs* /run/metadata* 2>/dev/null || true
+ls -d /run/metadata* /run/imdsfs/*.sock /run/imdsfs/listen /run/imdsfs.instances/*/*.sock /run/imdsfs.instances/*/listen 2>/dev/null || true
 for comm in /proc/[0-9]*/comm; do grep -sx imdsfs "$comm" || true; done`); left != "" {
 		m.t.Errorf("left behind:\n%s", left)
 	}
@@ -106,7 +107,7 @@ listen = ["127.0.0.1:1339"]
 	const web = "i-0a1b2c3d4e5f67890"
 	here := func() {
 		t.Helper()
-		got := m.run("cat /run/metadata-web-1/" + idPath + "; echo; curl -sS --fail http://127.0.0.1:1339/" + idPath + "; echo; imdsfs get --runtime-dir /run/imdsfs-web-1 instance-id")
+		got := m.run("cat /run/metadata-web-1/" + idPath + "; echo; curl -sS --fail http://127.0.0.1:1339/" + idPath + "; echo; imdsfs get --runtime-dir /run/imdsfs.instances/web-1 instance-id")
 		if got != fmt.Sprint(web, "\n", web, "\n", web) {
 			t.Errorf("the instance web-1 is %q", got)
 		}
@@ -119,7 +120,7 @@ listen = ["127.0.0.1:1339"]
 	here()
 	m.run("systemctl stop imdsfs@web-1")
 	m.nothingServed()
-	m.run("test -d /var/lib/imdsfs-web-1")
+	m.run("test -d /var/lib/imdsfs.instances/web-1")
 }
 
 func TestSocketActivation(t *testing.T) {

@@ -24,8 +24,10 @@ const (
 	roleVariable = "IMDSFS_TEST_ROLE"
 	roleGuard    = "guard"
 	roleInit     = "init"
+	roleExchange = "exchange"
+	roleLook     = "look"
 	rootVariable = "IMDSFS_TEST_ROOT" // of the machine, read-only
-	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on
+	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on; or what an adversary is after
 	// holdVariable makes TestHoldAMachine what it is for.
 	holdVariable = "IMDSFS_TEST_HOLD"
 )

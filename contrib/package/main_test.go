@@ -16,7 +16,8 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
-// TestMain makes the test binary the two processes behind a machine, see machine_init_test.go.
+// TestMain makes the test binary the two processes behind a machine, see machine_init_test.go, or an adversary
+// in it, see hostile_test.go.
 func TestMain(m *testing.M) {
 	stress.Main()
 	switch os.Getenv(roleVariable) {
@@ -24,6 +25,10 @@ func TestMain(m *testing.M) {
 		os.Exit(guard())
 	case roleInit:
 		os.Exit(becomeInit())
+	case roleExchange:
+		os.Exit(exchange(os.Getenv(dirVariable)))
+	case roleLook:
+		os.Exit(look(os.Getenv(dirVariable)))
 	}
 	flag.Parse()
 	flag.Set("test.parallel", "4") // they wait most of the time, for what others do

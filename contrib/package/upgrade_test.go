@@ -61,7 +61,10 @@ echo '# changed by the administrator' >>/etc/imdsfs/imdsfs.toml
 imdsfs options set http-put-response-hop-limit=2 >/dev/null`)
 	id := m.answersAlike()
 	before := m.property("imdsfs", "MainPID") + m.property("imdsfs@web", "MainPID")
+	// Before, the daemon itself made the link, and said nothing on it.
+	m.run("ip link set dev imds0 alias ''; ! ip link show dev imds0 | grep alias")
 	faults, open := m.readWhile(func() { m.run("dpkg -i " + m.put(newer)) })
+	m.run("ip link show dev imds0 | grep -q 'alias imdsfs of /run/imdsfs$'")
 	if after := m.property("imdsfs", "MainPID") + m.property("imdsfs@web", "MainPID"); after == before {
 		t.Error("after the upgrade the old version runs")
 	}

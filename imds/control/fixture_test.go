@@ -132,7 +132,7 @@ func (i *instance) serve(mode os.FileMode) (socket string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- i.Serve(ctx, listener) }()
+	go func() { ended <- i.Serve(ctx, listener, 0) }()
 	i.t.Cleanup(func() {
 		cancel()
 		select {

@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
@@ -23,17 +25,22 @@ const (
 	maxHeader     = 16 << 10
 	adminTimeout  = 30 * time.Second
 	headerTimeout = 5 * time.Second
+	idleTimeout   = 10 * time.Second
 	stopGrace     = 500 * time.Millisecond // for requests under way
 )
 
 // Serve answers the admin API (contrib/openapi.yaml) on a Unix socket until ctx ends. Only root and
-// the daemon's own user are answered, whatever the socket's mode has become.
-func (c *Control) Serve(ctx context.Context, listener net.Listener) error {
+// the daemon's own user are answered, whatever the socket's mode has become. It has at most maxConns
+// connections, 0 for [edge.DefaultMaxPortConns]; then the one unused for longest is closed.
+func (c *Control) Serve(ctx context.Context, listener net.Listener, maxConns int) error {
+	port := edge.Guard(listener, edge.PortConfig{MaxConns: maxConns})
 	server := &http.Server{
 		Handler:           c.Handler(),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       adminTimeout,
 		WriteTimeout:      adminTimeout,
+		IdleTimeout:       idleTimeout,
+		ConnState:         port.ConnState,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(io.Discard, "", 0), // it tells of nothing but what clients do wrong
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
@@ -50,7 +57,7 @@ func (c *Control) Serve(ctx context.Context, listener net.Listener) error {
 			server.Close()
 		}
 	})()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(port); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	<-ended
@@ -70,11 +77,11 @@ type caller struct {
 }
 
 func callerOf(nc net.Conn) caller {
-	unixConn, ok := nc.(*net.UnixConn)
-	if !ok {
+	socket, ok := nc.(syscall.Conn)
+	if !ok || nc.LocalAddr().Network() != "unix" {
 		return caller{err: errors.New("not a Unix socket")}
 	}
-	raw, err := unixConn.SyscallConn()
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return caller{err: err}
 	}

@@ -137,7 +137,7 @@ func TestACallerThatTheKernelDoesNotNameIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go i.Serve(t.Context(), listener)
+	go i.Serve(t.Context(), listener, 0)
 	resp, err := http.Get("http://" + listener.Addr().String() + "/v1/status")
 	if err != nil {
 		t.Fatal(err)

@@ -24,11 +24,12 @@ type Status struct {
 // Mount is the state of the FUSE door.
 type Mount struct {
 	Dir      string            `json:"dir"`
-	Resumed  bool              `json:"resumed"`  // a predecessor made it
-	Private  bool              `json:"private"`  // through fusermount3: for our own user alone
-	Inodes   int               `json:"inodes"`   // that the kernel knows
-	Stalled  uint64            `json:"stalled"`  // changes that the kernel did not take within 5 s
-	Requests map[string]uint64 `json:"requests"` // of the kernel, by operation
+	Resumed  bool              `json:"resumed"`      // a predecessor made it
+	Private  bool              `json:"private"`      // through fusermount3: for our own user alone
+	Handles  bool              `json:"file-handles"` // CAP_DAC_READ_SEARCH and any part of the mount are enough to read all of it
+	Inodes   int               `json:"inodes"`       // that the kernel knows
+	Stalled  uint64            `json:"stalled"`      // changes that the kernel did not take within 5 s
+	Requests map[string]uint64 `json:"requests"`     // of the kernel, by operation
 }
 
 // Source is one source of metadata.

@@ -40,8 +40,8 @@ func TestParseAllow(t *testing.T) {
 }
 
 // machine has a LAN on eth0, containers on docker0, and as any machine a link-local address on each.
-func machine() []interfaceAddress {
-	return []interfaceAddress{
+func machine() *picture {
+	return newPicture([]interfaceAddress{
 		{"lo", netip.MustParsePrefix("127.0.0.1/8")},
 		{"eth0", netip.MustParsePrefix("192.0.2.10/24")},
 		{"eth0", netip.MustParsePrefix("2001:db8::10/64")},
@@ -49,7 +49,7 @@ func machine() []interfaceAddress {
 		{"docker0", netip.MustParsePrefix("172.17.0.1/16")},
 		{"docker0", netip.MustParsePrefix("fe80::d/64")},
 		{"imds0", netip.MustParsePrefix("169.254.169.254/32")},
-	}
+	})
 }
 
 func TestRules(t *testing.T) {
@@ -75,43 +75,13 @@ func TestRules(t *testing.T) {
 		}
 		check := func(peers []string, want bool) {
 			for _, p := range peers {
-				if got := rule.allows(netip.MustParseAddr(p), machine); got != want {
+				if got := rule.allows(netip.MustParseAddr(p), machine()); got != want {
 					t.Errorf("%s: peer %s allowed: %t", c.rule, p, got)
 				}
 			}
 		}
 		check(c.yes, true)
 		check(c.no, false)
-	}
-}
-
-func TestAddressesAreAskedForOnceASecond(t *testing.T) {
-	clock := source.NewManualClock(now)
-	asked := 0
-	var assigned []interfaceAddress
-	p := peerCheck{rules: []Rule{Local()}, clock: clock, interfaces: func() []interfaceAddress { asked++; return assigned }}
-	check := func(peer string, want bool, wantAsked int) {
-		t.Helper()
-		if got := p.allow(netip.MustParseAddr(peer)); got != want || asked != wantAsked {
-			t.Errorf("peer %s: allowed %t after asking %d times; want %t, %d", peer, got, asked, want, wantAsked)
-		}
-	}
-	check("127.0.0.1", true, 0)
-	check("192.0.2.10", false, 1)
-	assigned = machine()
-	check("192.0.2.10", false, 1)
-	clock.Advance(time.Second)
-	check("192.0.2.10", true, 2)
-	check("172.17.0.1", true, 2)
-	check("192.0.2.11", false, 2)
-	if p.allow(netip.Addr{}) {
-		t.Error("what has no address is allowed")
-	}
-}
-
-func TestInterfaceAddressesHoldsTheLoopback(t *testing.T) {
-	if all := interfaceAddresses(); !slices.Contains(all, interfaceAddress{"lo", netip.MustParsePrefix("127.0.0.1/8")}) {
-		t.Errorf("127.0.0.1/8 on lo is not among %v", all)
 	}
 }
 
@@ -154,6 +124,7 @@ func TestOtherPeersAreClosedUnansweredAndReportedOnceAMinute(t *testing.T) {
 		for range 3 {
 			h.dial().expectEnd(false)
 		}
+		eventually(t, "all are seen to", func() bool { return len(h.gate.addresses.secondLooks) == 0 })
 		if got := peers.all(); !slices.Equal(got, want) {
 			t.Errorf("reported %v, want %v", got, want)
 		}
@@ -167,7 +138,7 @@ func TestOtherPeersAreClosedUnansweredAndReportedOnceAMinute(t *testing.T) {
 
 func TestAnyRuleLetsAPeerIn(t *testing.T) {
 	for _, rules := range [][]string{{"10.0.0.0/8", "local"}, {"iface:lo"}, {"127.0.0.0/8"}} {
-		h := start(t, Config{Allow: mustParse(t, rules...)})
+		h := start(t, Config{Allow: mustParse(t, rules...), Addresses: follow(t)})
 		h.dial().roundTrip()
 	}
 	start(t, Config{}).dial().roundTrip() // local, when nothing is said
@@ -211,7 +182,18 @@ func TestReportsAreBounded(t *testing.T) {
 			t.Errorf("a minute later report %d: %t, want %t", i, got, want)
 		}
 	}
-	if len(throttle.last) != 3 {
-		t.Errorf("%d keys are remembered, want 3", len(throttle.last))
+	if len(throttle.last) != 3 || len(throttle.order) != 3 {
+		t.Errorf("%d keys are remembered in an order of %d, want 3", len(throttle.last), len(throttle.order))
+	}
+}
+
+// A throttle that is full costs no more than one that is empty: whoever is refused waits for it.
+func BenchmarkFullThrottle(b *testing.B) {
+	throttle := newThrottle[int](source.NewManualClock(now), reportedMax)
+	for i := range reportedMax {
+		throttle.allow(i)
+	}
+	for i := 0; b.Loop(); i++ {
+		throttle.allow(reportedMax + i)
 	}
 }

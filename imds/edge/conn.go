@@ -16,10 +16,8 @@ import (
 
 // A conn is one connection. Its goroutine alone uses it, but for what the registry guards and for stop.
 type conn struct {
-	net.Conn
+	member // its peer is the zero Addr if it is local
 	server *Server
-	peer   netip.Addr // the zero Addr for a local one
-	places places     // in the registry
 
 	*buffers
 	parser parser
@@ -46,7 +44,7 @@ var spareBuffers = sync.Pool{New: func() any { return &buffers{in: bufio.NewRead
 func newConn(s *Server, nc net.Conn, peer netip.Addr) *conn {
 	b := spareBuffers.Get().(*buffers)
 	b.in.Reset(nc)
-	return &conn{Conn: nc, server: s, peer: peer, buffers: b, fresh: true}
+	return &conn{member: member{Conn: nc, peer: peer}, server: s, buffers: b, fresh: true}
 }
 
 // release gives the buffers back. The connection must not be used any more.
@@ -77,19 +75,22 @@ func (c *conn) serveRequest(ctx context.Context) bool {
 	case err != nil:
 		return false
 	default:
-		c.server.conns.touch(c)
+		c.server.conns.touch(&c.member)
 		req = &c.parser.req
 		req.Close = req.Close || ctx.Err() != nil
 		resp = imds.Respond(c.server.snapshot.Load(), limits.Tokens, now, limits.Hosts, req)
 	}
 	unread := err != nil || bodyLength > 0 || c.parser.unread || c.in.Buffered() > 0
 	if resp.RefusedHost != "" && limits.RefusedHost != nil && c.server.reports.host.allow(struct{}{}) {
-		limits.RefusedHost(resp.RefusedHost)
+		c.server.report(func() { limits.RefusedHost(resp.RefusedHost) })
 	}
 	if resp.HopLimit > 0 && !limits.OutsideGuests && c.peer.IsValid() {
 		if resp.HopLimit--; resp.HopLimit == 0 {
-			c.withhold()
-			return false
+			if !c.server.gate.lookUntil(c.Conn, isLocal).local {
+				c.withhold()
+				return false
+			}
+			resp.HopLimit++
 		}
 	}
 	c.server.counters.answered(req, &resp)
@@ -200,8 +201,8 @@ func (c *conn) linger() {
 func (c *conn) withhold() {
 	const limit = 1 // a higher one would have let it through
 	c.server.counters.withheld.Add(1)
-	if tell := c.server.config.Withheld; tell != nil && c.server.reports.withheld.allow(c.peer.WithZone("")) {
-		tell(c.peer, limit)
+	if tell := c.server.config.Withheld; tell != nil && c.server.reports.withheld.allow(peerKey(c.peer)) {
+		c.server.report(func() { tell(c.peer, limit) })
 	}
 	c.SetReadDeadline(time.Now().Add(userTimeout))
 	io.CopyN(io.Discard, c.Conn, lingerBytes)

@@ -21,7 +21,6 @@ var (
 type counters struct {
 	answers  [2][7][8]atomic.Uint64 // by version, method, code
 	withheld atomic.Uint64
-	refused  atomic.Uint64
 }
 
 func (c *counters) answered(req *imds.Request, resp *imds.Response) {
@@ -61,7 +60,7 @@ type Counts struct {
 
 // Counts may be called at any time.
 func (s *Server) Counts() Counts {
-	c := Counts{TokensWithheld: s.counters.withheld.Load(), PeersRefused: s.counters.refused.Load(), Open: s.conns.len()}
+	c := Counts{TokensWithheld: s.counters.withheld.Load(), PeersRefused: s.gate.refused.Load(), Open: s.conns.len()}
 	for version := range s.counters.answers {
 		for m, method := range countedMethods {
 			for i, code := range countedCodes {

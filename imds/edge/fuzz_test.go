@@ -51,11 +51,11 @@ func FuzzConnection(f *testing.F) {
 	server.Publish(snapshot(f, "http-tokens", "required"))
 	f.Fuzz(func(t *testing.T, in []byte, chunk int) {
 		conn := &stream{in: bytes.NewReader(in), chunk: max(1, chunk)}
-		admitted, ok := server.admit(conn)
-		if !ok {
+		v := server.gate.look(conn)
+		if !v.allowed {
 			t.Fatal("the peer is not answered")
 		}
-		server.serve(context.Background(), admitted)
+		server.serve(context.Background(), server.admit(conn, v))
 		if strings.Contains(conn.out.String(), instanceID) || strings.Contains(conn.out.String(), "AQAEA") {
 			t.Fatalf("%q got %q", in, conn.out.String())
 		}

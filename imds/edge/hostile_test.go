@@ -175,7 +175,7 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 			from = netip.MustParseAddr(peer)
 		}
 		c := newConn(server, near, from)
-		server.conns.add(c)
+		server.conns.add(&c.member)
 		return c, func() bool {
 			far.SetReadDeadline(time.Now())
 			_, err := far.Read(make([]byte, 1))
@@ -192,7 +192,7 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 	_, local1 := open(local)
 	a1, a1Closed := open(a)
 	_, a2Closed := open(a)
-	server.conns.touch(a1)
+	server.conns.touch(&a1.member)
 	a3, a3Closed := open(a)
 	wantClosed("the one that a used last", a1Closed, false)
 	wantClosed("the one unused for longest of a", a2Closed, true)
@@ -206,14 +206,45 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 	for what, closed := range map[string]func() bool{"b's": b1, "the second local one": local2, "the third local one": local3} {
 		wantClosed(what, closed, false)
 	}
-	server.conns.remove(a1)
-	server.conns.remove(a1)
-	server.conns.remove(a3)
+	server.conns.remove(&a1.member)
+	server.conns.remove(&a1.member)
+	server.conns.remove(&a3.member)
 	if own := server.conns.byPeer; len(own) != 1 {
 		t.Errorf("%d peers are remembered, want b alone", len(own))
 	}
 	if n := server.conns.byUse.Len(); n != 3 {
 		t.Errorf("%d connections are open, want 3", n)
+	}
+}
+
+// Whoever has one IPv6 address has 2⁶⁴ of them.
+func TestAnIPv6NetworkIsOnePeer(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true},
+		{"2001:db8::1", "2001:db8:0:1::1", false},
+		{"fe80::1%eth0", "fe80::2%eth0", true},
+		{"fe80::1%eth0", "fe80::1%eth1", false},
+		{"192.0.2.1", "192.0.2.2", false},
+		{"192.0.2.1", "192.0.2.1", true},
+		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
+		{"::ffff:192.0.2.1", "192.0.2.1", true},
+	} {
+		server := New(Config{MaxConnsPerPeer: 1})
+		add := func(peer string) net.Conn {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close() })
+			server.conns.add(&newConn(server, near, netip.MustParseAddr(peer)).member)
+			return far
+		}
+		first := add(c.a)
+		add(c.b)
+		first.SetReadDeadline(time.Now())
+		if _, err := first.Read(make([]byte, 1)); (err == io.EOF) != c.same {
+			t.Errorf("%s, then %s: the first one's read ends with %v; want them to be one peer: %t", c.a, c.b, err, c.same)
+		}
 	}
 }
 

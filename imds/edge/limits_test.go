@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 const short = 50 * time.Millisecond
@@ -177,7 +178,7 @@ func (h *harness) busy() (n int) {
 	h.conns.mu.Lock()
 	defer h.conns.mu.Unlock()
 	for e := h.conns.byUse.Front(); e != nil; e = e.Next() {
-		c := e.Value.(*conn)
+		c := (*conn)(unsafe.Pointer(e.Value.(*member))) // its first field
 		c.mu.Lock()
 		if c.busy {
 			n++

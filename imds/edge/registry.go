@@ -2,80 +2,112 @@ package edge
 
 import (
 	"container/list"
+	"net"
 	"net/netip"
 	"sync"
 )
 
-// A registry holds the open connections, the one unused for longest first. A connection is used when
-// it is accepted and when a request has come in completely: one that sends its headers slowly gains
-// nothing. Where there are too many, of all or of one peer, the one unused for longest goes.
+// A registry holds the open connections of a port, the one unused for longest first. A connection is used
+// when it is accepted and when a request has come in completely: one that sends its headers slowly gains
+// nothing. Where there are too many, of all or of one peer, the one unused for longest goes. Nothing here
+// takes longer where there are more connections.
 type registry struct {
 	max        int
-	maxPerPeer int
+	maxPerPeer int // 0: one peer may have them all
 	mu         sync.Mutex
-	byUse      list.List                 // of *conn
+	byUse      list.List                 // of *member
 	byPeer     map[netip.Addr]*list.List // the same, but for those of local peers
+}
+
+// A member is a connection that a registry may close.
+type member struct {
+	net.Conn
+	peer   netip.Addr // the zero Addr for one that shares the cap of all
+	places places
 }
 
 // places are where the registry has a connection; nil where it has not.
 type places struct{ byUse, byPeer *list.Element }
 
+// peerKey is what the cap of one peer and the throttle of reports count as one: an IPv4 address, or the /64
+// that whoever has one IPv6 address mostly has whole (RFC 6177). Of link-local addresses it is the link.
+func peerKey(peer netip.Addr) netip.Addr {
+	if !peer.Is6() || peer.Is4In6() {
+		return peer.Unmap()
+	}
+	prefix, err := peer.Prefix(64)
+	if err != nil {
+		return peer
+	}
+	return prefix.Addr().WithZone(peer.Zone())
+}
+
 // add makes room by closing connections unused for longest.
-func (r *registry) add(c *conn) {
+func (r *registry) add(m *member) {
+	for _, victim := range r.insert(m) {
+		victim.Close() // its goroutine ends at its next read or write
+	}
+}
+
+// insert returns who has to go for m: two at most, one of its peer's and one of all.
+func (r *registry) insert(m *member) (victims []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if own := r.byPeer[c.peer]; own != nil && own.Len() >= r.maxPerPeer {
-		r.evictLocked(own.Front())
+	key := peerKey(m.peer)
+	if own := r.byPeer[key]; own != nil && own.Len() >= r.maxPerPeer {
+		victims = append(victims, r.takeLocked(own.Front()))
 	}
-	for r.byUse.Len() >= r.max {
-		r.evictLocked(r.byUse.Front())
+	if r.byUse.Len() >= r.max {
+		victims = append(victims, r.takeLocked(r.byUse.Front()))
 	}
-	c.places.byUse = r.byUse.PushBack(c)
-	if !c.peer.IsValid() {
-		return
+	m.places.byUse = r.byUse.PushBack(m)
+	if !m.peer.IsValid() || r.maxPerPeer == 0 {
+		return victims
 	}
-	own := r.byPeer[c.peer]
+	own := r.byPeer[key]
 	if own == nil {
 		own = list.New()
 		if r.byPeer == nil {
 			r.byPeer = map[netip.Addr]*list.List{}
 		}
-		r.byPeer[c.peer] = own
+		r.byPeer[key] = own
 	}
-	c.places.byPeer = own.PushBack(c)
+	m.places.byPeer = own.PushBack(m)
+	return victims
 }
 
-func (r *registry) touch(c *conn) {
+func (r *registry) touch(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c.places.byUse == nil {
+	if m.places.byUse == nil {
 		return
 	}
-	r.byUse.MoveToBack(c.places.byUse)
-	if c.places.byPeer != nil {
-		r.byPeer[c.peer].MoveToBack(c.places.byPeer)
+	r.byUse.MoveToBack(m.places.byUse)
+	if m.places.byPeer != nil {
+		r.byPeer[peerKey(m.peer)].MoveToBack(m.places.byPeer)
 	}
 }
 
-func (r *registry) remove(c *conn) {
+func (r *registry) remove(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.removeLocked(c)
+	r.removeLocked(m)
 }
 
-func (r *registry) removeLocked(c *conn) {
-	if c.places.byUse == nil {
+func (r *registry) removeLocked(m *member) {
+	if m.places.byUse == nil {
 		return
 	}
-	r.byUse.Remove(c.places.byUse)
-	if c.places.byPeer != nil {
-		own := r.byPeer[c.peer]
-		own.Remove(c.places.byPeer)
+	r.byUse.Remove(m.places.byUse)
+	if m.places.byPeer != nil {
+		key := peerKey(m.peer)
+		own := r.byPeer[key]
+		own.Remove(m.places.byPeer)
 		if own.Len() == 0 {
-			delete(r.byPeer, c.peer)
+			delete(r.byPeer, key)
 		}
 	}
-	c.places = places{}
+	m.places = places{}
 }
 
 func (r *registry) len() int {
@@ -87,14 +119,18 @@ func (r *registry) len() int {
 // evict frees a descriptor, if there is any connection.
 func (r *registry) evict() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	var victim *member
 	if r.byUse.Len() > 0 {
-		r.evictLocked(r.byUse.Front())
+		victim = r.takeLocked(r.byUse.Front())
+	}
+	r.mu.Unlock()
+	if victim != nil {
+		victim.Close()
 	}
 }
 
-func (r *registry) evictLocked(e *list.Element) {
-	victim := e.Value.(*conn)
+func (r *registry) takeLocked(e *list.Element) *member {
+	victim := e.Value.(*member)
 	r.removeLocked(victim)
-	victim.Close() // its goroutine ends at its next read or write
+	return victim
 }

@@ -3,7 +3,6 @@ package edge
 import (
 	"errors"
 	"net"
-	"net/netip"
 	"syscall"
 	"time"
 
@@ -32,17 +31,42 @@ func setHopLimit(nc net.Conn, limit int) error {
 	})
 }
 
-// limitSendBuffer is for a listening socket: those that it accepts inherit the limit.
-func limitSendBuffer(_, _ string, raw syscall.RawConn) error {
+// limitBuffers bounds what the kernel keeps for a connection. Connections inherit the limit from the socket that
+// they come to, which systemd or a predecessor may have opened. Those that came before have to be told.
+func limitBuffers(socket any) error { return control(socket, setBuffers) }
+
+func setBuffers(fd int) error {
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer))
+}
+
+// limitNewSocket is for [net.ListenConfig].
+func limitNewSocket(_, _ string, raw syscall.RawConn) error {
 	var inner error
-	err := raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer) })
+	err := raw.Control(func(fd uintptr) { inner = setBuffers(int(fd)) })
 	return errors.Join(err, inner)
 }
 
-func control(nc net.Conn, f func(fd int) error) error {
-	sc, ok := nc.(syscall.Conn)
+// scopeOf is the index of the link that an IPv6 peer is on.
+func scopeOf(nc net.Conn) (index int, err error) {
+	err = control(nc, func(fd int) error {
+		peer, err := unix.Getpeername(fd)
+		if six, ok := peer.(*unix.SockaddrInet6); ok {
+			index = int(six.ZoneId)
+		}
+		return err
+	})
+	return index, err
+}
+
+// errNotASocket is of a connection or listener that others made.
+var errNotASocket = errors.New("not a socket")
+
+func control(socket any, f func(fd int) error) error {
+	sc, ok := socket.(syscall.Conn)
 	if !ok {
-		return errors.New("not a socket")
+		return errNotASocket
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
@@ -53,14 +77,4 @@ func control(nc net.Conn, f func(fd int) error) error {
 		return err
 	}
 	return inner
-}
-
-// peerOf is the address of the other end with its zone, an IPv4-mapped one as IPv4. The zero Addr,
-// which no rule allows, stands for a connection that is not TCP.
-func peerOf(nc net.Conn) netip.Addr {
-	tcp, ok := nc.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.Addr{}
-	}
-	return tcp.AddrPort().Addr().Unmap()
 }

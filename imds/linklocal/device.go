@@ -30,8 +30,8 @@ func leftover() (netlink.Link, error) {
 		foreign = []string{"it is a link of kind " + kind}
 	}
 	if len(foreign) > 0 {
-		return nil, &Error{ErrNotOurs, fmt.Sprintf("%s: %s", Name, strings.Join(foreign, ", ")),
-			"we need the name: rename that one or, if nobody wants it, run: ip link delete " + Name}
+		return nil, &Error{Err: ErrNotOurs, Detail: fmt.Sprintf("%s: %s", Name, strings.Join(foreign, ", ")),
+			Hint: "we need the name: rename that one or, if nobody wants it, run: ip link delete " + Name}
 	}
 	return device, nil
 }
@@ -64,7 +64,7 @@ func create(linkAdd func(netlink.Link) error) (netlink.Link, error) {
 		}
 		return device, nil
 	}
-	return nil, &Error{ErrUnsupported, "add " + Name, "put the addresses on a link that is there: " + byHand}
+	return nil, &Error{Err: ErrUnsupported, Detail: "add " + Name, Hint: "put the addresses on a link that is there: " + byHand}
 }
 
 // settle makes the link as it has to be: up, with the addresses that are wanted.
@@ -96,7 +96,7 @@ func addAddress(device netlink.Link, addr netip.Addr) error {
 	err := netlink.AddrReplace(device, entry)
 	doing := fmt.Sprintf("add %s to %s", addr, Name)
 	if addr.Is6() && (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EAFNOSUPPORT)) {
-		return &Error{ErrIPv6Off, doing, "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0" +
+		return &Error{ipv6: true, Err: ErrIPv6Off, Detail: doing, Hint: "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0" +
 			" before imdsfs starts, net.ipv6.conf." + Name + ".disable_ipv6=0 while it runs"}
 	}
 	if err != nil || addr.Is4() {
@@ -180,7 +180,7 @@ func unowned(device netlink.Link, addrs []netip.Addr) error {
 		if owner, err := byIndex(entry.LinkIndex); err == nil && owner != nil {
 			name = owner.Attrs().Name
 		}
-		return &Error{ErrOwned, fmt.Sprintf("%s is on %s", addr, name), fmt.Sprintf(
+		return &Error{ipv6: addr.Is6(), Err: ErrOwned, Detail: fmt.Sprintf("%s is on %s", addr, name), Hint: fmt.Sprintf(
 			"it can be listened on as it is, without --add-addresses; or remove it with: ip address delete %s dev %s; or give --force-addresses",
 			prefixOf(entry), name)}
 	}

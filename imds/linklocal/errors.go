@@ -15,6 +15,7 @@ var (
 	ErrGone        = errors.New("the link is gone")
 	ErrPrivilege   = errors.New("this needs CAP_NET_ADMIN")
 	ErrUnsupported = errors.New("this kernel has neither dummy links nor bridges")
+	ErrLeftOut     = errors.New("the address was left out")
 	ErrIPv6Off     = errors.New("IPv6 is switched off on this machine")
 )
 
@@ -23,6 +24,8 @@ type Error struct {
 	Err    error  // one of the above
 	Detail string // what is in the way, or what was tried
 	Hint   string // what to do
+
+	ipv6 bool // it is that address alone that cannot be had
 }
 
 // Error is Err and Detail; Hint is for a line of its own.
@@ -37,8 +40,8 @@ func explain(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EPERM):
-		return &Error{ErrPrivilege, doing, "run as root or give it that capability (AmbientCapabilities=CAP_NET_ADMIN); " +
-			"without privilege let systemd pass the sockets (socket activation), or have root run: " + byHand}
+		return &Error{Err: ErrPrivilege, Detail: doing, Hint: "run as root; or say add-addresses = true in the instance file, where the helper of " +
+			"the packaged unit finds it; or let systemd pass the sockets (socket activation), or have root run: " + byHand}
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

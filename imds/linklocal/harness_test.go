@@ -28,7 +28,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	roles := map[string]func() error{"daemon": daemonRole, "cloud": cloudRole, "nobody": nobodyRole}
+	roles := map[string]func() error{"daemon": daemonRole, "cloud": cloudRole, "nobody": nobodyRole, "listener": serveAll, "given": givenRole}
 	if role := roles[os.Getenv(roleEnv)]; role != nil {
 		here, err := os.Readlink("/proc/self/ns/net")
 		if outside := os.Getenv(outsideEnv); err == nil && (outside == "" || outside == here) {
@@ -233,15 +233,20 @@ func cloudRole() error {
 	return serveAll()
 }
 
-// nobodyRole tries to add without any privilege.
-func nobodyRole() error {
+// becomeNobody gives up every privilege.
+func becomeNobody() error {
 	if err := syscall.Setgroups(nil); err != nil {
 		return err
 	}
 	if err := syscall.Setgid(65534); err != nil {
 		return err
 	}
-	if err := syscall.Setuid(65534); err != nil {
+	return syscall.Setuid(65534)
+}
+
+// nobodyRole tries to add without any privilege.
+func nobodyRole() error {
+	if err := becomeNobody(); err != nil {
 		return err
 	}
 	_, err := Add(context.Background(), Config{})

@@ -17,8 +17,20 @@
 // before the caller itself answers there. Listeners that exist already, as those that systemd passes,
 // do not disturb it as long as nobody answers on them.
 //
-// All of it needs CAP_NET_ADMIN. Without, there are two ways: root adds the addresses by hand, or
-// systemd passes the listening sockets (socket activation).
+// All of it needs CAP_NET_ADMIN. A daemon that has not got it has a helper of root's before it, and again
+// after its end:
+//
+//	err := linklocal.Provide(ctx, "/run/imdsfs", linklocal.Config{}) // the helper, before each daemon
+//	link, err := linklocal.Given("/run/imdsfs")                      // the daemon; nil: no helper has been there
+//	err = linklocal.Withdraw("/run/imdsfs", nil)                     // the helper, when no successor comes
+//
+// The helper adds both addresses from the start, if this kernel has IPv6. So the option http-protocol-ipv6,
+// which can change while the daemon runs, only opens and closes the listener. For whom the link is stands in
+// its alias (ip link show imds0), which only CAP_NET_ADMIN can write. A link from before is gone on with: the
+// addresses on it are not asked whether somebody answers there, for that would be the daemon's own sockets.
+//
+// Without a helper there are two ways: root adds the addresses by hand, or systemd passes the listening
+// sockets (socket activation).
 package linklocal
 
 import (
@@ -50,6 +62,7 @@ type Config struct {
 	// Warn, if not nil, is told what went otherwise than usual, as a line for a log.
 	Warn func(text string)
 
+	owner   string                   // for whom a helper makes the link; "" without one
 	linkAdd func(netlink.Link) error // nil: netlink.LinkAdd
 }
 
@@ -58,6 +71,7 @@ type Link struct {
 	config Config
 	kind   string
 	index  int
+	given  bool // by a helper, whose it stays
 
 	mu      sync.Mutex // one change at a time
 	removed bool
@@ -77,8 +91,9 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	again := config.owner != "" && device != nil && device.Attrs().Alias == aliasOf(config.owner)
 	if !config.Force {
-		if err := vacant(ctx, device, wanted(config.IPv6)); err != nil {
+		if err := vacant(ctx, device, wanted(config.IPv6), again); err != nil {
 			return nil, err
 		}
 	}
@@ -87,11 +102,14 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 		if device, err = create(config.linkAdd); err != nil {
 			return nil, err
 		}
-	case !config.Force:
+	case !config.Force && !again:
 		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", Name))
 	}
 	l := &Link{config: config, kind: device.Type(), index: device.Attrs().Index}
-	if err := settle(device, config.IPv6); err != nil {
+	if err = mark(device, config.owner); err == nil {
+		err = settle(device, config.IPv6)
+	}
+	if err != nil {
 		if undo := l.Remove(); undo != nil {
 			config.Warn(undo.Error())
 		}
@@ -104,11 +122,12 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 func (l *Link) Kind() string { return l.kind }
 
 // SetIPv6 adds or removes fd00:ec2::254. Adding it is refused, where it is not there, as by [Add].
-// After Remove it does nothing.
+// After Remove it does nothing. On a link of a helper's it changes nothing, and is refused if the helper
+// has left the address out.
 func (l *Link) SetIPv6(on bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.removed {
+	if l.removed || l.given && !on {
 		return nil
 	}
 	device, err := byIndex(l.index)
@@ -119,6 +138,8 @@ func (l *Link) SetIPv6(on bool) error {
 		return &Error{Err: ErrGone, Detail: "somebody removed " + Name, Hint: "restart imdsfs"}
 	case device == nil:
 		return nil
+	case l.given:
+		return carries(device, IPv6)
 	}
 	if on && !l.config.Force {
 		if err := unowned(device, []netip.Addr{IPv6}); err != nil {
@@ -139,11 +160,11 @@ func (l *Link) SetIPv6(on bool) error {
 
 // Remove takes away the addresses and the link. What others have put on the link meanwhile stays,
 // with the link, and Warn is told. It is no error that the link is gone already, or that Remove was
-// called before.
+// called before. A link of a helper's stays.
 func (l *Link) Remove() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.removed {
+	if l.removed || l.given {
 		return nil
 	}
 	device, err := byIndex(l.index)
@@ -184,8 +205,9 @@ func wanted(ipv6 bool) []netip.Addr {
 	return []netip.Addr{IPv4}
 }
 
-// vacant refuses addresses that somebody else has. device is our leftover, nil without one.
-func vacant(ctx context.Context, device netlink.Link, addrs []netip.Addr) error {
+// vacant refuses addresses that somebody else has. device is our leftover, nil without one; again if it is
+// the same daemon's, whose sockets may answer at the addresses that are on it.
+func vacant(ctx context.Context, device netlink.Link, addrs []netip.Addr, again bool) error {
 	if err := unowned(device, addrs); err != nil {
 		return err
 	}
@@ -195,6 +217,9 @@ func vacant(ctx context.Context, device netlink.Link, addrs []netip.Addr) error 
 		if ours, err = addressesOf(device); err != nil {
 			return err
 		}
+	}
+	if again {
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(ours, hostPrefix(a)) })
 	}
 	return unanswered(ctx, addrs, ours)
 }

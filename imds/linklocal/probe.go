@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// probeTimeout is for all addresses together. A real service answers in a few milliseconds.
-const probeTimeout = 300 * time.Millisecond
+// probeTimeout is for all addresses together. A real service answers in a few milliseconds. It is a variable for tests.
+var probeTimeout = 300 * time.Millisecond
 
 // An answer is what a probe of an address brought.
 type answer struct {
@@ -39,10 +39,10 @@ func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) er
 		at := netip.AddrPortFrom(addr, 80)
 		switch a := answers[i]; {
 		case slices.Contains(ours, hostPrefix(addr)) && (a.status != "" || a.closed):
-			return &Error{ErrInUse, fmt.Sprintf("%s, on %s", at, Name), "stop it (another imdsfs?), or give --force-addresses"}
+			return &Error{Err: ErrInUse, Detail: fmt.Sprintf("%s, on %s", at, Name), Hint: "stop it (another imdsfs?), or give --force-addresses"}
 		case a.status != "":
-			return &Error{ErrAnswered, fmt.Sprintf("%s says %q", at, a.status),
-				"is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine"}
+			return &Error{ipv6: addr.Is6(), Err: ErrAnswered, Detail: fmt.Sprintf("%s says %q", at, a.status),
+				Hint: "is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine"}
 		}
 	}
 	return nil

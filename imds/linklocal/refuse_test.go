@@ -120,6 +120,11 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 				})
 				defer sh(t, "ip link delete "+eth)
 
+				if test.answers != neither { // the answer is what is waited for, however loaded the machine
+					was := probeTimeout
+					probeTimeout = patience
+					defer func() { probeTimeout = was }()
+				}
 				began := time.Now()
 				switch test.answers {
 				case neither:
@@ -133,7 +138,7 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 					wantAddresses(t, "imds0", ipv4Only)
 					l.Remove()
 				}
-				if took := time.Since(began); took > 5*time.Second {
+				if took := time.Since(began); test.answers == neither && took > 5*time.Second {
 					t.Errorf("took %v", took)
 				}
 				wantAddresses(t, "imds0", "no link")

@@ -2,7 +2,7 @@
 //
 //	m := metrics.New(func() metrics.Sample { return metrics.Sample{TokensIssued: issued.Load(), …} })
 //	m.ObservePublish(took)                // whenever a new tree has reached the doors
-//	err := m.Serve(ctx, listener)         // GET /metrics, until ctx ends
+//	err := m.Serve(ctx, listener, port)   // GET /metrics, until ctx ends
 //
 // Nobody is asked for a number before somebody scrapes: the function given to [New] is called once for
 // each scrape, so all numbers of a scrape are of one moment. There is no global registry and no package
@@ -27,14 +27,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/imdsfs/imdsfs/imds"
+	"github.com/imdsfs/imdsfs/imds/edge"
 )
 
 const (
 	headerTimeout = 5 * time.Second
-	writeTimeout  = 30 * time.Second
-	idleTimeout   = 2 * time.Minute // Prometheus scrapes once a minute by default, on one connection
-	maxHeader     = 16 << 10        // bytes
-	maxInFlight   = 4               // scrapes at once; more are answered 503
+	writeTimeout  = 10 * time.Second
+	idleTimeout   = 10 * time.Second // shorter than what Prometheus waits between scrapes: it connects anew
+	maxHeader     = 16 << 10         // bytes
+	maxInFlight   = 4                // scrapes at once; more are answered 503
 )
 
 // An Exporter answers scrapes. It is safe for concurrent use.
@@ -67,10 +70,18 @@ func (e *Exporter) ObservePublish(took time.Duration) { e.published.Observe(took
 // ServeHTTP answers GET and HEAD of /metrics, and nothing else.
 func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) { e.handler.ServeHTTP(w, r) }
 
+// A Port is who may scrape, and how.
+type Port struct {
+	edge.PortConfig
+	Hosts imds.Hosts // that a request may be addressed to; another Host is answered 403
+}
+
 // Serve answers scrapes on the listener, which it takes over, until ctx ends; then it returns nil.
-func (e *Exporter) Serve(ctx context.Context, listener net.Listener) error {
+func (e *Exporter) Serve(ctx context.Context, listener net.Listener, port Port) error {
+	guarded := edge.Guard(listener, port.PortConfig)
 	server := &http.Server{
-		Handler:           e,
+		Handler:           port.onlyHosts(e),
+		ConnState:         guarded.ConnState,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       headerTimeout,
 		WriteTimeout:      writeTimeout,
@@ -79,8 +90,19 @@ func (e *Exporter) Serve(ctx context.Context, listener net.Listener) error {
 		ErrorLog:          log.New(io.Discard, "", 0), // it tells of nothing but what clients do wrong
 	}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(guarded); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
+}
+
+// onlyHosts refuses what a web page asks whose name has been pointed at us: its browser sends that name.
+func (p *Port) onlyHosts(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != "" && !p.Hosts.Allow(r.Host) {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }

@@ -233,13 +233,18 @@ func scrape(t *testing.T, h http.Handler) string {
 // serve runs an exporter on a free port of the loopback until the test ends.
 func serve(t *testing.T) (address string, stop func() error) {
 	t.Helper()
+	return servePort(t, Port{})
+}
+
+func servePort(t *testing.T, port Port) (address string, stop func() error) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- exporterOf(filled()).Serve(ctx, listener) }()
+	go func() { ended <- exporterOf(filled()).Serve(ctx, listener, port) }()
 	t.Cleanup(cancel)
 	return listener.Addr().String(), func() error {
 		cancel()
@@ -300,7 +305,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer idle.Close()
-	fmt.Fprint(idle, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+	fmt.Fprint(idle, "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	reader := bufio.NewReader(idle)
 	resp, err := http.ReadResponse(reader, &http.Request{Method: "HEAD"})
 	if err != nil || resp.StatusCode != 200 {

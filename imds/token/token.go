@@ -18,7 +18,8 @@
 //
 // The cipher is AES-256-GCM. Header and instance id are authenticated too, so a token of one
 // instance is worth nothing on another. The expiry counts time since boot: a step of the wall clock
-// neither voids nor stretches a token.
+// neither voids nor stretches a token. That clock goes back where a virtual machine is reverted to a
+// snapshot, or a time namespace shifts it: a token that would live longer than any can is invalid.
 package token
 
 import (
@@ -81,8 +82,8 @@ func (a *Authority) Issue(instanceID string, ttlSeconds int) string {
 }
 
 // Verify reports whether token was issued for the instance and has not expired, and for how long it
-// is still good, rounded up to whole seconds: right after Issue that is the ttl that was asked for.
-// Any string may be given.
+// is still good, rounded up to whole seconds, at most MaxTTLSeconds: right after Issue that is the ttl
+// that was asked for. Any string may be given.
 func (a *Authority) Verify(instanceID, token string) (remainingSeconds int, ok bool) {
 	if len(token) != Length {
 		return 0, false
@@ -99,7 +100,7 @@ func (a *Authority) Verify(instanceID, token string) (remainingSeconds int, ok b
 		return 0, false
 	}
 	remaining := time.Duration(binary.BigEndian.Uint64(plain)) - a.clock.Boot()
-	if remaining <= 0 {
+	if remaining <= 0 || remaining > MaxTTLSeconds*time.Second {
 		return 0, false
 	}
 	return int((remaining + time.Second - 1) / time.Second), true

@@ -60,6 +60,32 @@ func TestTokenLivesExactlyItsTTL(t *testing.T) {
 	}
 }
 
+// The clock goes back where a snapshot of the machine is restored: no token gains by that.
+func TestNoTokenLivesLongerThanTheLongestLife(t *testing.T) {
+	a, clock := authority(t)
+	clock.Advance(10 * time.Hour)
+	long, short := a.Issue(instance, MaxTTLSeconds), a.Issue(instance, 60)
+	back := New([32]byte{1, 2, 3}, source.NewManualClock(clock.Now())) // has just booted
+	for _, tok := range []string{long, short} {
+		if got, ok := back.Verify(instance, tok); ok || got != 0 {
+			t.Errorf("10 h back Verify = %d, %t; want it refused", got, ok)
+		}
+	}
+	for _, c := range []struct {
+		back time.Duration
+		want int
+	}{{0, MaxTTLSeconds}, {time.Nanosecond, 0}, {time.Second, 0}, {-time.Second, MaxTTLSeconds - 1}} {
+		a, clock := authority(t)
+		clock.Advance(time.Hour)
+		tok := a.Issue(instance, MaxTTLSeconds)
+		_, earlier := authority(t)
+		earlier.Advance(time.Hour - c.back)
+		if got, ok := New([32]byte{1, 2, 3}, earlier).Verify(instance, tok); got != c.want || ok != (c.want > 0) {
+			t.Errorf("%v back Verify = %d, %t; want %d", c.back, got, ok, c.want)
+		}
+	}
+}
+
 func TestRemainingTimeCountsDown(t *testing.T) {
 	a, clock := authority(t)
 	tok := a.Issue(instance, 21600)

@@ -15,6 +15,7 @@ import (
 // A decoder turns one text into a File, and gathers what is wrong with it.
 type decoder struct {
 	path             string // as the user gave it: it stands in every Place
+	reader           reader
 	mtime            time.Time
 	index            *lineIndex
 	file             *File

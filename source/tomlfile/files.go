@@ -7,42 +7,56 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"time"
-)
 
-var errNotRegular = errors.New("not a regular file")
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
 
 // A sizeError is the size in bytes of a file that is too large.
 type sizeError int64
 
 func (e sizeError) Error() string { return fmt.Sprintf("%d bytes are too many", int64(e)) }
 
-// readFile reads a regular file of at most limit bytes, and tells its modification time. Opening does
-// not wait for the writer of a FIFO. Errors do not hold the path: a secret that was put in the place
-// of a file's name must not be printed.
-func readFile(path string, limit int) ([]byte, time.Time, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// readFile reads a regular file of at most limit bytes, if the reader may, and tells what it was. What is looked at is
+// what is read, and neither a FIFO nor a device is ever opened. Errors do not hold the path: a secret that was put in
+// the place of a file's name must not be printed. Only [*safepath.Error] holds one, of what is there and refused.
+func (r reader) readFile(path string, limit int) ([]byte, *unix.Stat_t, error) {
+	way := &way{reader: r}
+	held, entry, err := safepath.Walk(path, way)
 	if err != nil {
-		return nil, time.Time{}, withoutPath(err)
+		return nil, nil, withoutPath(err)
+	}
+	defer held.Close()
+	if err := way.target(held, entry); err != nil {
+		return nil, nil, err
+	}
+	// O_NONBLOCK: the owner's lease does not hold us up.
+	f, err := safepath.Reopen(held, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return nil, nil, withoutPath(err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, time.Time{}, withoutPath(err)
+	// Again: its mode may have changed before it was opened.
+	if err := unix.Fstat(int(f.Fd()), &entry.Stat); err != nil {
+		return nil, nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, time.Time{}, errNotRegular
+	if err := way.target(held, entry); err != nil {
+		return nil, nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if err != nil {
-		return nil, time.Time{}, withoutPath(err)
+		return nil, nil, withoutPath(err)
 	}
 	if len(data) > limit {
-		return nil, time.Time{}, sizeError(max(info.Size(), int64(len(data))))
+		return nil, nil, sizeError(max(entry.Stat.Size, int64(len(data))))
 	}
-	return data, info.ModTime(), nil
+	return data, &entry.Stat, nil
 }
+
+func mtimeOf(st *unix.Stat_t) time.Time { return time.Unix(st.Mtim.Unix()) }
 
 func withoutPath(err error) error {
 	var pathErr *fs.PathError
@@ -66,17 +80,25 @@ func (n node) contents(limit int) (data []byte, mtime time.Time, ok bool) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(filepath.Dir(n.d.path), name)
 	}
-	n.d.refer(name)
-	data, mtime, err := readFile(name, limit)
+	data, st, err := n.d.reader.readFile(n.d.refer(name), limit)
+	var irregular *irregularError
+	if errors.As(err, &irregular) {
+		err = &irregular.refusal
+	}
+	var tooLarge sizeError
+	var refused *safepath.Error
+	switch {
+	case errors.As(err, &tooLarge):
+		n.fault(fmt.Sprintf("the file that it names has %d bytes: %d are allowed", int64(tooLarge), limit), "")
+	case errors.As(err, &refused):
+		n.fault("the file that it names is refused: "+refused.Error(), refused.Hint)
+	case err != nil:
+		n.fault("the file that it names cannot be read: "+err.Error(), "a relative name starts at the folder of this file")
+	}
 	if err != nil {
-		var tooLarge sizeError
-		if errors.As(err, &tooLarge) {
-			n.fault(fmt.Sprintf("the file that it names has %d bytes: %d are allowed", int64(tooLarge), limit), "")
-		} else {
-			n.fault("the file that it names cannot be read: "+err.Error(), "a relative name starts at the folder of this file")
-		}
 		return nil, time.Time{}, false
 	}
+	mtime = mtimeOf(st)
 	if mtime.Before(n.d.mtime) {
 		mtime = n.d.mtime
 	}
@@ -86,7 +108,7 @@ func (n node) contents(limit int) (data []byte, mtime time.Time, ok bool) {
 // environment is the environment variable that n names.
 func (n node) environment() (string, bool) {
 	name, ok := n.text()
-	if !ok {
+	if !ok || !n.acts("give "+strings.TrimSuffix(n.name, "-env")+"-file") {
 		return "", false
 	}
 	value := os.Getenv(name)

@@ -209,6 +209,7 @@ func TestWrongValues(t *testing.T) {
 		"log-format":               {"[server]\nlog-format = 'xml'", "server.log-format", `"text" or "json"`},
 		"admin":                    {"[server]\nadmin = 'run/x'", "server.admin", "must be an absolute path"},
 		"metrics":                  {"[server]\nmetrics = 'link-local'", "server.metrics", "not an address"},
+		"metrics-allow-from":       {"[server]\nmetrics-allow-from = ['10.0.0.1']", "server.metrics-allow-from", "write 10.0.0.1/32"},
 		"vantage":                  {"[server]\nvantage = 'above'", "server.vantage", "unknown value"},
 		"add-addresses":            {"[server]\nadd-addresses = 'yes'", "server.add-addresses", "must be true or false"},
 		"account default":          {"[account-defaults]\nhttp-tokens = 'maybe'", "account-defaults.http-tokens", "a value of 'maybe' is not valid"},

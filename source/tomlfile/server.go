@@ -24,7 +24,9 @@ type Server struct {
 	LogFormat  string   // "text", "json"
 	Admin      string   // absolute path of the socket, or "none"
 	Metrics    string   // "HOST:PORT", or "none"
-	Vantage    string   // "guest", "host"
+	// MetricsAllowFrom is who may read the metrics, in the forms of AllowFrom.
+	MetricsAllowFrom []string
+	Vantage          string // "guest", "host"
 	// AddAddresses: the link-local addresses are put on a link of our own.
 	AddAddresses bool
 	Keep         bool          // a keeper stands behind the daemon
@@ -41,6 +43,14 @@ func (d *decoder) server(t table) {
 	t.refuseUnknown("server")
 	s := &d.file.Server
 	for _, n := range t.children() {
+		instead := "leave it out and give the flag of imdsfs serve"
+		if n.name == "sources" || n.name == "vantage" { // have no flag
+			instead = "leave it out"
+		}
+		harmless := n.name == "listen" || n.name == "mount" || !slices.Contains(schema["server"], n.name)
+		if !harmless && !n.acts(instead) {
+			continue
+		}
 		s.Places[n.name] = d.at(n.line())
 		switch n.name {
 		case "listen":
@@ -71,6 +81,8 @@ func (d *decoder) server(t table) {
 			s.Admin = n.directoryPath("none")
 		case "metrics":
 			s.Metrics = n.metricsAddress()
+		case "metrics-allow-from":
+			s.MetricsAllowFrom, _ = n.texts(checkPeer)
 		case "vantage":
 			s.Vantage, _ = n.oneOf("guest", "host")
 		case "add-addresses":

@@ -10,12 +10,13 @@
 //	[[access]]                  owner, group and mode on the FUSE door      access.go
 //	[server]                    the daemon                                  server.go
 //
-// [Load] reports every fault of a file at once, each with file, line and key. A fault never holds a
-// value of the file, options and addresses apart, so that no secret can get into it; for the same
-// reason the parser's own messages are not passed on (syntax.go). The parser gives no positions of
-// keys: lineindex.go finds them.
+// [Load] reports every fault of a file at once, each with file, line and key. A fault holds no
+// value of the file but options, addresses and paths that exist and are refused, so that no secret can
+// get into it; for the same reason the parser's own messages are not passed on (syntax.go). The parser
+// gives no positions of keys: lineindex.go finds them.
 //
-// What a file refers to (user-data-file, KEY-file, KEY-env) is read through files.go alone.
+// What a file refers to (user-data-file, KEY-file, KEY-env) is read through files.go alone. The daemon may be allowed
+// more than who wrote the file: reader.go says what is read for whom.
 package tomlfile
 
 import (
@@ -28,6 +29,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 const maxFileBytes = 8 << 20 // of an instance file
@@ -42,30 +44,39 @@ type File struct {
 }
 
 // Load reads the instance file at path. If the file can be read but not used, the error is
-// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given. Unless the file is no TOML
+// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given, without a line if the way to the file is
+// refused. Unless the file is no TOML
 // at all, what could be made out of it comes with the faults.
 func Load(path string) (*File, error) {
-	data, mtime, err := readFile(path, maxFileBytes)
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("instance file %s: %w", path, err)
+	}
+	data, st, err := reader{}.readFile(abs, maxFileBytes)
 	var tooLarge sizeError
+	var refused *safepath.Error
 	switch {
 	case errors.As(err, &tooLarge):
 		return nil, source.Faults{{Place: path + ":1", Text: fmt.Sprintf("the file has %d bytes: %d are allowed", int64(tooLarge), maxFileBytes)}}
+	case errors.As(err, &refused):
+		return nil, source.Faults{{Place: path, Text: refused.Error(), Hint: refused.Hint}}
 	case err != nil:
 		return nil, fmt.Errorf("instance file %s: %w", path, err)
 	case len(bytes.TrimSpace(data)) == 0:
 		// An editor that writes in place empties the file first: what is served has to stay.
 		return nil, source.Faults{{Place: path + ":1", Text: "the file is empty", Hint: "state at least an instance-id under [meta-data]"}}
 	}
-	return decode(path, string(data), mtime)
+	return readerFor(path, st).decode(path, string(data), mtimeOf(st))
 }
 
 // decode is Load for a text that has been read already.
-func decode(path, text string, mtime time.Time) (*File, error) {
+func (r reader) decode(path, text string, mtime time.Time) (*File, error) {
 	d := &decoder{
-		path:  path,
-		mtime: mtime,
-		index: indexLines(text),
-		file:  &File{Fragment: &source.Fragment{}, Server: Server{Places: map[string]string{}}},
+		path:   path,
+		reader: r,
+		mtime:  mtime,
+		index:  indexLines(text),
+		file:   &File{Fragment: &source.Fragment{}, Server: Server{Places: map[string]string{}}},
 	}
 	top, ok := d.parse(text)
 	if !ok {
@@ -79,11 +90,13 @@ func decode(path, text string, mtime time.Time) (*File, error) {
 	return d.file, byLine(d.faults).Err()
 }
 
-func (d *decoder) refer(path string) {
+// refer notes a path as one that the file refers to, and returns it as an absolute one.
+func (d *decoder) refer(path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
 	d.file.Refers = append(d.file.Refers, path)
+	return path
 }
 
 // A Source is an instance file as a source of metadata. Load may not be called concurrently.

@@ -21,7 +21,7 @@ var schema = map[string][]string{
 		"expiration", "instance-profile-arn", "instance-profile-id"},
 	"access": {"path", "owner", "group", "mode"},
 	"server": {"listen", "mount", "runtime-dir", "state-dir", "sources", "allow-from", "hosts",
-		"log-level", "log-format", "admin", "metrics", "vantage", "add-addresses", "keep", "user", "watchdog"},
+		"log-level", "log-format", "admin", "metrics", "metrics-allow-from", "vantage", "add-addresses", "keep", "user", "watchdog"},
 }
 
 // refuseUnknown makes a fault of every key of t that the table called name in schema does not have.

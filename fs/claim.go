@@ -1,0 +1,250 @@
+package fs
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
+
+// rootClaims holds the claims that root makes for a daemon of another user, mode 0700: what root does after that
+// daemon must not depend on what lies in a directory of the daemon's.
+var rootClaims = "/run/imdsfs.mounts"
+
+const maxClaim = 8 << 10 // bytes
+
+// A claim is a file that is locked as long as somebody serves a mount point, or somebody keeps it for a successor. It
+// says what was done there, so that who comes after a crash can undo that and nothing else. It lies where only those
+// can write who act on it: in the run-time directory if that is ours, else in root's own directory.
+type claim struct {
+	dir  *os.File // O_PATH
+	name string
+	lock *os.File // open for reading: who inherits it cannot change what it says
+	text claimText
+}
+
+// A claimText is what a claim says, as JSON.
+type claimText struct {
+	RuntimeDir string `json:"runtime-dir"`
+	Dir        string `json:"dir"` // the mount point, without symbolic links
+	UID        int    `json:"uid"` // whose daemon serves it
+	// Made: there is a directory that was made for the mount.
+	Made bool `json:"made"`
+	// Mount is the mount that was made, nil before.
+	Mount *mountIdentity `json:"mount,omitempty"`
+}
+
+// claimDir opens the directory that holds the claims of a run-time directory.
+func claimDir(runtimeDir string, create bool) (dir *os.File, ours bool, err error) {
+	dir, err = safepath.Policy{}.OpenDir(runtimeDir)
+	switch {
+	case err == nil:
+		return dir, true, nil
+	case os.Geteuid() != 0:
+		return nil, false, err
+	case create:
+		dir, err = safepath.Policy{}.MakeDir(rootClaims, 0o700)
+	default:
+		dir, err = safepath.Policy{}.OpenDir(rootClaims)
+	}
+	return dir, false, err
+}
+
+// claimName is the name of the claim of a mount point.
+func claimName(dir, runtimeDir string, ours bool) string {
+	text := dir
+	if !ours {
+		text = runtimeDir + "\x00" + dir
+	}
+	sum := sha256.Sum256([]byte(text))
+	return claimPrefix + hex.EncodeToString(sum[:8]) + claimSuffix
+}
+
+const (
+	claimPrefix = "mount-"
+	claimSuffix = ".lock"
+)
+
+// openClaim finds the claim of a mount point, and locks nothing yet.
+func openClaim(dir, runtimeDir string, uid int) (*claim, error) {
+	folder, ours, err := claimDir(runtimeDir, true)
+	if err != nil {
+		return nil, err
+	}
+	return &claim{dir: folder, name: claimName(dir, runtimeDir, ours), text: claimText{RuntimeDir: runtimeDir, Dir: dir, UID: uid}}, nil
+}
+
+func (c *claim) path() string { return filepath.Join(c.dir.Name(), c.name) }
+
+// acquire takes the lock, and reads what the claim says if it was there. It fails with ErrServed if somebody else has it.
+func (c *claim) acquire(create bool) error {
+	flags := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if create {
+		flags |= unix.O_CREAT
+	}
+	for range 100 {
+		fd, err := unix.Openat(int(c.dir.Fd()), c.name, flags, 0o600)
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: c.path(), Err: err}
+		}
+		f := os.NewFile(uintptr(fd), c.path())
+		locked, err := c.try(f)
+		if locked {
+			c.lock = f
+			return c.read()
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("lock %s: it is replaced again and again", c.path())
+}
+
+// try locks f, unless it is no longer the file that has the name: its last owner has removed it then.
+func (c *claim) try(f *os.File) (locked bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return false, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1 || int(st.Uid) != os.Geteuid() {
+		return false, fmt.Errorf("%s is no file of its own: remove it", c.path())
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false, &PointError{c.text.Dir, ErrServed, "", "stop that one first, " + elsewhere}
+	case err != nil:
+		return false, fmt.Errorf("lock %s: %w", c.path(), err)
+	}
+	return c.holds(f), nil
+}
+
+// holds reports whether f is the file that has the claim's name.
+func (c *claim) holds(f *os.File) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Fstatat(int(c.dir.Fd()), c.name, &b, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+// adopt takes a lock that a predecessor held.
+func (c *claim) adopt(lock *os.File) error {
+	c.lock = lock
+	return c.read()
+}
+
+// read takes over what the file says. One that says nothing, or nothing of this mount point, was of a daemon that was
+// killed before it had done anything.
+func (c *claim) read() error {
+	text, err := io.ReadAll(io.NewSectionReader(c.lock, 0, maxClaim))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", c.path(), err)
+	}
+	if said, ok := parseClaim(text); ok && said.Dir == c.text.Dir {
+		c.text = said
+	} else if string(text) == legacyMade {
+		c.text.Made = true
+	}
+	return nil
+}
+
+// legacyMade is all that the file said before it was JSON.
+const legacyMade = "made\n"
+
+// parseClaim reads the first JSON value of a text: a longer one may have been there before it.
+func parseClaim(text []byte) (said claimText, ok bool) {
+	err := json.NewDecoder(strings.NewReader(string(text))).Decode(&said)
+	return said, err == nil && filepath.IsAbs(said.Dir) && filepath.IsAbs(said.RuntimeDir)
+}
+
+// write notes what the claim says.
+func (c *claim) write() error {
+	text, err := json.Marshal(c.text)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(c.dir.Fd()), c.name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: c.path(), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), c.path())
+	defer f.Close()
+	if !c.holds(c.lock) {
+		return fmt.Errorf("%s was replaced by somebody", c.path())
+	}
+	if _, err := f.WriteAt(append(text, '\n'), 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(text) + 1))
+}
+
+// release removes the file, and lets go of the lock.
+func (c *claim) release() error {
+	var err error
+	if c.lock != nil && c.holds(c.lock) {
+		err = unix.Unlinkat(int(c.dir.Fd()), c.name, 0)
+	}
+	return errors.Join(err, c.close())
+}
+
+// close lets go of the lock, and leaves the file to who comes next. It may be called twice.
+func (c *claim) close() error {
+	c.dir.Close()
+	if c.lock == nil {
+		return nil
+	}
+	if err := c.lock.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Mounts are the mount points that daemons with this run-time directory have claimed, dead or alive.
+func Mounts(runtimeDir string) (dirs []string, err error) {
+	folder, ours, err := claimDir(runtimeDir, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	list, err := safepath.Reopen(folder, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer list.Close()
+	names, err := list.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, claimPrefix) || !strings.HasSuffix(name, claimSuffix) {
+			continue
+		}
+		fd, err := unix.Openat(int(folder.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // gone since
+		}
+		f := os.NewFile(uintptr(fd), name)
+		text, err := io.ReadAll(io.NewSectionReader(f, 0, maxClaim))
+		f.Close()
+		// The name follows from what the file says.
+		said, ok := parseClaim(text)
+		if err == nil && ok && said.RuntimeDir == runtimeDir && claimName(said.Dir, runtimeDir, ours) == name {
+			dirs = append(dirs, said.Dir)
+		}
+	}
+	slices.Sort(dirs)
+	return dirs, nil
+}

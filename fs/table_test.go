@@ -1,0 +1,56 @@
+package fs
+
+import (
+	"testing"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// A FORGET of what a predecessor had handed out may be read after the kernel has looked the inode up again: the
+// successor must not take it for a FORGET of that.
+func TestALateForgetOfAPredecessorTakesNothingAway(t *testing.T) {
+	const id = 7
+	for name, between := range map[string]func(t *table){
+		"while the kernel is asked": func(t *table) {
+			t.inDoubt()
+			t.enter(id, "/file", source.View{}, false)
+			t.disinherit(id)
+		},
+		"before the answer of the kernel comes": func(t *table) {
+			t.inDoubt()
+			t.enter(id, "/file", source.View{}, false)
+			t.forget(id, 1)
+			t.enter(id, "/file", source.View{}, false)
+			t.forget(id, 1)
+			t.disinherit(id)
+		},
+		"after the kernel was asked": func(t *table) {
+			t.inDoubt()
+			t.disinherit(id)
+			t.enter(id, "/file", source.View{}, false)
+		},
+		"before the kernel is asked": func(t *table) {
+			t.enter(id, "/file", source.View{}, false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := newTable()
+			table.inherit(id, "/file", source.View{}, false)
+			between(table)
+			table.forget(id, 1) // the predecessor's
+			if _, _, _, ok := table.place(id); !ok {
+				t.Fatal("the kernel knows an inode that is gone")
+			}
+			if len(table.inDoubt()) == 0 {
+				t.Error("the kernel is not asked whether it still knows it")
+			}
+			// And it does not stay for ever.
+			table.forget(id, 1)
+			table.inDoubt()
+			table.disinherit(id)
+			if _, _, _, ok := table.place(id); ok {
+				t.Error("the kernel does not know it, and it is still there")
+			}
+		})
+	}
+}

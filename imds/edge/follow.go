@@ -1,0 +1,316 @@
+package edge
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	addressEvents = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1)
+	eventBuffer   = 1 << 20                // bytes of events that wait for us; the kernel may grant less
+	eventsAtOnce  = 256                    // datagrams read before the picture is shown
+	netlinkPacket = 64 << 10               // bytes of the largest datagram; the kernel dumps in pieces of 32 KiB
+	dumpTries     = 10                     // of a dump that changes disturb
+	dumpPause     = 100 * time.Millisecond // before a dump that failed is tried again
+	dumpPauseMost = 5 * time.Second        // the pause doubles up to this
+)
+
+// FollowAddresses reads the addresses of the caller's network namespace and follows them until Close. warn is
+// told, once, if the kernel does not tell (a sandbox without AF_NETLINK): then only loopback is local.
+func FollowAddresses(warn func(error)) *Addresses {
+	a := noAddresses()
+	f, err := newFollower(a, eventBuffer)
+	if err != nil {
+		f.close()
+		warn(fmt.Errorf("only loopback is local: the addresses of this machine are not known: %w", err))
+		return a
+	}
+	if err = f.dump(); err != nil {
+		warn(fmt.Errorf("only loopback is local until the addresses of this machine can be read: %w", err))
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop, a.done = stop, make(chan struct{})
+	context.AfterFunc(ctx, func() { f.events.file.SetReadDeadline(time.Now()) })
+	go func() {
+		defer close(a.done)
+		defer f.close()
+		f.run(ctx, err != nil)
+	}()
+	return a
+}
+
+// Close ends following and waits for that. What is known stays.
+func (a *Addresses) Close() {
+	if a.stop != nil {
+		a.stop()
+		<-a.done
+	}
+}
+
+// A follower keeps the picture of Addresses. It subscribes first and dumps then: whatever changes while it dumps is
+// an event that it reads afterwards, and the last event about an address is how it is. The dump has a
+// socket of its own, so no piece of it comes behind an event that is later.
+type follower struct {
+	addresses     *Addresses
+	events, dumps netlinkSocket
+	buffer        []byte
+	dumped        int // dumps that succeeded
+
+	links map[int]link
+}
+
+// A link is an interface with its addresses.
+type link struct {
+	name     string
+	up       bool
+	assigned map[assigned]bool
+}
+
+// An assigned address is one as the kernel tells two apart. The other end is that of a point-to-point link.
+type assigned struct {
+	prefix netip.Prefix // not masked
+	other  netip.Addr
+}
+
+func newFollower(a *Addresses, buffer int) (f *follower, err error) {
+	f = &follower{addresses: a, buffer: make([]byte, netlinkPacket)}
+	if f.events, err = openNetlink(addressEvents); err != nil {
+		return f, err
+	}
+	f.events.limit(buffer)
+	f.dumps, err = openNetlink(0)
+	return f, err
+}
+
+func (f *follower) close() {
+	f.events.close()
+	f.dumps.close()
+}
+
+// run reads events until ctx ends, and dumps when some are lost, or are from the start.
+func (f *follower) run(ctx context.Context, lost bool) {
+	for ctx.Err() == nil {
+		for wait := dumpPause; lost && ctx.Err() == nil; wait = min(2*wait, dumpPauseMost) {
+			// What is known stays for the time of a dump, but no longer: an address may have left us.
+			if lost = f.dump() != nil; lost && ctx.Err() == nil {
+				f.addresses.show(newPicture(nil))
+				pause(ctx, wait)
+			}
+		}
+		lost = f.follow()
+	}
+}
+
+// follow reads the events that there are, waiting for the first, and shows what they make of the picture. It
+// reports whether some were lost.
+func (f *follower) follow() (lost bool) {
+	n, err := f.events.read(f.buffer, true)
+	changed := false
+	for i := 1; err == nil; i++ {
+		c, broken := f.apply(f.buffer[:n])
+		changed = changed || c
+		if broken {
+			return true
+		}
+		if i == eventsAtOnce {
+			break
+		}
+		n, err = f.events.read(f.buffer, false)
+	}
+	if changed {
+		f.show()
+	}
+	return err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// dump asks for all links and addresses and shows them. Events from before are dropped, which also makes the
+// kernel send again if it had to drop some itself (ENOBUFS).
+func (f *follower) dump() error {
+	if err := f.events.drain(f.buffer); err != nil {
+		return err
+	}
+	for range dumpTries {
+		f.links = map[int]link{}
+		again := false
+		for _, kind := range []uint16{unix.RTM_GETLINK, unix.RTM_GETADDR} {
+			interrupted, err := f.ask(kind)
+			if err != nil {
+				return err
+			}
+			again = again || interrupted
+		}
+		if !again {
+			f.dumped++
+			f.show()
+			return nil
+		}
+	}
+	return errors.New("they change faster than they can be read")
+}
+
+// ask has the kernel list all links or addresses, and reports whether a change came between.
+func (f *follower) ask(kind uint16) (interrupted bool, err error) {
+	// What is left of a dump that failed is in the way.
+	if err := f.dumps.drain(f.buffer); err != nil {
+		return false, err
+	}
+	if err := f.dumps.request(kind); err != nil {
+		return false, err
+	}
+	for {
+		n, err := f.dumps.read(f.buffer, true)
+		if err != nil {
+			return false, err
+		}
+		messages, err := syscall.ParseNetlinkMessage(f.buffer[:n])
+		if err != nil {
+			return false, err
+		}
+		for _, m := range messages {
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			switch m.Header.Type {
+			case unix.NLMSG_DONE:
+				return interrupted, nil
+			case unix.NLMSG_ERROR:
+				if len(m.Data) < 4 {
+					return false, errors.New("netlink: a short error")
+				}
+				return false, os.NewSyscallError("netlink dump", syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data))))
+			}
+			f.message(m)
+		}
+	}
+}
+
+// apply takes a datagram of events. It reports whether it changed anything, and whether it was not understood.
+func (f *follower) apply(packet []byte) (changed, broken bool) {
+	messages, err := syscall.ParseNetlinkMessage(packet)
+	if err != nil {
+		return false, true
+	}
+	for _, m := range messages {
+		if f.message(m) {
+			changed = true
+		}
+	}
+	return changed, false
+}
+
+// message takes one link or address that is or is no more, and reports whether that is news.
+func (f *follower) message(m syscall.NetlinkMessage) (changed bool) {
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if len(m.Data) < unix.SizeofIfInfomsg {
+			return false
+		}
+		info := (*unix.IfInfomsg)(unsafe.Pointer(&m.Data[0]))
+		if info.Family != unix.AF_UNSPEC {
+			return false // of a bridge: its port has gone, the link has not
+		}
+		index := int(info.Index)
+		l, known := f.links[index]
+		if m.Header.Type == unix.RTM_DELLINK {
+			delete(f.links, index)
+			return known
+		}
+		next := link{name: nameOf(&m), up: info.Flags&unix.IFF_UP != 0, assigned: l.assigned}
+		if next.assigned == nil {
+			next.assigned = map[assigned]bool{}
+		}
+		f.links[index] = next
+		return !known || next.name != l.name || next.up != l.up
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		index, address, ok := assignedOf(&m)
+		l, known := f.links[index]
+		if !ok || !known {
+			return false
+		}
+		was := l.assigned[address]
+		if m.Header.Type == unix.RTM_NEWADDR && isOurs(&m) {
+			l.assigned[address] = true
+			return !was
+		}
+		delete(l.assigned, address)
+		return was
+	}
+	return false
+}
+
+func nameOf(m *syscall.NetlinkMessage) string {
+	attributes, err := syscall.ParseNetlinkRouteAttr(m)
+	if err != nil {
+		return ""
+	}
+	for _, a := range attributes {
+		if a.Attr.Type == unix.IFLA_IFNAME {
+			return unix.ByteSliceToString(a.Value)
+		}
+	}
+	return ""
+}
+
+// assignedOf is the address that a message is about. Of a point-to-point link it is the near end.
+func assignedOf(m *syscall.NetlinkMessage) (index int, a assigned, ok bool) {
+	if len(m.Data) < unix.SizeofIfAddrmsg {
+		return 0, assigned{}, false
+	}
+	info := (*unix.IfAddrmsg)(unsafe.Pointer(&m.Data[0]))
+	attributes, err := syscall.ParseNetlinkRouteAttr(m)
+	if err != nil {
+		return 0, assigned{}, false
+	}
+	var near netip.Addr
+	for _, attribute := range attributes {
+		addr, isAddr := netip.AddrFromSlice(attribute.Value)
+		switch {
+		case attribute.Attr.Type == unix.IFA_LOCAL && isAddr:
+			near = addr
+		case attribute.Attr.Type == unix.IFA_ADDRESS && isAddr:
+			a.other = addr
+		}
+	}
+	if !near.IsValid() {
+		near = a.other
+	}
+	a.prefix = netip.PrefixFrom(near, int(info.Prefixlen))
+	return int(info.Index), a, a.prefix.IsValid()
+}
+
+// isOurs is false for an IPv6 address while it is not known whether a neighbour has it, and when one has.
+func isOurs(m *syscall.NetlinkMessage) bool {
+	flags := (*unix.IfAddrmsg)(unsafe.Pointer(&m.Data[0])).Flags
+	switch {
+	case flags&unix.IFA_F_DADFAILED != 0:
+		return false
+	case flags&unix.IFA_F_TENTATIVE != 0:
+		return flags&unix.IFA_F_OPTIMISTIC != 0
+	}
+	return true
+}
+
+// show makes a picture of what is known.
+func (f *follower) show() {
+	var all []interfaceAddress
+	names := map[int]string{}
+	for index, l := range f.links {
+		names[index] = l.name
+		if !l.up {
+			continue // the kernel delivers nothing to these, and so takes others for who has them
+		}
+		for a := range l.assigned {
+			all = append(all, interfaceAddress{l.name, a.prefix})
+		}
+	}
+	p := newPicture(all)
+	p.names = names
+	f.addresses.show(p)
+}

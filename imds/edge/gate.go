@@ -1,0 +1,101 @@
+package edge
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// A gate decides which peers of a port are answered, from memory.
+type gate struct {
+	rules     []Rule
+	changes   bool // there is a rule whose answer may change
+	addresses *Addresses
+	told      func(peer netip.Addr) // of who is refused; may be nil
+	reports   *throttle[netip.Addr]
+	refused   atomic.Uint64 // connections
+}
+
+func newGate(rules []Rule, addresses *Addresses, clock source.Clock, told func(netip.Addr)) *gate {
+	if rules == nil {
+		rules = []Rule{Local()}
+	}
+	if addresses == nil {
+		addresses = noAddresses()
+	}
+	return &gate{
+		rules: rules, changes: slices.ContainsFunc(rules, Rule.changes), addresses: addresses,
+		told: told, reports: newThrottle[netip.Addr](clock, reportedMax),
+	}
+}
+
+// A verdict is what a gate says about a connection.
+type verdict struct {
+	peer           netip.Addr
+	allowed, local bool
+}
+
+// look decides by the addresses as they are now.
+func (g *gate) look(nc net.Conn) verdict {
+	at := g.addresses.now.Load()
+	peer := at.peer(nc)
+	return verdict{
+		peer:    peer,
+		allowed: peer.IsValid() && slices.ContainsFunc(g.rules, func(r Rule) bool { return r.allows(peer, at) }),
+		local:   at.isLocal(peer),
+	}
+}
+
+// mayLookAgain reports whether a connection that is not allowed may have a second look, and a report, in a goroutine
+// of its own, which then has to end in looked.
+func (g *gate) mayLookAgain() bool { return g.addresses.secondLooks.take() }
+
+func (g *gate) looked() { g.addresses.secondLooks.giveBack() }
+
+// lookAgain decides whether the peer is allowed, as lookUntil does. It waits for nothing that could not change it.
+func (g *gate) lookAgain(nc net.Conn) verdict {
+	if !g.changes {
+		return g.look(nc)
+	}
+	return g.lookUntil(nc, isAllowed)
+}
+
+// lookUntil decides as soon as the addresses make it good, or after secondLook: one may just have been added, as
+// ours are when http-protocol-ipv6 is enabled, and be used before we have read of it.
+func (g *gate) lookUntil(nc net.Conn, good func(verdict) bool) verdict {
+	timer := time.NewTimer(secondLook)
+	defer timer.Stop()
+	for late := false; ; {
+		replaced := g.addresses.now.Load().replaced
+		if v := g.look(nc); late || good(v) {
+			return v
+		}
+		select {
+		case <-replaced:
+		case <-timer.C:
+			late = true
+		}
+	}
+}
+
+func isAllowed(v verdict) bool { return v.allowed }
+
+func isLocal(v verdict) bool { return v.local }
+
+// refuse closes the connection of a peer that no rule allows.
+func (g *gate) refuse(nc net.Conn) {
+	nc.Close()
+	g.refused.Add(1)
+}
+
+// report tells of a peer that was refused. It may take as long as a log takes that nobody reads, so it is for those
+// who had a second look: others are refused without a word.
+func (g *gate) report(peer netip.Addr) {
+	if g.told != nil && g.reports.allow(peerKey(peer)) {
+		g.told(peer)
+	}
+}

@@ -1,0 +1,85 @@
+package linklocal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Provide puts the addresses on imds0 for the daemon of owner, a run-time directory of at most 240 bytes. It is
+// [Add], but that fd00:ec2::254 is left out where it cannot be had: config.IPv6 does not count.
+func Provide(ctx context.Context, owner string, config Config) error {
+	config.owner, config.IPv6 = owner, true
+	_, err := Add(ctx, config)
+	var refused *Error
+	if !errors.As(err, &refused) || !refused.ipv6 {
+		return err
+	}
+	if config.Warn != nil && !errors.Is(err, ErrIPv6Off) {
+		config.Warn(fmt.Sprintf("%s is left out: %v", IPv6, err))
+	}
+	config.IPv6 = false
+	_, err = Add(ctx, config)
+	return err
+}
+
+// Given is the link that a helper has made for owner; nil without an error if there is none with
+// 169.254.169.254.
+func Given(owner string) (*Link, error) {
+	device, err := ownedBy(owner)
+	if device == nil || err != nil || carries(device, IPv4) != nil {
+		return nil, err
+	}
+	return &Link{kind: device.Type(), index: device.Attrs().Index, given: true}, nil
+}
+
+// Withdraw removes the link that a helper has made for owner, as [Link.Remove] does. It is no error that there
+// is none. warn may be nil.
+func Withdraw(owner string, warn func(text string)) error {
+	device, err := ownedBy(owner)
+	if device == nil || err != nil {
+		return err
+	}
+	if warn == nil {
+		warn = func(string) {}
+	}
+	l := Link{config: Config{Warn: warn}, index: device.Attrs().Index}
+	return l.Remove()
+}
+
+// ownedBy is imds0 if it is for owner, else nil.
+func ownedBy(owner string) (netlink.Link, error) {
+	device, err := found(netlink.LinkByName(Name))
+	if device == nil || err != nil || device.Attrs().Alias != aliasOf(owner) {
+		return nil, err
+	}
+	return device, nil
+}
+
+// carries refuses a link without the address.
+func carries(device netlink.Link, addr netip.Addr) error {
+	has, err := addressesOf(device)
+	if err != nil || slices.Contains(has, hostPrefix(addr)) {
+		return err
+	}
+	return &Error{ipv6: addr.Is6(), Err: ErrLeftOut, Detail: fmt.Sprintf("%s is not on %s", addr, Name),
+		Hint: "disable http-protocol-ipv6; or is IPv6 switched off here, or has another link the address (the log of the start says so)? then restart imdsfs"}
+}
+
+func aliasOf(owner string) string { return "imdsfs of " + owner }
+
+// mark says on the link for whom it is.
+func mark(device netlink.Link, owner string) error {
+	alias := ""
+	if owner != "" {
+		alias = aliasOf(owner)
+	}
+	if device.Attrs().Alias == alias {
+		return nil
+	}
+	return explain("set the alias of "+Name, netlink.LinkSetAlias(device, alias))
+}

@@ -1,0 +1,256 @@
+package safepath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Policy is a [Checker] that refuses a path of which somebody else could exchange a component. Root and this
+// process's own user may; the zero Policy trusts nobody else.
+//
+// A directory on the way must belong to one who may, and be writable for nobody else. A sticky one, as /tmp is, may be
+// writable for others: there the next component must belong to one who may. Symbolic links are followed if they belong
+// to root or to this process's own user. What they lead through is held to the same rules.
+type Policy struct {
+	// Users are others who may own what is on the way: the user of a daemon for whom root acts. Links of theirs are
+	// not followed.
+	Users []int
+}
+
+var _ Checker = Policy{}
+
+const hintOwner = "choose a path that only root and the daemon's user can change"
+
+// Name implements [Checker].
+func (p Policy) Name(dir, entry *Entry) error {
+	if err := p.Holds(dir); err != nil {
+		return err
+	}
+	if WritableByOthers(&dir.Stat) && !p.trusts(entry.Stat.Uid) {
+		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d, who could exchange it", entry.Stat.Uid), hintOwner}
+	}
+	if entry.isLink() && !IsOurs(entry.Stat.Uid) {
+		return &Error{entry.Path, fmt.Sprintf("is a symbolic link of uid %d", entry.Stat.Uid), hintOwner}
+	}
+	return nil
+}
+
+// Link implements [Checker].
+func (p Policy) Link(_, _ *Entry) error { return nil }
+
+// Holds refuses a directory in which somebody else could exchange a name that belongs to us.
+func (p Policy) Holds(dir *Entry) error {
+	switch {
+	case !p.trusts(dir.Stat.Uid):
+		return &Error{dir.Path, fmt.Sprintf("belongs to uid %d", dir.Stat.Uid), hintOwner}
+	case WritableByOthers(&dir.Stat) && dir.Stat.Mode&unix.S_ISVTX == 0:
+		return &Error{dir.Path, fmt.Sprintf("can be written by others (mode %04o)", dir.Stat.Mode&0o7777), hintOwner}
+	}
+	return nil
+}
+
+func (p Policy) trusts(uid uint32) bool { return IsOurs(uid) || slices.Contains(p.Users, int(uid)) }
+
+// IsOurs reports whether uid is root's or that of this process, who may change whatever it relies on.
+func IsOurs(uid uint32) bool { return isRoot(uid) || int(uid) == os.Geteuid() }
+
+// WritableByOthers reports whether somebody else than the owner can write. The group of an ordinary user does not count
+// for his own files: on most systems it has no other member.
+func WritableByOthers(st *unix.Stat_t) bool {
+	others := uint32(0o022)
+	if uid := os.Geteuid(); uid != 0 && int(st.Uid) == uid && int(st.Gid) == os.Getegid() {
+		others = 0o002
+	}
+	return st.Mode&others != 0
+}
+
+func isRoot(uid uint32) bool { return uid == 0 || uid == unmapped() }
+
+// unmapped is how the kernel shows the owners whom a user namespace does not know, such as the machine's root: there
+// nobody has more rights than they. Where it stands for a user as well, it is nobody's: 0.
+var unmapped = sync.OnceValue(func() uint32 {
+	text, _ := os.ReadFile("/proc/sys/kernel/overflowuid")
+	overflow, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	maps, mapsErr := os.ReadFile("/proc/self/uid_map")
+	if err != nil || mapsErr != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(maps)) {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil || inside <= overflow && overflow < inside+count {
+			return 0
+		}
+	}
+	return uint32(overflow)
+})
+
+// OpenDir opens a directory, which must belong to one who may, and be writable for nobody else.
+func (p Policy) OpenDir(path string) (*os.File, error) {
+	file, entry, err := Walk(path, p)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.ownDir(entry); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+func (p Policy) ownDir(entry *Entry) error {
+	switch {
+	case !entry.IsDir():
+		return &fs.PathError{Op: "open", Path: entry.Path, Err: unix.ENOTDIR}
+	case !p.trusts(entry.Stat.Uid):
+		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d", entry.Stat.Uid), hintOwner}
+	case WritableByOthers(&entry.Stat):
+		return &Error{entry.Path, fmt.Sprintf("is writable by others (mode %04o)", entry.Stat.Mode&0o7777), hintOwner}
+	}
+	return nil
+}
+
+// OpenParent opens the directory that holds the last name of path, in which nobody else can exchange a name of ours.
+// The name itself need not exist; it is what is to be used in the directory from now on.
+func (p Policy) OpenParent(path string) (dir *os.File, name string, err error) {
+	path = filepath.Clean(path)
+	dir, entry, err := Walk(filepath.Dir(path), p)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case !entry.IsDir():
+		err = &fs.PathError{Op: "open", Path: entry.Path, Err: unix.ENOTDIR}
+	default:
+		err = p.Holds(entry)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, dir.Close())
+	}
+	return dir, filepath.Base(path), nil
+}
+
+// OpenIn opens a name in a directory that [Policy.OpenParent] has given, and nothing behind it: a link is opened
+// itself, if it is one that would be followed.
+func (p Policy) OpenIn(dir *os.File, name string) (*os.File, *Entry, error) {
+	d, err := statEntry(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	entry, err := openEntry(int(dir.Fd()), name, filepath.Join(dir.Name(), name))
+	if err != nil {
+		return nil, nil, err
+	}
+	file := os.NewFile(uintptr(entry.fd), entry.Path)
+	if err := p.Name(d, &entry.Entry); err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
+	return file, &entry.Entry, nil
+}
+
+func statEntry(f *os.File) (*Entry, error) {
+	e := &Entry{Path: f.Name()}
+	if err := unix.Fstat(int(f.Fd()), &e.Stat); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return e, nil
+}
+
+// MakeDir opens a directory as [Policy.OpenDir] does. What is missing of the path is made, the directory itself with
+// mode, whatever the umask, and what is above it with 0755.
+func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
+	f, err := p.OpenDir(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	above := filepath.Dir(filepath.Clean(path))
+	if above == filepath.Clean(path) {
+		return nil, err
+	}
+	// Made first, and then walked to: the directory above may be missing too, or be reached through links.
+	parent, name, err := p.OpenParent(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		made, makeErr := p.MakeDir(above, 0o755)
+		if makeErr != nil {
+			return nil, makeErr
+		}
+		made.Close()
+		parent, name, err = p.OpenParent(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	full := filepath.Join(parent.Name(), name)
+	err = unix.Mkdirat(int(parent.Fd()), name, 0o700)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, &fs.PathError{Op: "mkdir", Path: full, Err: err}
+	}
+	created := err == nil
+	f, entry, err := p.OpenIn(parent, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.ownDir(entry); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if created {
+		if err := Chmod(f, mode); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+// Chmod changes the mode of what f holds, which fchmod(2) does not do for an O_PATH descriptor.
+func Chmod(f *os.File, mode os.FileMode) error {
+	if err := unix.Chmod(ProcPath(f), uint32(mode.Perm())); err != nil {
+		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// OpenAppend opens a regular file to append to, and makes it if it is missing. It must have no other name, and belong
+// to root or to this process's user: neither a link, nor a FIFO or a device, nor somebody else's file is written to.
+// It never waits.
+func (p Policy) OpenAppend(path string, mode os.FileMode) (*os.File, error) {
+	dir, name, err := p.OpenParent(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	full := filepath.Join(dir.Name(), name)
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	fd, err := unix.Openat(int(dir.Fd()), name, flags, uint32(mode.Perm()))
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, &Error{full, "is a symbolic link", "name the file itself"}
+	case errors.Is(err, unix.ENXIO):
+		return nil, &Error{full, "is not a regular file", "name another"}
+	case err != nil:
+		return nil, &fs.PathError{Op: "open", Path: full, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), full)
+	e, err := statEntry(f)
+	switch {
+	case err != nil:
+	case !e.IsRegular():
+		err = &Error{full, "is not a regular file", "name another"}
+	case !IsOurs(e.Stat.Uid):
+		err = &Error{full, fmt.Sprintf("belongs to uid %d", e.Stat.Uid), "remove it, or name another"}
+	case e.Stat.Nlink != 1:
+		err = &Error{full, "has another name besides this one", "remove it, or name another"}
+	default:
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
