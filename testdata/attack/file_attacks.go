@@ -55,6 +55,52 @@ var fileAttacks = []attack{
 		}
 		return w.secretIn(d.log.String())
 	}},
+	{name: "exchanging a file while it is read", by: user, tries: "`renameat2(RENAME_EXCHANGE)` of a good file and a link to a file of root's, in a loop, over 60 reloads", holds: "the file of root's is never served", run: func(w *world) error {
+		t, err := w.trapdoor()
+		if err != nil {
+			return err
+		}
+		if err := w.mine(t, "user-data-file = \"x\"\n", "echo good >x && ln -s OUTSIDE/file y"); err != nil {
+			return err
+		}
+		d, err := w.launchFile(how{}, t.mine+"/instance.toml", "--listen", "127.0.0.1:0", "--mount", "none")
+		if err != nil {
+			return err
+		}
+		defer d.stop()
+		if err := d.ready(); err != nil {
+			return err
+		}
+		address, err := d.address()
+		if err != nil {
+			return err
+		}
+		cmd := exec.Command(actor, "act", "exchange", t.mine+"/x", t.mine+"/y", "60000")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: mallory, Gid: mallory}, Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		defer func() { cmd.Process.Kill(); cmd.Wait() }()
+		for range 60 {
+			d.cmd.Process.Signal(syscall.SIGHUP)
+			time.Sleep(10 * time.Millisecond) // for a reload that must not succeed there is nothing to wait for
+			answer, err := server.say(address, get("/latest/user-data", ""))
+			if err := first(err, w.secretIn(answer), d.alive()); err != nil {
+				return err
+			}
+		}
+		return w.secretIn(d.log.String())
+	}},
+	{name: "an instance file that is a link", by: user, tries: "root serves a file in his folder, which is his link to an instance file of root's", holds: "refused: nobody serves it who was not meant to", run: func(w *world) error {
+		t, err := w.trapdoor()
+		if err != nil {
+			return err
+		}
+		if err := first(os.WriteFile(t.outside+"/roots.toml", []byte(instance(mainID, "")), 0o600), w.allowed(mallory, "ln -s "+t.outside+"/roots.toml "+t.mine+"/instance.toml")); err != nil {
+			return err
+		}
+		return w.mustFault(t.mine + "/instance.toml")
+	}},
 	{name: "files that are none", by: user, tries: "user-data-file that is a FIFO, a device, a directory, `/proc/self/mem`, of 1 GiB, a link to itself", holds: "refused, with little time and memory", run: func(w *world) error {
 		for _, make := range []string{"mkfifo x", "ln -s /dev/zero x", "ln -s /dev/urandom x", "mkdir x", "ln -s /proc/self/mem x", "truncate -s 1G x", "ln -s x x", "ln -s /proc/self/fd/0 x", "ln -s /dev/tty x", "true"} {
 			dir := w.dir()
