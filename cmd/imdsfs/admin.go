@@ -57,11 +57,14 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	if err != nil {
 		return err
 	}
+	conn, err := dialDaemon(ctx, socket)
+	if err != nil {
+		return noDaemon(socket, err)
+	}
+	defer conn.Close()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -85,7 +88,10 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 }
 
 func noDaemon(socket string, err error) error {
+	var said *cliError
 	switch {
+	case errors.As(err, &said):
+		return err
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return failure(exitFailed, "start it with imdsfs serve, or name its --runtime-dir or --admin socket",
 			fmt.Errorf("no imdsfs is running at %s", socket))

@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -93,7 +93,11 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (*url.URL
 		dirs = []string{defaultRuntimeDir(), systemRuntimeDir}
 	}
 	for _, dir := range dirs {
-		for _, address := range listening(dir) {
+		addresses, err := listening(dir)
+		if err != nil && f.runtimeDir != "" {
+			return nil, err
+		}
+		for _, address := range addresses {
 			// A daemon that was killed leaves the file behind.
 			conn, err := dialer.DialContext(ctx, "tcp", address.String())
 			if err == nil {
@@ -117,21 +121,24 @@ func parseEndpoint(name, text string) (*url.URL, error) {
 }
 
 // listening are the addresses that a daemon with the run-time directory dir said it listens on, one a
-// line; none if there is no such daemon.
-func listening(dir string) []netip.AddrPort {
-	f, err := os.Open(listenFile(dir))
-	if err != nil {
-		return nil
+// line; none if there is no such daemon. The error says why the directory is not believed.
+func listening(dir string) ([]netip.AddrPort, error) {
+	d, err := openRunDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	defer d.file.Close()
+	f := d.open(filepath.Base(listenFile(dir)))
+	if f == nil {
+		return nil, nil
 	}
 	defer f.Close()
-	// Where everybody may make a directory, only root's or our own is believed.
-	info, err := f.Stat()
-	if err != nil || strings.HasPrefix(dir, os.TempDir()) && !ownedByUs(info) {
-		return nil
-	}
 	text, err := io.ReadAll(io.LimitReader(f, maxListenFile))
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	var addresses []netip.AddrPort
 	for line := range strings.Lines(string(text)) {
@@ -139,12 +146,7 @@ func listening(dir string) []netip.AddrPort {
 			addresses = append(addresses, address)
 		}
 	}
-	return addresses
-}
-
-func ownedByUs(info os.FileInfo) bool {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && (stat.Uid == 0 || int(stat.Uid) == os.Geteuid())
+	return addresses, nil
 }
 
 // A client reads one instance metadata service, by IMDSv2 unless v1 is set. It fetches one session

@@ -348,13 +348,13 @@ func TestAddressLeftByAStrangerIsNotBelieved(t *testing.T) {
 	if err := os.WriteFile(file, []byte("127.0.0.1:1338\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := listening(dir); len(got) != 1 {
+	if got, err := listening(dir); len(got) != 1 || err != nil {
 		t.Fatalf("our own file gives %v", got)
 	}
 	if err := os.Chown(file, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if got := listening(dir); len(got) != 0 {
+	if got, err := listening(dir); len(got) != 0 || err != nil {
 		t.Errorf("a stranger's file gives %v", got)
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -60,7 +62,7 @@ type process struct {
 
 	// successor is set when somebody goes on: everything stays as it is for him.
 	successor bool
-	program   string // that takes our place, "" if another process does
+	next      *candidate // that takes our place, nil if another process does
 }
 
 // runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
@@ -73,6 +75,9 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	// Whoever starts us again tells a crash, or the signal of a watchdog, from wrong usage, which is no use to
 	// repeat: by itself Go's runtime exits with the same status, 2.
 	debug.SetTraceback("crash")
+	// Where the log goes to a pipe, its reader may die, as a keeper does. Only a program that takes the signal
+	// goes on then.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	fault.At("started")
 	clock := source.SystemClock()
 	p := &process{
@@ -82,10 +87,10 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	if err := p.run(parent, others); err != nil || !p.successor {
 		return err
 	}
-	if p.program == "" {
+	if p.next == nil {
 		return errHandedOver
 	}
-	return p.become(p.program)
+	return p.become(p.next)
 }
 
 // run wires the sources to the tree and the tree to the doors, and serves.
@@ -103,6 +108,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	defer lock.Close()
 	defer p.forget(keptLock)
 	reapPredecessor()
+	p.dropUnsound()
 
 	predecessor := fs.Inherit(p.keptOf(fs.KeptPrefix))
 	if err := p.load(ctx, predecessor.Snapshot()); err != nil {
@@ -136,11 +142,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		return err
 	}
 	defer p.removeAddresses()
-	handedOver, err := sockets(others)
-	if err != nil {
-		return fmt.Errorf("sockets from systemd: %w", err)
-	}
-	if p.http, err = p.listenAll(ctx, handedOver); err != nil {
+	if p.http, err = p.listenAll(ctx, p.sockets(others)); err != nil {
 		return err
 	}
 	defer p.http.close()
@@ -257,11 +259,11 @@ func (p *process) loop(ctx context.Context, signals <-chan os.Signal) error {
 		case done := <-p.asked:
 			done <- p.reload(ctx, true)
 		case u := <-p.upgrades:
-			err := p.tryProgram(ctx, u.program)
+			next, err := p.tryProgram(ctx, u.program, u.by)
 			u.done <- err
 			if err == nil {
 				giveUp()
-				p.program = u.program
+				p.next = next
 				return p.handOver()
 			}
 		case <-changed:

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case calledByMount():
 		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
+	case os.Getenv(besideTerminalVariable) != "":
+		os.Exit(besideTerminal())
 	case os.Getenv(backgroundVariable) != "":
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) // mount(8) takes the PATH away, which finds it again otherwise
 	}

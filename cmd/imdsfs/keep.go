@@ -9,11 +9,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -35,8 +33,8 @@ func isKept() bool { return os.Getenv(fdstore.KeeperVariable) == strconv.Itoa(os
 
 // An account is whom the daemon runs as.
 type account struct {
-	name     string
-	uid, gid int
+	name, home string
+	uid, gid   int
 }
 
 func lookUpAccount(name string) (*account, error) {
@@ -46,7 +44,7 @@ func lookUpAccount(name string) (*account, error) {
 	}
 	uid, uidErr := strconv.Atoi(u.Uid)
 	gid, gidErr := strconv.Atoi(u.Gid)
-	return &account{name, uid, gid}, errors.Join(uidErr, gidErr)
+	return &account{name, u.HomeDir, uid, gid}, errors.Join(uidErr, gidErr)
 }
 
 // runKeeper stands behind the daemon. It reads no more of the outside world than what it was started with.
@@ -59,6 +57,9 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	defer stop()
 	program, err := ownProgram()
 	if err != nil {
+		return err
+	}
+	if err := keepFromChildren(); err != nil {
 		return err
 	}
 	var ready atomic.Bool
@@ -86,7 +87,16 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 		if err := giveDirs(s, a); err != nil {
 			return err
 		}
-		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities()) }
+		absolute, err := absoluteFlags(os.Args[1:])
+		if err != nil {
+			return err
+		}
+		k.Command = append(k.Command, absolute...) // the last of a flag wins
+		// The daemon inherits the limit.
+		if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+			return fmt.Errorf("setrlimit(RLIMIT_CORE): %w", err)
+		}
+		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities(), s.environment) }
 		if s.addAddresses {
 			release, err := s.keepAddresses(ctx, program, &ready)
 			if err != nil {
@@ -192,51 +202,4 @@ func (s *settings) capabilities() []uintptr {
 		caps = append(caps, unix.CAP_NET_BIND_SERVICE)
 	}
 	return caps
-}
-
-// startAs starts a command as somebody who has these capabilities and can never get any other: no setuid
-// program gives him more.
-func startAs(cmd *exec.Cmd, a *account, caps []uintptr) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential:  &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: supplementary(a.name)},
-		AmbientCaps: caps,
-	}
-	// What is dropped here is dropped of this thread, and of what it starts. It is not used again.
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		started <- func() error {
-			for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
-				if slices.Contains(caps, c) {
-					continue
-				}
-				if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // unknown to this kernel
-					return fmt.Errorf("drop capability %d: %w", c, err)
-				}
-			}
-			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-				return fmt.Errorf("prctl(PR_SET_NO_NEW_PRIVS): %w", err)
-			}
-			return cmd.Start()
-		}()
-	}()
-	return <-started
-}
-
-// supplementary are the further groups of a user, by number.
-func supplementary(name string) (groups []uint32) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return nil
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil
-	}
-	for _, id := range ids {
-		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
-			groups = append(groups, uint32(n))
-		}
-	}
-	return groups
 }

@@ -2,7 +2,7 @@
 //
 // Each subcommand has a file of its own (serve.go, check.go, get.go, tree.go, version.go); mountfuse.go
 // is the program when mount(8) calls it; text.go holds what errors look like and the exit codes. Only this package logs at start-up and decides
-// exit codes.
+// exit codes. Who trusts whom between root, the daemon's user and everybody else is told in package keeper.
 package main
 
 import (

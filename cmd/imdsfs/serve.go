@@ -43,12 +43,16 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
 			if err != nil {
 				return err
 			}
-			if err := s.resolve(inheritedServer(kept)); err != nil {
+			before, bad := inheritedServer(kept)
+			if err := s.resolve(before); err != nil {
 				return err
 			}
 			log, err := newLogger(stderr, s.logLevel, s.logFormat)
 			if err != nil {
 				return err
+			}
+			if bad {
+				log.Warn("what was kept of [server] makes no sense and is not used")
 			}
 			if s.keep && !isKept() {
 				return runKeeper(cmd.Context(), &s, others, log)

@@ -59,6 +59,8 @@ type settings struct {
 	user     string
 	watchdog time.Duration
 	server   tomlfile.Server // as read at the start, to notice changes
+	// environment are the variables that the file names.
+	environment []string
 }
 
 func (s *settings) addFlags(cmd *cobra.Command) {
@@ -104,7 +106,7 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		file, err := tomlfile.Load(s.config)
 		switch {
 		case err == nil:
-			server = file.Server
+			server, s.environment = file.Server, file.Environment
 		case before != nil:
 			server = *before
 		default:

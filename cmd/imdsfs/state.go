@@ -77,7 +77,7 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 	if f := p.inherit(keptLock); f != nil {
 		a, errA := f.Stat()
 		b, errB := os.Lstat(path)
-		if errA == nil && errB == nil && os.SameFile(a, b) {
+		if errA == nil && errB == nil && os.SameFile(a, b) && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return f, nil
 		}
 		f.Close()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -34,9 +35,6 @@ const (
 // errHandedOver ends a daemon for a successor. It is nothing to complain about.
 var errHandedOver = errors.New("handed over")
 
-// tryLimit is how long another program may take to look at the instance file.
-const tryLimit = 20 * time.Second
-
 // lingeringVariable names a child that outlives an exec, which nobody else waits for.
 const lingeringVariable = "IMDSFS_LINGERING"
 
@@ -59,13 +57,56 @@ func (p *process) keptOf(prefix string) map[string]*os.File {
 	return files
 }
 
-// inheritedServer is what [server] said to a predecessor, nil without one.
-func inheritedServer(kept *fdstore.Store) *tomlfile.Server {
+// inheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
+func inheritedServer(kept *fdstore.Store) (before *tomlfile.Server, bad bool) {
+	if kept.Inherited()[keptServer] == nil {
+		return nil, false
+	}
 	var server tomlfile.Server
 	if text := kept.InheritedText(keptServer); text == nil || json.Unmarshal(text, &server) != nil {
-		return nil
+		return nil, true
 	}
-	return &server
+	return &server, false
+}
+
+// dropUnsound lets go of what was kept as a socket of ours and is none that can be served: a successor would fail
+// over it each time. It is opened afresh.
+func (p *process) dropUnsound() {
+	for _, said := range p.kept.Rejected() {
+		p.log.Warn("not taken over: " + said)
+	}
+	for name, f := range p.kept.Inherited() {
+		if name != keptMetrics && !strings.HasPrefix(name, keptListenPrefix) {
+			continue
+		}
+		if err := isListening(f, unix.AF_INET, unix.AF_INET6); err != nil {
+			p.log.WithError(err).Warnf("what was kept as %q is opened afresh", name)
+			f.Close()
+			delete(p.kept.Inherited(), name)
+			p.kept.Drop(name)
+		}
+	}
+}
+
+// isListening refuses what is no listening stream socket of these families.
+func isListening(f *os.File, families ...int) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		option := func(name int) (value int) {
+			value, optionErr := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, name)
+			inner = errors.Join(inner, optionErr)
+			return value
+		}
+		kind, listens, family := option(unix.SO_TYPE), option(unix.SO_ACCEPTCONN), option(unix.SO_DOMAIN)
+		if inner == nil && (kind != unix.SOCK_STREAM || listens != 1 || !slices.Contains(families, family)) {
+			inner = errors.New("it does not listen for connections")
+		}
+	})
+	return errors.Join(err, inner)
 }
 
 func (p *process) keepServer() error {
@@ -90,25 +131,25 @@ func (p *process) forgetListeners() {
 	}
 }
 
-// sockets are those that a socket unit hands over.
-func sockets(others map[string][]*os.File) (listeners []net.Listener, err error) {
-	names := make([]string, 0, len(others))
-	for name := range others {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+// sockets are those that a socket unit hands over. What is none, and may come from a predecessor by way of systemd's
+// file descriptor store, is left out.
+func (p *process) sockets(others map[string][]*os.File) (listeners []net.Listener) {
+	for _, name := range slices.Sorted(maps.Keys(others)) {
 		for _, f := range others[name] {
-			l, listenErr := net.FileListener(f)
-			f.Close()
-			if listenErr != nil {
-				err = errors.Join(err, fmt.Errorf("%s: %w", name, listenErr))
-				continue
+			err := isListening(f, unix.AF_INET, unix.AF_INET6, unix.AF_UNIX)
+			if err == nil {
+				var l net.Listener
+				if l, err = net.FileListener(f); err == nil {
+					listeners = append(listeners, l)
+				}
 			}
-			listeners = append(listeners, l)
+			f.Close()
+			if err != nil {
+				p.log.WithError(err).Warnf("what is handed over as %q is not listened on", name)
+			}
 		}
 	}
-	return listeners, err
+	return listeners
 }
 
 // heed does what a signal asks for. It reports whether the daemon ends for a successor.
@@ -124,13 +165,16 @@ func (p *process) heed(ctx context.Context, sig os.Signal) bool {
 	case syscall.SIGUSR2:
 		program, err := ownProgram()
 		if err == nil {
-			err = p.tryProgram(ctx, program)
+			by := unknownUser
+			if isRoot() {
+				by = 0 // nobody else may send root a signal
+			}
+			p.next, err = p.tryProgram(ctx, program, by)
 		}
 		if err != nil {
 			p.log.WithError(err).Error("not upgraded")
 			return false
 		}
-		p.program = program
 		return true
 	}
 	return false
@@ -151,12 +195,13 @@ func ownProgram() (string, error) {
 // An upgrade is somebody's wish to have another program take our place.
 type upgrade struct {
 	program string
+	by      uint32 // the user whose wish it is
 	done    chan error
 }
 
 // upgradeTo has the loop try a program and, if that is good, end for it.
-func (p *process) upgradeTo(ctx context.Context, program string) error {
-	u := upgrade{program, make(chan error, 1)}
+func (p *process) upgradeTo(ctx context.Context, program string, by uint32) error {
+	u := upgrade{program, by, make(chan error, 1)}
 	select {
 	case p.upgrades <- u:
 	case <-ctx.Done():
@@ -168,26 +213,6 @@ func (p *process) upgradeTo(ctx context.Context, program string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// tryProgram has another program look at the instance file, as check does. One that finds fault, or does not
-// even run, does not take our place.
-func (p *process) tryProgram(ctx context.Context, program string) error {
-	if !filepath.IsAbs(program) {
-		return fmt.Errorf("%s is no absolute path", program)
-	}
-	args := []string{"version"}
-	if p.settings.config != "" {
-		args = []string{"check", "--quiet", p.settings.config}
-	}
-	ctx, cancel := context.WithTimeout(ctx, tryLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %.2000s", program, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }
 
 // handOver has the deferred ends of run leave everything to a successor.
@@ -211,13 +236,16 @@ func (p *process) handOverMount() error {
 	return nil
 }
 
-// become has the program take the place of this one. If it cannot, this one begins anew.
-func (p *process) become(program string) error {
-	args := append([]string{program}, os.Args[1:]...)
+// become has a program take the place of this one. If it cannot, this one begins anew.
+func (p *process) become(next *candidate) error {
+	args := append([]string{next.path}, os.Args[1:]...)
 	fault.At("exec")
-	err := p.kept.Exec(program, args)
+	err := next.unchanged()
+	if err == nil {
+		err = p.kept.Exec(next.path, args)
+	}
 	p.log.WithError(err).Error("not upgraded")
-	return p.kept.Exec("/proc/self/exe", args)
+	return p.kept.Exec("/proc/self/exe", append([]string{os.Args[0]}, os.Args[1:]...))
 }
 
 // reapPredecessor waits for the child that outlived an exec.

@@ -52,8 +52,8 @@ type Control struct {
 	// Reload reads the sources again; the error may be [source.Faults].
 	Reload func(context.Context) error
 	// Upgrade has another program, by its absolute path, take the daemon's place as soon as it has
-	// returned nil. Any error is a refusal.
-	Upgrade func(ctx context.Context, program string) error
+	// returned nil. by is the user who asks, root or the daemon's own. Any error is a refusal.
+	Upgrade func(ctx context.Context, program string, by uint32) error
 	// Status describes the daemon; Control fills in what it knows itself.
 	Status func() Status
 

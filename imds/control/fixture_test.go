@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -79,7 +80,10 @@ func (i *instance) start() {
 	i.Control = &Control{
 		Store: store, Overlay: changes, Clock: clock,
 		Reload: func(ctx context.Context) error { _, err := store.Reload(ctx); return err },
-		Upgrade: func(_ context.Context, program string) error {
+		Upgrade: func(_ context.Context, program string, by uint32) error {
+			if by != uint32(os.Geteuid()) && by != 0 {
+				return fmt.Errorf("uid %d asks", by)
+			}
 			if program != "/good" {
 				return errors.New("it finds fault")
 			}

@@ -157,7 +157,7 @@ func (c *Control) Handler() http.Handler {
 		if err := decode(r.Body, &u); err != nil {
 			return nil, err
 		}
-		if err := c.Upgrade(r.Context(), u.Program); err != nil {
+		if err := c.Upgrade(r.Context(), u.Program, callerIn(r).uid); err != nil {
 			return nil, refuse(CodeUnsupported, "not upgraded: %v", err)
 		}
 		return struct{}{}, nil

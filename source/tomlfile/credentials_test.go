@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,5 +166,21 @@ func TestPrintedFragmentHoldsNoSecret(t *testing.T) {
 		if s := fmt.Sprintf(format, role); strings.Contains(s, "PLANTED") {
 			t.Errorf("%s prints %s", format, s)
 		}
+	}
+}
+
+func TestAFileListsTheVariablesThatItNames(t *testing.T) {
+	t.Setenv("WEB_SECRET", "hunter2")
+	text := `[meta-data]
+instance-id = "i-0a1b2c3d4e5f67890"
+[credentials.web]
+type = "static"
+access-key-id = "ASIAEXAMPLE"
+secret-access-key-env = "WEB_SECRET"
+token-env = "WEB_TOKEN"
+`
+	file, err := decode("web.toml", text, time.Time{})
+	if err == nil || file == nil || !slices.Equal(file.Environment, []string{"WEB_SECRET", "WEB_TOKEN"}) {
+		t.Errorf("got %+v, %v", file, err)
 	}
 }

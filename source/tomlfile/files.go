@@ -111,6 +111,7 @@ func (n node) environment() (string, bool) {
 	if !ok || !n.acts("give "+strings.TrimSuffix(n.name, "-env")+"-file") {
 		return "", false
 	}
+	n.d.file.Environment = append(n.d.file.Environment, name)
 	value := os.Getenv(name)
 	if value == "" {
 		n.fault("the environment variable that it names is not set, or empty", "set it where imdsfs is started")

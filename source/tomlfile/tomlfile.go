@@ -41,6 +41,8 @@ type File struct {
 	// Refers are the absolute paths of the file itself and of every file it names: a change of
 	// any of them may change the Fragment. Sorted.
 	Refers []string
+	// Environment are the environment variables that it names. Sorted.
+	Environment []string
 }
 
 // Load reads the instance file at path. If the file can be read but not used, the error is
@@ -87,6 +89,8 @@ func (r reader) decode(path, text string, mtime time.Time) (*File, error) {
 	d.file.Fragment.Warnings = byLine(d.warnings)
 	slices.Sort(d.file.Refers)
 	d.file.Refers = slices.Compact(d.file.Refers)
+	slices.Sort(d.file.Environment)
+	d.file.Environment = slices.Compact(d.file.Environment)
 	return d.file, byLine(d.faults).Err()
 }
 

@@ -26,7 +26,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -46,23 +45,32 @@ const (
 	KeeperVariable = "IMDSFS_KEEPER"
 	// SocketVariable, set by a keeper, is the descriptor of the socket to it, SOCK_DGRAM.
 	SocketVariable = "IMDSFS_KEEPER_SOCKET"
-	// execVariable is what Exec passes: "PID NAME=FD NAME=FD …".
-	execVariable = "IMDSFS_KEPT"
 	// storeVariable is how many files systemd keeps at most.
 	storeVariable = "FDSTORE"
 	notifySocket  = "NOTIFY_SOCKET"
-	socketName    = "keeper" // of the keeper's socket in execVariable
+	socketName    = "keeper" // of the keeper's socket among what Exec passes
+
+	maxName = 255 // bytes, with prefix
 )
 
 // KeptName is how others call what is kept under a name.
 func KeptName(name string) string { return prefix + name }
 
-// A Store keeps files by name. Names hold letters, digits and signs, but no colon.
+// IsKeptName reports whether others may call something that is kept so: at most 255 bytes (systemd's limit) of printable
+// ASCII, without blanks, colons and equals signs.
+func IsKeptName(name string) bool {
+	rest, ok := strings.CutPrefix(name, prefix)
+	return ok && rest != "" && rest != socketName && len(name) <= maxName &&
+		!strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' || r == '=' })
+}
+
+// A Store keeps files by name. Names are such that IsKeptName(KeptName(name)).
 type Store struct {
 	keeper    int           // process number, 0 for none
 	socket    *net.UnixConn // to the keeper
 	systemd   bool
 	inherited map[string]*os.File
+	rejected  []string
 
 	mu   sync.Mutex
 	held map[string]int // descriptors of our own, which the runtime's poller knows nothing of
@@ -72,9 +80,7 @@ type Store struct {
 // others are files that were handed over and are not ours, by the name that the unit gave them.
 func Open() (s *Store, others map[string][]*os.File, err error) {
 	s = &Store{inherited: map[string]*os.File{}, held: map[string]int{}}
-	if err := s.openExec(); err != nil {
-		return nil, nil, err
-	}
+	s.openExec()
 	if err := s.openKeeper(); err != nil {
 		return nil, nil, err
 	}
@@ -84,29 +90,6 @@ func Open() (s *Store, others map[string][]*os.File, err error) {
 	}
 	others = s.openListen()
 	return s, others, nil
-}
-
-// openExec takes what Exec passed.
-func (s *Store) openExec() error {
-	words := strings.Fields(os.Getenv(execVariable))
-	os.Unsetenv(execVariable)
-	if len(words) == 0 || words[0] != strconv.Itoa(os.Getpid()) {
-		return nil
-	}
-	for _, word := range words[1:] {
-		name, number, _ := strings.Cut(word, "=")
-		fd, err := strconv.Atoi(number)
-		if err != nil {
-			return fmt.Errorf("%s: %q is no file", execVariable, word)
-		}
-		unix.CloseOnExec(fd)
-		if name == socketName {
-			os.Setenv(SocketVariable, number)
-			continue
-		}
-		s.take(name, plainFile(fd, name))
-	}
-	return nil
 }
 
 // plainFile is for a descriptor that the runtime's poller stays away from; who wants it does so later.
@@ -156,11 +139,17 @@ func (s *Store) openListen() map[string][]*os.File {
 		os.Unsetenv(name)
 	}
 	for name, files := range others {
-		if ours, ok := strings.CutPrefix(name, prefix); ok {
-			for _, f := range files {
+		ours, ok := strings.CutPrefix(name, prefix)
+		if !ok {
+			continue
+		}
+		delete(others, name)
+		for _, f := range files {
+			if IsKeptName(name) {
 				s.take(ours, f)
+			} else {
+				f.Close()
 			}
-			delete(others, name)
 		}
 	}
 	return others
@@ -198,7 +187,7 @@ func (s *Store) String() string {
 
 // Keep has a file kept under a name, in the place of another one that has been before.
 func (s *Store) Keep(name string, f *os.File) error {
-	if strings.ContainsAny(name, ":= \n") {
+	if !IsKeptName(prefix + name) {
 		return fmt.Errorf("%q is no name for what is kept", name)
 	}
 	twin, err := duplicate(f)
@@ -234,7 +223,7 @@ func (s *Store) KeepText(name string, text []byte) error {
 	return s.Keep(name, f)
 }
 
-// InheritedText is a text that a predecessor kept, of at most 1 MiB, nil if there is none.
+// InheritedText is a text that a predecessor kept, of at most 1 MiB, nil if there is none that KeepText kept.
 func (s *Store) InheritedText(name string) []byte {
 	f := s.inherited[name]
 	if f == nil {
@@ -242,6 +231,10 @@ func (s *Store) InheritedText(name string) []byte {
 	}
 	delete(s.inherited, name)
 	defer f.Close()
+	// Of anything else a read may wait for ever, or give something else the next time.
+	if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_WRITE == 0 {
+		return nil
+	}
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<20))
 	if err != nil {
 		return nil
@@ -311,42 +304,6 @@ func (s *Store) write(conn *net.UnixConn, state string, fd int) error {
 		return inner != unix.EAGAIN
 	})
 	return errors.Join(err, inner)
-}
-
-// Exec has another program take the place of this one, with all that is kept. It returns only if that
-// fails; nothing has changed then. No other goroutine may be using what is kept.
-func (s *Store) Exec(path string, args []string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	syscall.ForkLock.Lock() // nobody else may get the files
-	defer syscall.ForkLock.Unlock()
-	words := []string{strconv.Itoa(os.Getpid())}
-	pass := func(name string, fd int) error {
-		words = append(words, fmt.Sprintf("%s=%d", name, fd))
-		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
-		return err
-	}
-	for name, fd := range s.held {
-		if err := pass(name, fd); err != nil {
-			return err
-		}
-	}
-	if s.socket != nil {
-		raw, err := s.socket.SyscallConn()
-		if err != nil {
-			return err
-		}
-		var inner error
-		err = raw.Control(func(fd uintptr) { inner = pass(socketName, int(fd)) })
-		if err = errors.Join(err, inner); err != nil {
-			return err
-		}
-	}
-	err := syscall.Exec(path, args, append(os.Environ(), execVariable+"="+strings.Join(words, " ")))
-	for _, fd := range s.held {
-		unix.CloseOnExec(fd)
-	}
-	return fmt.Errorf("exec %s: %w", path, err)
 }
 
 func duplicate(f *os.File) (fd int, err error) {

@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	maxMessage = 4096 // bytes
-	maxFiles   = 256  // that are held
+	maxFiles = 256 // that are held
+
+	lastWords = 5 * time.Second // to hear what a child said before it died
+	maxLast   = 1024            // messages of it that are still heard
+	readyRest = time.Second     // after Ready, until it is called again for the same child
 )
 
 // A child is a process that may give us files to hold.
@@ -29,11 +32,19 @@ type child struct {
 
 	mu      sync.Mutex
 	readyAt time.Time // zero before
+	toldAt  time.Time // when Ready was called
 	heard   time.Time // the last sign of life
+
+	last int // messages after its death
 }
 
-// start starts a process with everything that is held.
-func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog time.Duration) (*child, error) {
+// start starts a process with these files.
+func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog time.Duration, names []string, files []*os.File) (*child, error) {
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -47,9 +58,8 @@ func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog t
 		return nil, err
 	}
 	c := &child{cmd: exec.Command(command[0], command[1:]...), ended: make(chan error, 1), heard: time.Now()}
-	names, files := k.shelf.list()
 	c.cmd.Stdout, c.cmd.Stderr = os.Stdout, os.Stderr
-	c.cmd.ExtraFiles = append(files, theirs)
+	c.cmd.ExtraFiles = append(slices.Clone(files), theirs)
 	c.cmd.Env = append(slices.DeleteFunc(os.Environ(), isOurs),
 		fdstore.KeeperVariable+"="+strconv.Itoa(os.Getpid()), fdstore.SocketVariable+"="+strconv.Itoa(3+len(files)))
 	if len(files) > 0 {
@@ -61,11 +71,7 @@ func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog t
 	if start == nil {
 		start = (*exec.Cmd).Start
 	}
-	err = start(c.cmd)
-	for _, f := range files {
-		f.Close()
-	}
-	if err != nil {
+	if err = start(c.cmd); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -78,8 +84,14 @@ func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog t
 	}()
 	go func() {
 		err := c.cmd.Wait()
+		if errors.Is(err, exec.ErrWaitDelay) { // it has ended well, and left somebody who may write what it writes
+			err = nil
+		}
 		theirsClosed(conn) // what it said before it died is heard first
-		<-listened
+		select {
+		case <-listened:
+		case <-time.After(lastWords): // what it gave us to look at hangs
+		}
 		c.ended <- err
 	}()
 	return c, nil
@@ -97,75 +109,87 @@ func theirsClosed(conn net.Conn) { conn.SetReadDeadline(time.Now()) }
 
 // hear takes one message.
 func (k *Keeper) hear(c *child, conn *net.UnixConn) bool {
-	text, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(text, oob)
+	text, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxRights))
+	n, oobn, flags, _, err := conn.ReadMsgUnix(text, oob)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// What is in the queue still counts.
+		// What is in the queue still counts. A child of its own might fill it up for ever.
+		if c.last++; c.last > maxLast {
+			return false
+		}
 		raw, rawErr := conn.SyscallConn()
 		if rawErr != nil {
 			return false
 		}
-		again := false
-		raw.Control(func(fd uintptr) {
-			n, oobn, _, _, err = unix.Recvmsg(int(fd), text, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			again = err == nil && n > 0
+		rawErr = raw.Control(func(fd uintptr) {
+			n, oobn, flags, _, err = unix.Recvmsg(int(fd), text, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		})
-		if !again {
-			return false
-		}
-	} else if err != nil || n == 0 {
+		err = errors.Join(err, rawErr)
+	}
+	if err != nil {
 		return false
 	}
-	k.heed(c, string(text[:n]), descriptorsIn(oob[:oobn]))
+	k.heed(c, string(text[:n]), descriptorsIn(oob[:oobn]), flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0)
 	return true
 }
 
 func descriptorsIn(oob []byte) (fds []int) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil
-	}
-	for _, m := range messages {
-		if rights, err := unix.ParseUnixRights(&m); err == nil {
+	for len(oob) > 0 {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		if rights, err := unix.ParseUnixRights(&unix.SocketControlMessage{Header: header, Data: data}); err == nil {
 			fds = append(fds, rights...)
 		}
+		oob = rest
 	}
 	return fds
 }
 
-// heed does what a message says, sd_notify(3).
-func (k *Keeper) heed(c *child, message string, fds []int) {
-	said := map[string]string{}
-	for line := range strings.SplitSeq(message, "\n") {
-		key, value, _ := strings.Cut(line, "=")
-		said[key] = value
+// heed does what a message says. cut: the kernel left out some of it. Nothing of a bad message counts.
+func (k *Keeper) heed(c *child, text string, fds []int, cut bool) {
+	m, err := parseMessage(text, len(fds))
+	if cut {
+		err = fmt.Errorf("it has more than %d bytes or %d descriptors", maxMessage, maxRights)
 	}
-	name := said["FDNAME"]
-	switch {
-	case said["FDSTORE"] == "1" && name != "":
+	if err == nil && m.store != "" {
+		err = holdable(fds[0])
+	}
+	if err != nil {
 		for _, fd := range fds {
-			if !k.shelf.put(name, fd) {
-				k.Log("there is no room for %s beside %d files: should the daemon be killed now, its mount is lost", name, maxFiles)
-			}
+			unix.Close(fd)
 		}
-		fds = nil
-	case said["FDSTOREREMOVE"] == "1":
-		k.shelf.remove(name)
+		k.complain("a message of the daemon is ignored: %v: %s", err, quoted(text))
+		return
 	}
-	for _, fd := range fds {
-		unix.Close(fd)
+	switch {
+	case m.store != "":
+		if !k.shelf.put(m.store, fds[0]) {
+			k.complain("there is no room for %s beside %d files: should the daemon be killed now, its mount is lost", m.store, maxFiles)
+		}
+	case m.remove != "":
+		k.shelf.remove(m.remove)
 	}
-	if said["READY"] == "1" && k.Ready != nil {
+	if c.note(m, time.Now()) && k.Ready != nil {
 		k.Ready()
 	}
+}
+
+// note notes signs of life. It reports whether Ready is to be called.
+func (c *child) note(m message, now time.Time) (tell bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if said["READY"] == "1" {
-		c.readyAt, c.heard = time.Now(), time.Now()
+	if m.alive || m.ready {
+		c.heard = now
 	}
-	if said["WATCHDOG"] == "1" {
-		c.heard = time.Now()
+	if !m.ready {
+		return false
 	}
+	c.readyAt = now
+	if tell = now.Sub(c.toldAt) >= readyRest; tell {
+		c.toldAt = now
+	}
+	return tell
 }
 
 // ready is since when it is, zero if it is not.
@@ -190,26 +214,37 @@ type shelf struct {
 	fds   []int
 }
 
+// put holds one more, or closes it. Nothing is closed under the lock: a close may take its time.
 func (s *shelf) put(name string, fd int) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.fds) >= maxFiles {
-		unix.Close(fd)
-		return false
+	full := len(s.fds) >= maxFiles
+	if !full {
+		s.names, s.fds = append(s.names, name), append(s.fds, fd)
 	}
-	s.names, s.fds = append(s.names, name), append(s.fds, fd)
-	return true
+	s.mu.Unlock()
+	if full {
+		unix.Close(fd)
+	}
+	return !full
 }
 
 func (s *shelf) remove(name string) {
+	for _, fd := range s.take(func(held string) bool { return held == name }) {
+		unix.Close(fd)
+	}
+}
+
+// take gives away what is held under these names.
+func (s *shelf) take(which func(name string) bool) (taken []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.names) - 1; i >= 0; i-- {
-		if s.names[i] == name {
-			unix.Close(s.fds[i])
+		if which(s.names[i]) {
+			taken = append(taken, s.fds[i])
 			s.names, s.fds = slices.Delete(s.names, i, i+1), slices.Delete(s.fds, i, i+1)
 		}
 	}
+	return taken
 }
 
 func (s *shelf) has(name string) bool {
@@ -232,11 +267,18 @@ func (s *shelf) list() (names []string, files []*os.File) {
 	return names, files
 }
 
+// clear closes everything. It does not wait for ever.
 func (s *shelf) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, fd := range s.fds {
-		unix.Close(fd)
+	taken := s.take(func(string) bool { return true })
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(lastWords):
 	}
-	s.names, s.fds = nil, nil
 }

@@ -6,6 +6,42 @@
 //
 // The daemon talks to it by package fdstore. Besides that a keeper does nothing: it reads nothing from
 // the network and no file.
+//
+// # Who trusts whom
+//
+// Three parties are told apart. Each checks what comes from one with fewer rights; what comes from one with more it
+// believes.
+//
+//   - Root: the keeper and the helper that mounts and adds addresses (cmd/imdsfs/keep.go, mounthelper.go), or systemd in
+//     the place of the keeper.
+//   - The daemon's own user, with at most the capability to open a low port. Whoever gets control of the daemon is this
+//     party.
+//   - Everybody else on the machine and on the network.
+//
+// What crosses from the daemon to root:
+//
+//   - Messages to the keeper. [Keeper] checks each: names that fdstore makes and no other, one descriptor at most, of a
+//     kind that can be held; bad ones are dropped, and a few a minute are logged (message.go). No message can replace or
+//     remove what systemd has handed over. A flood, a hang or silence costs the daemon its life, not the keeper's.
+//   - Descriptors that are held. The keeper does not read them and the mount helper does not get them; only the next
+//     daemon does.
+//   - What it writes on a terminal, without control characters (unprivileged.go).
+//   - The run-time and the state directory, which are the daemon's. The helper acts on nothing that it finds there
+//     before it has checked whose it is (package source/safepath; fs).
+//
+// What crosses from root to the daemon is what startAs in unprivileged.go lists: no terminal, no other descriptor, no
+// other variable.
+//
+// What crosses from one daemon to the next, which has the same rights: descriptors by name. The next one does not fail
+// over what makes no sense, but makes it afresh (successor.go, fs/inherit.go, fdstore). Exec also passes capabilities on:
+// tryProgram in candidate.go checks that root chose the program.
+//
+// What crosses from everybody else:
+//
+//   - HTTP and the mount; see packages imds/edge and fs.
+//   - The admin socket: package imds/control answers root and the daemon's own user, as the kernel names them.
+//   - Places where everybody can write, such as /tmp: clients check whose the run-time directory is, and who answers, before
+//     the first byte (trust.go).
 package keeper
 
 import (
@@ -49,11 +85,12 @@ type Keeper struct {
 	// Ready, if not nil, is told each time that a daemon is.
 	Ready func()
 
-	shelf   shelf
-	failing time.Time // since when no daemon has been ready; zero while one is
-	tries   int
-	ever    bool // a daemon has been ready
-	mounted bool
+	shelf      shelf
+	complaints complaints
+	failing    time.Time // since when no daemon has been ready; zero while one is
+	tries      int
+	ever       bool // a daemon has been ready
+	mounted    bool
 }
 
 // Hold has a descriptor passed to every daemon under a name: what somebody else handed to us. It becomes the
@@ -117,7 +154,8 @@ func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, 
 			return exitCode(err), k.ever
 		}
 	}
-	c, err := k.start(k.Command, k.Start, k.Watchdog)
+	names, files := k.shelf.list()
+	c, err := k.start(k.Command, k.Start, k.Watchdog, names, files)
 	if err != nil {
 		k.Log("start the daemon: %v", err)
 		return 1, k.ever
@@ -187,7 +225,7 @@ func (k *Keeper) watch(ctx context.Context, signals <-chan os.Signal, c *child) 
 
 // mount has a helper mount for the daemon.
 func (k *Keeper) mount() error {
-	c, err := k.start(k.Mount, nil, 0)
+	c, err := k.start(k.Mount, nil, 0, nil, nil) // nothing that a daemon gave us: the helper has our rights
 	if err != nil {
 		return fmt.Errorf("start the mount helper: %w", err)
 	}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
+
+const (
+	tryLimit = 20 * time.Second // for another program to look at the instance file
+	maxTried = 2000             // bytes of what it says that are told
+
+	unknownUser = ^uint32(0) // somebody of our own user, or root
+)
+
+// A candidate is a program that may take our place: a file that is held, so that what is tried can be told from what
+// stands there later.
+type candidate struct {
+	path string
+	file *os.File // O_PATH
+	stat unix.Stat_t
+	// refusal says who besides root could change the program, nil if nobody.
+	refusal error
+}
+
+func openCandidate(path string) (*candidate, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%s is no absolute path", path)
+	}
+	way := &rootsWay{}
+	file, entry, err := safepath.Walk(path, way)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !entry.IsRegular() {
+		file.Close()
+		return nil, fmt.Errorf("%s is no program", path)
+	}
+	if entry.Stat.Mode&0o022 != 0 {
+		way.note(entry, fmt.Sprintf("can be written by others (mode %04o)", entry.Stat.Mode&0o7777))
+	}
+	return &candidate{path, file, entry.Stat, way.refusal}, nil
+}
+
+// A rootsWay is asked about the way to a program, and notes who besides root could change what stands there.
+type rootsWay struct{ refusal error }
+
+func (w *rootsWay) Name(dir, entry *safepath.Entry) error {
+	switch {
+	case dir.Stat.Uid != 0:
+		w.note(dir, fmt.Sprintf("belongs to uid %d", dir.Stat.Uid))
+	case dir.Stat.Mode&0o022 != 0 && dir.Stat.Mode&unix.S_ISVTX == 0:
+		w.note(dir, fmt.Sprintf("can be written by others (mode %04o)", dir.Stat.Mode&0o7777))
+	case entry.Stat.Uid != 0:
+		w.note(entry, fmt.Sprintf("belongs to uid %d", entry.Stat.Uid))
+	}
+	return nil
+}
+
+func (w *rootsWay) Link(_, _ *safepath.Entry) error { return nil }
+
+func (w *rootsWay) note(at *safepath.Entry, reason string) {
+	if w.refusal == nil {
+		w.refusal = &safepath.Error{Path: at.Path, Reason: reason}
+	}
+}
+
+// changed reports whether something else stands at the path by now, or the file was written to.
+func (c *candidate) changed() bool {
+	var now, held unix.Stat_t
+	if unix.Stat(c.path, &now) != nil || unix.Fstat(int(c.file.Fd()), &held) != nil {
+		return true
+	}
+	same := func(a, b *unix.Stat_t) bool {
+		return a.Dev == b.Dev && a.Ino == b.Ino && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
+	}
+	return !same(&now, &c.stat) || !same(&held, &c.stat)
+}
+
+// isPrivileged reports whether a program in our place has rights that its user has not: capabilities.
+func isPrivileged() (bool, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false, fmt.Errorf("capget: %w", err)
+	}
+	return isRoot() || data[0].Permitted != 0 || data[1].Permitted != 0, nil
+}
+
+// tryProgram has another program look at the instance file, as check does. One that finds fault, or does not
+// even run, does not take our place. by is the user who names it. Where it would get capabilities, somebody other than
+// root may name only what root alone can change: otherwise his programs would get them.
+func (p *process) tryProgram(ctx context.Context, path string, by uint32) (*candidate, error) {
+	c, err := openCandidate(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.try(ctx, c, by); err != nil {
+		c.file.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
+	privileged, err := isPrivileged()
+	if err != nil {
+		return err
+	}
+	if privileged && by != 0 && c.refusal != nil {
+		return fmt.Errorf("%s would run with capabilities, but %w: only root may name it (imdsfs upgrade), or move it to where only root can write", c.path, c.refusal)
+	}
+	args := []string{"version"}
+	if p.settings.config != "" {
+		args = []string{"check", "--quiet", p.settings.config}
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	var said beginning
+	cmd := exec.CommandContext(ctx, c.path, args...)
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.WaitDelay = time.Second
+	// It reads a file, and needs no right for that which the user has not.
+	err = onThread(func() error { return errors.Join(renounce(), cmd.Start()) })
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", c.path, strings.Join(args, " "), err, bytes.TrimSpace(said.text))
+	}
+	return c.unchanged()
+}
+
+// unchanged is an error if what was tried is not what would be run.
+func (c *candidate) unchanged() error {
+	if c.changed() {
+		return fmt.Errorf("%s has changed since it was tried: try again", c.path)
+	}
+	return nil
+}
+
+// A beginning keeps the first bytes that are written to it.
+type beginning struct{ text []byte }
+
+func (b *beginning) Write(p []byte) (int, error) {
+	b.text = append(b.text, p[:min(len(p), maxTried-len(b.text))]...)
+	return len(p), nil
+}

@@ -1,0 +1,218 @@
+package keeper
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+)
+
+// bad are messages of a daemon gone bad, with how many descriptors each comes.
+var bad = []struct {
+	text        string
+	descriptors int
+}{
+	{"FDSTORE=1\nFDNAME=web.socket", 1}, // what somebody else handed over
+	{"FDSTOREREMOVE=1\nFDNAME=web.socket", 0},
+	{"FDSTORE=1\nFDNAME=kept-", 1},
+	{"FDSTORE=1\nFDNAME=kept-keeper", 1},
+	{"FDSTORE=1", 1},
+	{"FDSTORE=1\nFDNAME=kept-a:kept-b", 1},
+	{"FDSTORE=1\nFDNAME=kept-a=b", 1},
+	{"FDSTORE=1\nFDNAME=kept-a b", 1},
+	{"FDSTORE=1\nFDNAME=kept-\x1b[2J", 1},
+	{"FDSTORE=1\nFDNAME=kept-\xff", 1},
+	{"FDSTORE=1\nFDNAME=kept-" + strings.Repeat("a", 251), 1},
+	{"FDSTORE=1\nFDNAME=kept-a", 0},
+	{"FDSTORE=1\nFDNAME=kept-a", 2},
+	{"FDSTORE=1\nFDNAME=kept-a", 200}, // more than are received: MSG_CTRUNC
+	{"READY=1", 1},
+	{"", 1},
+	{"", 0},
+	{strings.Repeat("x", maxMessage+1), 1}, // MSG_TRUNC
+	{"FDSTORE=1\nFDNAME=kept-a\n" + strings.Repeat("\n", maxMessage), 1},
+}
+
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestBadMessagesLeaveNothing(t *testing.T) {
+	k := newKept(t, "hang")
+	others, err := unix.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Hold("web.socket", others)
+	defer k.shelf.clear()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	ours := os.NewFile(uintptr(pair[0]), "")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{}
+	listened := make(chan struct{})
+	go func() {
+		defer close(listened)
+		for k.hear(c, conn.(*net.UnixConn)) {
+		}
+	}()
+	send := func(text string, descriptors int) {
+		var rights []byte
+		if descriptors > 0 {
+			rights = unix.UnixRights(make([]int, descriptors)...)
+		}
+		if err := unix.Sendmsg(pair[1], []byte(text), rights, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := openDescriptors(t)
+	for n := range 10_000 {
+		m := bad[n%len(bad)]
+		send(m.text, m.descriptors)
+	}
+	// A pipe might block whoever closes or reads it; a file on a hanging file system does.
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendmsg(pair[1], []byte("FDSTORE=1\nFDNAME=kept-pipe"), unix.UnixRights(pipe[0]), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(pipe[0])
+	unix.Close(pipe[1])
+	send("READY=1", 0) // still heard
+	k.eventually("the last message is heard", func() bool { return !c.ready().IsZero() })
+	if after := openDescriptors(t); after != before {
+		t.Errorf("%d descriptors are open, before there were %d", after, before)
+	}
+	if names := strings.Join(k.shelf.names, " "); names != "web.socket" {
+		t.Errorf("held: %s", names)
+	}
+	if lines := strings.Split(k.log(), "\n"); len(lines) != maxComplaints {
+		t.Errorf("%d lines are logged:\n%s", len(lines), k.log())
+	}
+	if strings.ContainsFunc(k.log(), func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }) || !strings.Contains(k.log(), `"FDSTORE=1\nFDNAME=web.socket"`) {
+		t.Errorf("what was said is not quoted:\n%s", k.log())
+	}
+	theirsClosed(conn)
+	<-listened
+	conn.Close()
+}
+
+func TestComplaintsAreBounded(t *testing.T) {
+	var c complaints
+	now := time.Now()
+	said := 0
+	for range 1000 {
+		if _, ok := c.next(now); ok {
+			said++
+		}
+	}
+	left, ok := c.next(now.Add(complaintsTime))
+	if said != maxComplaints || !ok || left != 1000-maxComplaints {
+		t.Errorf("said %d; then %v, %d left out", said, ok, left)
+	}
+}
+
+// A child of the daemon's may go on sending when the daemon is dead.
+func TestADeadDaemonIsNotHeardForEver(t *testing.T) {
+	k := newKept(t, "hang")
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	ours := os.NewFile(uintptr(pair[0]), "")
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	theirsClosed(conn)
+	c := &child{}
+	for n := range 2 * maxLast {
+		if err := unix.Sendmsg(pair[1], []byte("WATCHDOG=1"), nil, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		if k.hear(c, conn.(*net.UnixConn)) == (n >= maxLast) {
+			t.Fatalf("message %d", n)
+		}
+		if n == maxLast {
+			break
+		}
+	}
+}
+
+// The mount helper has our rights, and gets nothing of what a daemon has given us.
+func TestTheMountHelperGetsNothingOfADaemon(t *testing.T) {
+	// The helper keeps a and the mount; the daemon, which finds them, lets go of the mount.
+	k := newKept(t, "kept keep=a! keep=mount! exit=0! drop=mount ready die")
+	k.Mount = k.Command
+	k.run()
+	const helper, daemon = "kept , 0 from others", "; kept a mount, 0 from others"
+	k.eventually("the second helper", func() bool { return strings.Count(k.noted(), ";") >= 2 })
+	if got := k.noted(); !strings.HasPrefix(got, helper+daemon+"; "+helper) {
+		t.Error(got)
+	}
+	k.cancel()
+	<-k.ended
+}
+
+func FuzzHeed(f *testing.F) {
+	for _, m := range bad {
+		f.Add(m.text, byte(m.descriptors), false)
+	}
+	f.Add("FDSTORE=1\nFDNAME=kept-a\nFDPOLL=0", byte(1), false)
+	f.Add("FDSTOREREMOVE=1\nFDNAME=kept-listen-[fd00__1%eth0]_80", byte(0), false)
+	f.Add("READY=1\nSTATUS=well", byte(0), true)
+	f.Fuzz(func(t *testing.T, text string, descriptors byte, cut bool) {
+		k := &Keeper{Log: func(format string, args ...any) {
+			if said := fmt.Sprintf(format, args...); len(said) > 1000 || strings.ContainsFunc(said, func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Errorf("logged: %q", said)
+			}
+		}}
+		defer k.shelf.clear()
+		var fds []int
+		for range descriptors % (maxRights + 1) {
+			fd, err := unix.MemfdCreate("fuzz", unix.MFD_CLOEXEC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fds = append(fds, fd)
+		}
+		k.heed(&child{}, text, fds, cut)
+		for _, name := range k.shelf.names {
+			if !fdstore.IsKeptName(name) || strings.ContainsAny(name, ":=\n ") || len(name) > 255 {
+				t.Errorf("held under %q", name)
+			}
+		}
+		open := 0
+		for _, fd := range fds {
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+				open++
+			}
+		}
+		if open != len(k.shelf.fds) || cut && open > 0 {
+			t.Errorf("%d of %d descriptors are open, %d are held", open, len(fds), len(k.shelf.fds))
+		}
+	})
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// outputLimit is how long what a daemon has written is waited for after its end: a child of its may hold the pipe.
+const outputLimit = time.Second
+
+// startAs starts a command as somebody who has these capabilities and can never get any other: no setuid
+// program gives him more. What he gets of ours is this, and nothing else:
+//
+//   - a session of his own without a terminal; "/" as the working directory; umask 0077; our resource limits;
+//   - standard input from /dev/null; cmd.Stdout and cmd.Stderr, or a pipe where that is a terminal or another
+//     device, which he could read as well; cmd.ExtraFiles;
+//   - the variables of cmd.Env that childEnvironment lists. named are further names.
+//
+// Other descriptors must be close-on-exec already (keepFromChildren).
+func startAs(cmd *exec.Cmd, a *account, caps []uintptr, named []string) error {
+	cmd.Dir, cmd.Stdin = "/", nil
+	cmd.Stdout, cmd.Stderr = withoutDevice(cmd.Stdout), withoutDevice(cmd.Stderr)
+	cmd.WaitDelay = outputLimit
+	cmd.Env = childEnvironment(cmd.Env, a, named)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: supplementary(a.name)},
+		AmbientCaps: caps,
+		Setsid:      true,
+	}
+	return onThread(func() error {
+		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			if slices.Contains(caps, c) {
+				continue
+			}
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) { // unknown to this kernel
+				return fmt.Errorf("drop capability %d: %w", c, err)
+			}
+		}
+		if err := leaveKeyring(); err != nil {
+			return err
+		}
+		if err := renounce(); err != nil {
+			return err
+		}
+		// Of the whole process; nothing else makes files meanwhile.
+		defer unix.Umask(unix.Umask(0o077))
+		return cmd.Start()
+	})
+}
+
+// onThread calls f on a thread of its own, which is not used again: what f changes of it, only f and the processes
+// that f starts feel.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
+}
+
+// renounce has what this thread starts get no inheritable or ambient capability, and no more privilege by its file.
+func renounce() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("clear inheritable capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_NO_NEW_PRIVS): %w", err)
+	}
+	return nil
+}
+
+// leaveKeyring gives this thread a session keyring of its own: whoever inherits root's may use the keys in it.
+func leaveKeyring() error {
+	_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+	// Containers forbid keyctl(2), to the child as well.
+	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("join a session keyring: %w", err)
+	}
+	return nil
+}
+
+// childEnvironment is what a daemon that runs as a gets of an environment: what a program needs to run and to tell
+// the time, what is meant for imdsfs, what a keeper says, and the variables that the instance file names.
+func childEnvironment(environment []string, a *account, named []string) []string {
+	listed := []string{"PATH", "LANG", "LANGUAGE", "TZ", "GODEBUG", "GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK"}
+	prefixes := []string{"LC_", "IMDSFS_", "LISTEN_", "WATCHDOG_"}
+	var kept []string
+	for _, variable := range environment {
+		name, _, _ := strings.Cut(variable, "=")
+		if slices.Contains(listed, name) || slices.Contains(named, name) || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
+			kept = append(kept, variable)
+		}
+	}
+	return append(kept, "HOME="+a.home, "USER="+a.name, "LOGNAME="+a.name)
+}
+
+// absoluteFlags are the flags of serve that name a relative path, with absolute ones.
+func absoluteFlags(args []string) (flags []string, err error) {
+	var given settings
+	cmd := &cobra.Command{}
+	given.addFlags(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		return nil, err
+	}
+	for _, f := range []struct{ name, path string }{
+		{"config", given.config}, {"mount", given.mount}, {"runtime-dir", given.runtimeDir}, {"state-dir", given.stateDir}, {"admin", given.admin},
+	} {
+		if f.path == "" || f.path == none || filepath.IsAbs(f.path) {
+			continue
+		}
+		path, err := filepath.Abs(f.path)
+		if err != nil {
+			return nil, err
+		}
+		flags = append(flags, "--"+f.name+"="+path)
+	}
+	return flags, nil
+}
+
+// withoutDevice is w, unless that is a terminal or another device: then it is a writer that passes on to it. /dev/null
+// may be had.
+func withoutDevice(w io.Writer) io.Writer {
+	f, ok := w.(*os.File)
+	if !ok {
+		return w
+	}
+	var st, null unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:
+		return f
+	}
+	if unix.Stat(os.DevNull, &null) == nil && st.Rdev == null.Rdev && st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		return f
+	}
+	return &plainWriter{to: f}
+}
+
+// A plainWriter writes text to a terminal, without the characters that command terminals. It takes everything, even if
+// the terminal has gone: whoever writes is not to be disturbed by that.
+type plainWriter struct {
+	to   io.Writer
+	rest []byte // the beginning of a character
+}
+
+func (w *plainWriter) Write(p []byte) (int, error) {
+	var plain bytes.Buffer
+	text := append(w.rest, p...)
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		if r == utf8.RuneError && size == 1 && !utf8.FullRune(text) {
+			break
+		}
+		switch {
+		case r == utf8.RuneError && size == 1, unicode.IsControl(r) && r != '\n' && r != '\t':
+			plain.WriteByte('?')
+		default:
+			plain.Write(text[:size])
+		}
+		text = text[size:]
+	}
+	w.rest = bytes.Clone(text)
+	w.to.Write(plain.Bytes())
+	return len(p), nil
+}
+
+// supplementary are the further groups of a user, by number.
+func supplementary(name string) (groups []uint32) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil
+	}
+	for _, id := range ids {
+		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
+			groups = append(groups, uint32(n))
+		}
+	}
+	return groups
+}
