@@ -210,8 +210,8 @@ var pathAttacks = []attack{
 		}
 		return nil
 	}},
-	{name: "a key that is a link or too short", by: bad, tries: "token.key and inode.key as a link, a FIFO, an empty file, a directory in the run-time directory of the daemon's user", holds: "refused or replaced; it does not hang, nothing outside changes", run: func(w *world) error {
-		for _, key := range []string{"token.key", "inode.key", "fs.key", "daemon.lock"} {
+	{name: "a file of the run-time directory that is none", by: bad, tries: "token.key, inode.key, listen and daemon.lock as a link, a FIFO, an empty file, a directory in the run-time directory", holds: "refused or replaced; it does not hang, nothing outside changes", run: func(w *world) error {
+		for _, key := range []string{"token.key", "inode.key", "listen", "daemon.lock"} {
 			for _, make := range []string{"ln -s OUTSIDE/file KEY", "mkfifo KEY", ": >KEY", "mkdir KEY", "ln -s OUTSIDE/new KEY"} {
 				t, err := w.trapdoor()
 				if err != nil {
@@ -219,7 +219,7 @@ var pathAttacks = []attack{
 				}
 				dir := w.dir()
 				line := strings.NewReplacer("OUTSIDE", t.outside, "KEY", dir+"/r/"+key).Replace(make)
-				if err := first(w.allowed(0, "mkdir -m 755 "+dir+"/r && "+line), t.attempt(nil, "--runtime-dir", dir+"/r", "--state-dir", dir+"/s", "--mount", "none"), t.unchanged()); err != nil {
+				if err := first(w.allowed(0, "mkdir -m 755 "+dir+"/r && "+line), t.attempt(nil, "--runtime-dir", dir+"/r", "--state-dir", dir+"/s", "--mount", dir+"/m"), t.unchanged()); err != nil {
 					return fmt.Errorf("%s: %w", line, err)
 				}
 			}
