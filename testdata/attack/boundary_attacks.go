@@ -227,6 +227,9 @@ var boundaryAttacks = []attack{
 		"WATCHDOG_USEC=-1 WATCHDOG_PID=$$", "WATCHDOG_USEC=1 WATCHDOG_PID=$$ NOTIFY_SOCKET=/missing", "WATCHDOG_USEC=99999999999999999999", "JOURNAL_STREAM=x"),
 }
 
+// handedOver opens the descriptors that the environments speak of: else those are the Go runtime's own.
+const handedOver = " 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null 8</dev/null 9</dev/null"
+
 // environs is an attack with strange environments, each as a shell assigns it.
 func environs(name, tries string, assignments ...string) attack {
 	return attack{name: name, by: user, tries: tries, holds: "the daemon is ready, or says at once what is wrong; no crash, no secret, nothing outside changes", run: func(w *world) error {
@@ -235,7 +238,7 @@ func environs(name, tries string, assignments ...string) attack {
 			return err
 		}
 		for _, assignment := range assignments {
-			d, err := w.launch(how{prefix: []string{"sh", "-c", assignment + ` exec "$@" </dev/null`, "sh"}}, instance(mainID, ""), "--listen", "127.0.0.1:0", "--mount", "none")
+			d, err := w.launch(how{prefix: []string{"sh", "-c", assignment + ` exec "$@" </dev/null` + handedOver, "sh"}}, instance(mainID, ""), "--listen", "127.0.0.1:0", "--mount", "none")
 			if err != nil {
 				return err
 			}
