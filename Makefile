@@ -7,6 +7,8 @@ FUZZFLAGS ?=
 # The packages whose fuzz targets run; CI takes those that read what comes from outside the machine, and the file.
 FUZZPKGS ?= ./...
 STRESSTIME ?= 5m
+# -short: the attacks that are quick. -run 'GROUP/NAME': some of them.
+ATTACKFLAGS ?=
 # Further flags for `go test`; CI says -count=1.
 TESTFLAGS ?=
 
@@ -55,12 +57,17 @@ bench: ## measure both doors (as root, on a quiet machine), check the bounds, wr
 stress: ## read the mount in every way while it changes, for STRESSTIME (5m), publish 100,000 times, and trouble the packaged service (as root)
 	IMDSFS_STRESS=$(STRESSTIME) go test -count=1 -p 1 -timeout 1h -v -run 'TestNoProcessSees|TestWhatHTTPHasShown|TestPublishesLeave|TestServiceSurvives' ./fs ./cmd/imdsfs ./contrib/package
 
+.PHONY: attack
+attack: build ## attack bin/imdsfs as others could, with the table of SECURITY.md (as root); ATTACKFLAGS=-short takes less than 45 s
+	go test $(TESTFLAGS) ./testdata/attack
+	go run ./testdata/attack $(ATTACKFLAGS)
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck and go mod tidy, in both modules; changes nothing
 	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted, run gofmt -w on:"; echo "$$files"; exit 1; fi
 	@set -e; for dir in $(MODULES); do ( cd $$dir; echo "lint $$dir"; \
 		go vet ./...; go run $(STATICCHECK) ./...; go mod tidy -diff ); done
-	go vet ./testdata/bench/... && go run $(STATICCHECK) ./testdata/bench/...
+	go vet ./testdata/bench/... ./testdata/attack && go run $(STATICCHECK) ./testdata/bench/... ./testdata/attack
 	go vet -tags docs ./cmd/imdsfs && go run $(STATICCHECK) -tags docs ./cmd/imdsfs
 
 # At the end of its time a run may fail with "context deadline exceeded" and no failing input: go.dev/issue/75804.
