@@ -32,6 +32,8 @@ type claim struct {
 	name string
 	lock *os.File // open for reading: who inherits it cannot change what it says
 	text claimText
+	// before is what the file said when it was locked; nothing if it was new.
+	before claimText
 }
 
 // A claimText is what a claim says, as JSON.
@@ -46,28 +48,20 @@ type claimText struct {
 }
 
 // claimDir opens the directory that holds the claims of a run-time directory.
-func claimDir(runtimeDir string, create bool) (dir *os.File, ours bool, err error) {
-	dir, err = safepath.Policy{}.OpenDir(runtimeDir)
+func claimDir(runtimeDir string, create bool) (*os.File, error) {
+	dir, err := safepath.Policy{}.OpenDir(runtimeDir)
 	switch {
-	case err == nil:
-		return dir, true, nil
-	case os.Geteuid() != 0:
-		return nil, false, err
+	case err == nil, os.Geteuid() != 0:
+		return dir, err
 	case create:
-		dir, err = safepath.Policy{}.MakeDir(rootClaims, 0o700)
-	default:
-		dir, err = safepath.Policy{}.OpenDir(rootClaims)
+		return safepath.Policy{}.MakeDir(rootClaims, 0o700)
 	}
-	return dir, false, err
+	return safepath.Policy{}.OpenDir(rootClaims)
 }
 
 // claimName is the name of the claim of a mount point.
-func claimName(dir, runtimeDir string, ours bool) string {
-	text := dir
-	if !ours {
-		text = runtimeDir + "\x00" + dir
-	}
-	sum := sha256.Sum256([]byte(text))
+func claimName(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
 	return claimPrefix + hex.EncodeToString(sum[:8]) + claimSuffix
 }
 
@@ -78,11 +72,11 @@ const (
 
 // openClaim finds the claim of a mount point, and locks nothing yet.
 func openClaim(dir, runtimeDir string, uid int) (*claim, error) {
-	folder, ours, err := claimDir(runtimeDir, true)
+	folder, err := claimDir(runtimeDir, true)
 	if err != nil {
 		return nil, err
 	}
-	return &claim{dir: folder, name: claimName(dir, runtimeDir, ours), text: claimText{RuntimeDir: runtimeDir, Dir: dir, UID: uid}}, nil
+	return &claim{dir: folder, name: claimName(dir), text: claimText{RuntimeDir: runtimeDir, Dir: dir, UID: uid}}, nil
 }
 
 func (c *claim) path() string { return filepath.Join(c.dir.Name(), c.name) }
@@ -151,11 +145,29 @@ func (c *claim) read() error {
 		return fmt.Errorf("read %s: %w", c.path(), err)
 	}
 	if said, ok := parseClaim(text); ok && said.Dir == c.text.Dir {
-		c.text = said
+		c.before = said
+		c.text.Made, c.text.Mount = said.Made, said.Mount
 	} else if string(text) == legacyMade {
 		c.text.Made = true
 	}
 	return nil
+}
+
+// movedFrom reports whether the claim, which somebody has locked, is of a run-time directory that is no longer there:
+// it has another name by now. Then the claim is ours.
+func (c *claim) movedFrom() (moved bool, err error) {
+	fd, err := unix.Openat(int(c.dir.Fd()), c.name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, &fs.PathError{Op: "open", Path: c.path(), Err: err}
+	}
+	c.lock = os.NewFile(uintptr(fd), c.path())
+	if err := c.read(); err != nil || c.before.RuntimeDir == "" || c.before.RuntimeDir == c.text.RuntimeDir {
+		return false, err
+	}
+	if _, err := os.Lstat(c.before.RuntimeDir); !errors.Is(err, fs.ErrNotExist) {
+		return false, &PointError{c.text.Dir, ErrServed, "with the run-time directory " + c.before.RuntimeDir, stopThat}
+	}
+	return true, c.write()
 }
 
 // legacyMade is all that the file said before it was JSON.
@@ -211,7 +223,7 @@ func (c *claim) close() error {
 
 // Mounts are the mount points that daemons with this run-time directory have claimed, dead or alive.
 func Mounts(runtimeDir string) (dirs []string, err error) {
-	folder, ours, err := claimDir(runtimeDir, false)
+	folder, err := claimDir(runtimeDir, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -241,7 +253,7 @@ func Mounts(runtimeDir string) (dirs []string, err error) {
 		f.Close()
 		// The name follows from what the file says.
 		said, ok := parseClaim(text)
-		if err == nil && ok && said.RuntimeDir == runtimeDir && claimName(said.Dir, runtimeDir, ours) == name {
+		if err == nil && ok && said.RuntimeDir == runtimeDir && claimName(said.Dir) == name {
 			dirs = append(dirs, said.Dir)
 		}
 	}

@@ -88,12 +88,42 @@ func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
 		if dirs, err := Mounts(t.TempDir()); err != nil || len(dirs) > 0 {
 			t.Errorf("claimed with another run-time directory: %v, %v", dirs, err)
 		}
+		other := t.TempDir()
+		if err := os.Chown(other, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		if mounted, err := MountFor(Config{Dir: h.dir, RuntimeDir: other, Keeper: h.keeper}, nobody, nobody); mounted || !errors.Is(err, ErrServed) {
+			t.Errorf("for another run-time directory: mounted %v, %v", mounted, err)
+		}
 		h.abandon(keptLock, KeptDevice)
+		if err := CleanUp(h.dir, other, true); err != nil || !isMounted(t, h.dir) {
+			t.Errorf("for another run-time directory: %v, mounted %v", err, isMounted(t, h.dir))
+		}
 		if err := CleanUp(h.dir, h.runtime, false); err != nil {
 			t.Error(err)
 		}
 		h.gone()
 	})
+}
+
+// An upgrade may give the run-time directory of a running daemon another name.
+func TestAMountIsKeptForARunTimeDirectoryThatWasMoved(t *testing.T) {
+	h := newHelped(t)
+	moved := t.TempDir() + "/moved"
+	if err := os.Rename(h.runtime, moved); err != nil {
+		t.Fatal(err)
+	}
+	if mounted, err := MountFor(Config{Dir: h.dir, RuntimeDir: moved, Keeper: h.keeper}, nobody, nobody); mounted || err != nil {
+		t.Errorf("mounted %v, %v", mounted, err)
+	}
+	h.abandon(keptLock, KeptDevice)
+	if dirs, err := Mounts(moved); err != nil || len(dirs) != 1 {
+		t.Errorf("claimed: %v, %v", dirs, err)
+	}
+	if err := CleanUp(h.dir, moved, false); err != nil {
+		t.Error(err)
+	}
+	h.gone()
 }
 
 func (h *helped) gone() {
@@ -167,7 +197,7 @@ func TestAMountThatAnOlderVersionKeepsIsLeftAlone(t *testing.T) {
 	if err := CleanUp(h.dir, h.runtime, false); err != nil {
 		t.Fatal(err)
 	}
-	old, err := os.Create(filepath.Join(h.runtime, claimName(h.dir, h.runtime, true)))
+	old, err := os.Create(filepath.Join(h.runtime, claimName(h.dir)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 func MountFor(cfg Config, uid, gid int) (bool, error) {
 	p, err := claimPoint(cfg.Dir, cfg.RuntimeDir, []int{uid}, nil)
 	if errors.Is(err, ErrServed) {
-		return false, nil
+		return false, keptFor(cfg, uid)
 	}
 	if err != nil {
 		return false, err
@@ -43,10 +43,28 @@ func MountFor(cfg Config, uid, gid int) (bool, error) {
 	return true, nil
 }
 
+// keptFor refuses a mount point that is locked, but not for a daemon with this run-time directory.
+func keptFor(cfg Config, uid int) error {
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	p := &point{dir: dir, name: filepath.Base(dir), users: []int{uid}}
+	if err := p.open(); err != nil {
+		return err
+	}
+	defer p.close()
+	if p.claim, err = openClaim(p.dir, cfg.RuntimeDir, uid); err != nil {
+		return err
+	}
+	_, err = p.claim.movedFrom()
+	return err
+}
+
 // legacyLocked reports whether a mount is kept that a version before this one has made: its lock lay in the run-time
 // directory, whoever that belonged to. Nothing more follows from it than that nothing is done.
 func legacyLocked(dir, runtimeDir string) bool {
-	f, err := os.OpenFile(filepath.Join(runtimeDir, claimName(dir, runtimeDir, true)), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(filepath.Join(runtimeDir, claimName(dir)), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
@@ -66,14 +84,14 @@ func (p *point) isClaimed(m mounted, f *os.File) bool {
 // one that was made for this daemon: without one, whoever waits for an answer waits in vain, and a process that hangs
 // in the mount may keep it from dying.
 func CleanUp(dir, runtimeDir string, force bool) error {
-	folder, ours, err := claimDir(runtimeDir, false)
+	folder, err := claimDir(runtimeDir, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	c := &claim{dir: folder, name: claimName(dir, runtimeDir, ours), text: claimText{RuntimeDir: runtimeDir, Dir: dir}}
+	c := &claim{dir: folder, name: claimName(dir), text: claimText{RuntimeDir: runtimeDir, Dir: dir}}
 	if err := c.acquire(false); err != nil {
 		c.close()
 		if errors.Is(err, fs.ErrNotExist) {
@@ -81,7 +99,10 @@ func CleanUp(dir, runtimeDir string, force bool) error {
 		}
 		return err
 	}
-	p := &point{dir: dir, name: filepath.Base(dir), users: []int{c.text.UID}, claim: c}
+	if c.before.RuntimeDir != runtimeDir {
+		return c.close() // of a daemon with another one, or it says nothing
+	}
+	p := &point{dir: dir, name: filepath.Base(dir), users: []int{c.before.UID}, claim: c}
 	err = p.opened()
 	if errors.Is(err, ErrNoParent) {
 		c.text.Made = false // nor is there anything to remove

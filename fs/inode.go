@@ -13,18 +13,21 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/atomicfile"
 )
 
 // A key makes node ids and directory cookies: pure functions of what they name, so that they stay
 // over a restart, and keyed, so that an inode number tells nothing about a secret's content.
 type key [32]byte
 
+const maxKeyFile = 4 << 10 // bytes; a good one has 32
+
 // loadKey reads the key from the run-time directory and makes it when there is none. Daemons that
 // start at once agree on one key.
 func loadKey(runtimeDir string) (k key, err error) {
 	path := filepath.Join(runtimeDir, "inode.key")
 	for range 2 {
-		text, err := os.ReadFile(path)
+		text, err := atomicfile.Read(path, maxKeyFile)
 		switch {
 		case err == nil && len(text) == len(k):
 			return key(text), nil

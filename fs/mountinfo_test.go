@@ -36,8 +36,8 @@ func FuzzMountinfo(f *testing.F) {
 }
 
 func FuzzProbeAnswer(f *testing.F) {
-	f.Add([]byte("0\n/run"))
-	f.Add([]byte("2\n"))
+	f.Add([]byte(probeBegins + "0\n/run"))
+	f.Add([]byte(probeBegins + "2\n"))
 	f.Add([]byte("PASS\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		text, err := parseProbe(out, nil)

@@ -18,7 +18,11 @@ import (
 
 const (
 	probeName  = "imdsfs-probe" // argv[0] of the child
-	probeLimit = time.Second
+	probeLimit = time.Second    // for the look
+	// startLimit is for the child to come to it, on a machine that is busy.
+	startLimit = 20 * time.Second
+	// probeBegins is the first that the child writes.
+	probeBegins = "looking\n"
 )
 
 // What a probe can look at.
@@ -48,6 +52,7 @@ func ChildMain() {
 	case len(os.Args) == 4 && os.Args[0] == notifyName:
 		notifyMain(orphan{os.Args[1], os.Args[2], os.Args[3] == "true"})
 	case inProbe():
+		os.Stdout.WriteString(probeBegins)
 		text, err := look(os.Args[1], os.Args[2])
 		var errno syscall.Errno
 		if err != nil && !errors.As(err, &errno) {
@@ -199,25 +204,48 @@ func probe(what, path string, inherit ...*os.File) (string, error) {
 	if inProbe() {
 		return "", errors.New("this program mounts without calling fs.ChildMain first")
 	}
-	var out bytes.Buffer
+	out := probeOutput{begun: make(chan struct{})}
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{probeName, what, path}, Dir: "/", Env: []string{}, Stdout: &out, ExtraFiles: inherit}
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start a child to look at %s: %w", path, err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	limit := time.NewTimer(probeLimit)
+	limit := time.NewTimer(startLimit)
 	defer limit.Stop()
-	select {
-	case err := <-ended:
-		return parseProbe(out.Bytes(), err)
-	case <-limit.C:
-		cmd.Process.Kill()
-		return "", ErrHangs
+	begun := out.begun
+	for {
+		select {
+		case err := <-ended:
+			return parseProbe(out.text.Bytes(), err)
+		case <-begun:
+			begun = nil
+			limit.Reset(probeLimit)
+		case <-limit.C:
+			cmd.Process.Kill()
+			return "", ErrHangs
+		}
 	}
 }
 
+// A probeOutput is what a child writes. It may be read when the child has ended.
+type probeOutput struct {
+	text  bytes.Buffer
+	begun chan struct{} // closed at the first byte
+}
+
+func (o *probeOutput) Write(p []byte) (int, error) {
+	if o.text.Len() == 0 {
+		close(o.begun)
+	}
+	return o.text.Write(p)
+}
+
 func parseProbe(out []byte, err error) (string, error) {
+	out, ok := bytes.CutPrefix(out, []byte(probeBegins))
+	if !ok {
+		return "", fmt.Errorf("the child that looks at a path failed: %w", errors.Join(err, errors.New("it is another program")))
+	}
 	head, text, ok := bytes.Cut(out, []byte("\n"))
 	var errno int
 	if _, scanErr := fmt.Sscanf(string(head), "%d", &errno); err != nil || scanErr != nil || !ok {

@@ -236,7 +236,7 @@ func (l *listeners) addresses() []string {
 // already: a successor has to do where nothing more can be written.
 func (l *listeners) note() error {
 	path, text := listenFile(l.runtimeDir), []byte(strings.Join(append(l.addresses(), ""), "\n"))
-	if was, err := os.ReadFile(path); err == nil && bytes.Equal(was, text) {
+	if was, err := atomicfile.Read(path, maxListenFile); err == nil && bytes.Equal(was, text) {
 		return nil
 	}
 	if err := atomicfile.Write(path, text, 0o644); err != nil {

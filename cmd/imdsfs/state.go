@@ -98,6 +98,8 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 	return f, p.kept.Keep(keptLock, f)
 }
 
+const maxLaunchFile = 4 << 10 // bytes
+
 // launchTime is when imdsfs first served in this state directory: the instance's launch, if nobody
 // states another.
 func launchTime(stateDir string, now time.Time) (time.Time, error) {
@@ -105,7 +107,7 @@ func launchTime(stateDir string, now time.Time) (time.Time, error) {
 	var state struct {
 		LaunchTime time.Time `json:"launch-time"`
 	}
-	text, err := os.ReadFile(path)
+	text, err := atomicfile.Read(path, maxLaunchFile)
 	switch {
 	case err == nil:
 		if err := json.Unmarshal(text, &state); err != nil {

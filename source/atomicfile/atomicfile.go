@@ -1,12 +1,40 @@
 // Package atomicfile replaces files as a whole: whatever kills the process or the machine, there is
-// the old content or the new one, never neither and never half.
+// the old content or the new one, never neither and never half. It reads them with the same care.
 package atomicfile
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
+
+// Read reads a regular file of at most limit bytes. What somebody may have put in its place is refused, and neither
+// followed nor waited for: a symbolic link, a FIFO, a device.
+func Read(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file: remove it", path)
+	case info.Size() > limit:
+		return nil, fmt.Errorf("%s: longer than %d bytes", path, limit)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return text, nil
+}
 
 // Write puts content at path with the given mode: write, fsync, rename, fsync of the directory. What a
 // killed one leaves behind (.NAME.new beside path) the next one for path removes; two at once for one

@@ -92,24 +92,12 @@ var _ source.Source = (*Overlay)(nil)
 // Open reads the overlay of a state directory; without a file it is empty.
 func Open(stateDir string) (*Overlay, error) {
 	o := &Overlay{path: filepath.Join(stateDir, fileName), state: new(state).clone()}
-	f, err := os.Open(o.path)
+	text, err := atomicfile.Read(o.path, maxFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return o, nil
 	}
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s: longer than %d bytes", o.path, maxFile)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", o.path, err)
 	}
 	s, err := parse(text)
 	if err != nil {

@@ -62,16 +62,15 @@ func (s *Store) openExec() {
 	os.Unsetenv(execVariable)
 	s.rejected = append(s.rejected, rejected...)
 	for _, k := range kept {
-		flags, err := unix.FcntlInt(uintptr(k.fd), unix.F_GETFD, 0)
-		if err != nil || flags&unix.FD_CLOEXEC != 0 { // one that this process has opened since
+		if !wasPassed(k.fd) {
 			s.rejected = append(s.rejected, fmt.Sprintf("%s: descriptor %d of %s was not passed on", execVariable, k.fd, k.name))
 			continue
 		}
-		unix.CloseOnExec(k.fd)
 		if k.name == socketName {
-			os.Setenv(SocketVariable, strconv.Itoa(k.fd))
+			os.Setenv(SocketVariable, strconv.Itoa(k.fd)) // openKeeper takes it
 			continue
 		}
+		unix.CloseOnExec(k.fd)
 		s.take(k.name, plainFile(k.fd, k.name))
 	}
 }

@@ -28,7 +28,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 )
@@ -104,8 +103,8 @@ func (s *Store) openKeeper() error {
 		return nil
 	}
 	fd, err := strconv.Atoi(os.Getenv(SocketVariable))
-	if err != nil {
-		return fmt.Errorf("%s: %w", SocketVariable, err)
+	if err != nil || !wasPassed(fd) {
+		return fmt.Errorf("%s: %q is no descriptor that was passed: start imdsfs serve without it", SocketVariable, os.Getenv(SocketVariable))
 	}
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), socketName)
@@ -125,15 +124,33 @@ func (s *Store) openKeeper() error {
 	return nil
 }
 
+// wasPassed reports whether a descriptor is one that whoever started this program has passed. Those that the program,
+// or Go's runtime, has opened since then are not passed on by it.
+func wasPassed(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return fd > 2 && err == nil && flags&unix.FD_CLOEXEC == 0
+}
+
+// maxListen is how many descriptors are taken at most: a keeper holds no more, and systemd by default none.
+const maxListen = 1024
+
 // openListen takes what systemd or a keeper passes, sd_listen_fds(3).
 func (s *Store) openListen() map[string][]*os.File {
 	others := map[string][]*os.File{}
 	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	if err == nil && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
-		for fd := 3; fd < 3+n; fd++ {
-			unix.SetNonblock(fd, false) // see plainFile
+		names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+		for i := range min(n, maxListen) {
+			fd, name := 3+i, "unknown"
+			if !wasPassed(fd) {
+				break
+			}
+			unix.CloseOnExec(fd)
+			if i < len(names) && names[i] != "" {
+				name = names[i]
+			}
+			others[name] = append(others[name], plainFile(fd, name))
 		}
-		others = activation.FilesWithNames()
 	}
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
 		os.Unsetenv(name)
