@@ -54,8 +54,9 @@ bench: ## measure both doors (as root, on a quiet machine), check the bounds, wr
 	go test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: stress
-stress: ## read the mount in every way while it changes, for STRESSTIME (5m), publish 100,000 times, and trouble the packaged service (as root)
-	IMDSFS_STRESS=$(STRESSTIME) go test -count=1 -p 1 -timeout 1h -v -run 'TestNoProcessSees|TestWhatHTTPHasShown|TestPublishesLeave|TestServiceSurvives' ./fs ./cmd/imdsfs ./contrib/package
+stress: ## read the mount in every way while it changes, for STRESSTIME (5m), publish 100,000 times, trouble the packaged service, exchange paths for 10 s each (as root)
+	IMDSFS_STRESS=$(STRESSTIME) go test -count=1 -p 1 -timeout 1h -v -run 'TestNoProcessSees|TestWhatHTTPHasShown|TestPublishesLeave|TestServiceSurvives|TestRootFollowsNoLink|TestAnAdversary|TestRunTimeAndState|TestNothingIsReadThatIsSwappedIn' \
+		./fs ./cmd/imdsfs ./contrib/package ./source/tomlfile
 
 .PHONY: attack
 attack: build ## attack bin/imdsfs as others could, with the table of SECURITY.md (as root); ATTACKFLAGS=-short takes less than 45 s
