@@ -74,7 +74,7 @@ func (p *publisher) ask() {
 	p.kernel.tell(groups, func(i int, answer []fuse.Status) {
 		for j, status := range answer[min(1, len(answer)):] {
 			if status == fuse.ENOENT {
-				p.fs.table.disinherit(asked[i][j])
+				p.fs.table.dropIfUnknown(asked[i][j])
 			}
 		}
 	})

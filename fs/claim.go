@@ -50,8 +50,10 @@ type claimText struct {
 // claimDir opens the directory that holds the claims of a run-time directory.
 func claimDir(runtimeDir string, create bool) (*os.File, error) {
 	dir, err := safepath.Policy{}.OpenDir(runtimeDir)
+	var refused *safepath.Error
+	notOurs := errors.As(err, &refused) || errors.Is(err, fs.ErrNotExist)
 	switch {
-	case err == nil, os.Geteuid() != 0:
+	case !notOurs, os.Geteuid() != 0:
 		return dir, err
 	case create:
 		return safepath.Policy{}.MakeDir(rootClaims, 0o700)

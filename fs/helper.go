@@ -36,7 +36,13 @@ func MountFor(cfg Config, uid, gid int) (bool, error) {
 		return false, errors.Join(lookError(p.dir, err), p.release())
 	}
 	defer device.Close()
-	if err := errors.Join(cfg.Keeper.Keep(keptLock, p.claim.lock), cfg.Keeper.Keep(KeptDevice, device)); err != nil {
+	err = cfg.Keeper.Keep(keptLock, p.claim.lock)
+	if err == nil {
+		if err = cfg.Keeper.Keep(KeptDevice, device); err != nil {
+			cfg.Keeper.Drop(keptLock)
+		}
+	}
+	if err != nil {
 		_, undo := p.detach(unix.MNT_DETACH, p.isClaimed)
 		return false, errors.Join(fmt.Errorf("mount %s: %w", p.dir, err), undo, p.release())
 	}

@@ -158,7 +158,7 @@ func (p *Predecessor) isMount(m mounted, _ *os.File) bool {
 // Discard ends a mount that is not wanted any more, and removes the directory that was made for it.
 func (p *Predecessor) Discard(runtimeDir string, k Keeper) error {
 	var err error
-	if p.mount != nil && (os.Geteuid() == 0 || p.private()) {
+	if p.mount != nil && !isRoots(p.private()) {
 		err = p.takeOff(runtimeDir)
 	}
 	p.drop(k)

@@ -97,15 +97,17 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 		if err != nil {
 			d.warn(fmt.Sprintf("cannot go on with the mount of the predecessor: %v. It is mounted afresh: bind mounts of the old one have to be made anew", err))
 			if p.inherited {
-				if _, err := p.detach(unix.MNT_DETACH|unix.MNT_FORCE, pre.isMount); err != nil {
-					d.warn(err.Error())
+				if !isRoots(pre.private()) { // else root takes it off, when it is dead
+					if _, err := p.detach(unix.MNT_DETACH|unix.MNT_FORCE, pre.isMount); err != nil {
+						d.warn(err.Error())
+					}
 				}
 				pre.drop(cfg.Keeper)
 			} else if err := pre.Discard(cfg.RuntimeDir, cfg.Keeper); err != nil {
 				d.warn(err.Error())
 			}
 			cfg.Predecessor = nil
-			if os.Geteuid() != 0 && !pre.private() {
+			if isRoots(pre.private()) {
 				// Who mounted it for us does it again, as soon as nobody holds the lock.
 				if cfg.Keeper != nil {
 					cfg.Keeper.Drop(keptLock)
@@ -357,7 +359,7 @@ func (d *Door) end() error {
 	defer limit.Stop()
 	d.publisher.stop()
 	d.invalidate()
-	if os.Geteuid() != 0 && !d.private {
+	if isRoots(d.private) {
 		return d.leave() // who mounted it for us unmounts it
 	}
 	err := d.detach()

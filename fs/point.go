@@ -86,7 +86,7 @@ func claimPoint(dir, runtimeDir string, users []int, pre *Predecessor) (p *point
 	if p.claim, err = openClaim(p.dir, runtimeDir, uid); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
-	if pre != nil && pre.lock != nil && (p.claim.holds(pre.lock) || mountedByRoot(pre)) {
+	if pre != nil && pre.lock != nil && (p.claim.holds(pre.lock) || isRoots(pre.private())) {
 		p.inherited = true
 		err = p.claim.adopt(pre.lock)
 	} else {
@@ -98,8 +98,8 @@ func claimPoint(dir, runtimeDir string, users []int, pre *Predecessor) (p *point
 	return p, nil
 }
 
-// mountedByRoot reports whether root has mounted for us, and keeps its claim where we cannot look.
-func mountedByRoot(pre *Predecessor) bool { return os.Geteuid() != 0 && !pre.private() }
+// isRoots reports whether root has mounted for us, and keeps its claim where we cannot look.
+func isRoots(private bool) bool { return os.Geteuid() != 0 && !private }
 
 // open walks to the directory above. Two names of one directory are one mount point, and mountinfo has it by the name
 // without symbolic links.
@@ -263,7 +263,10 @@ func (p *point) create() error {
 	if err == nil {
 		var f *os.File
 		if f, err = p.at(); err == nil {
-			err = errors.Join(safepath.Chmod(f, 0o755), f.Close()) // whatever the umask says
+			if err = safepath.IsEmpty(f); err == nil {
+				err = safepath.Chmod(f, 0o755) // whatever the umask says
+			}
+			err = errors.Join(err, f.Close())
 		}
 		if err == nil {
 			return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,6 +105,7 @@ func walkTo(request string) (string, error) {
 	var s seen
 	parent, name, err := policy.OpenParent(w.Dir)
 	if err == nil {
+		defer parent.Close()
 		s.Parent = parent.Name()
 		s.State, s.Holds, err = stateOf(policy, parent, name)
 	}
@@ -142,7 +144,7 @@ func stateOf(policy safepath.Policy, parent *os.File, name string) (state, holds
 	case !entry.IsDir():
 		return pointNotDir, "", nil
 	}
-	holds, err = firstName(filepath.Join(fmt.Sprintf("/proc/self/fd/%d", parent.Fd()), name))
+	holds, err = firstName(filepath.Join(safepath.ProcPath(parent), name))
 	if err == nil && holds == "" {
 		return pointEmpty, "", nil
 	}
@@ -158,10 +160,13 @@ func firstName(path string) (string, error) {
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(1)
-	if len(names) == 0 {
-		return "", nil // io.EOF
+	switch {
+	case len(names) > 0:
+		return names[0], nil
+	case errors.Is(err, io.EOF):
+		return "", nil
 	}
-	return names[0], err
+	return "", err
 }
 
 // probeOpen has a child walk to the directory above a mount point, and returns that, O_PATH, and what the child saw at

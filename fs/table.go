@@ -15,9 +15,6 @@ type inode struct {
 	view    source.View // of a file: what open descriptors read until the kernel forgets the inode
 	lookups uint64      // how many of ours the kernel will FORGET
 	listing *listing    // of a directory: the last one made
-	// inherited: a predecessor may have handed it out as well, nobody knows how often, so that a FORGET of that may
-	// come at any time. It stays until the kernel says that it does not know it.
-	inherited bool
 }
 
 // A table holds the inodes that the kernel knows, and nothing else: it costs what the kernel caches,
@@ -29,13 +26,14 @@ type table struct {
 	peak  int               // most inodes since the maps were made
 	// doubtful are inherited inodes that the kernel may have forgotten by now.
 	doubtful map[uint64]bool
-	// everInherited are all that were ever inherited: a FORGET of a predecessor's may be on its way although the kernel
-	// says that it does not know the inode, and must not count for what is handed out in between.
-	everInherited map[uint64]bool
+	// inherited are the node ids that a predecessor may have handed out as well, nobody knows how often: a FORGET of that
+	// may come at any time, also after the kernel has said that it does not know the inode, and must not count for what
+	// is handed out in between. Such an inode goes only when the kernel does not know it.
+	inherited map[uint64]bool
 }
 
 func newTable() *table {
-	t := &table{nodes: map[uint64]*inode{}, dirs: map[string]uint64{}, doubtful: map[uint64]bool{}, everInherited: map[uint64]bool{}}
+	t := &table{nodes: map[uint64]*inode{}, dirs: map[string]uint64{}, doubtful: map[uint64]bool{}, inherited: map[uint64]bool{}}
 	t.enter(fuse.FUSE_ROOT_ID, "/", source.View{}, true)
 	return t
 }
@@ -54,7 +52,7 @@ func (t *table) enter(id uint64, path string, v source.View, dir bool) {
 func (t *table) make(id uint64, path string, dir bool) *inode {
 	n := t.nodes[id]
 	if n == nil {
-		n = &inode{path: path, dir: dir, inherited: t.everInherited[id]}
+		n = &inode{path: path, dir: dir}
 		t.nodes[id] = n
 		if dir {
 			t.dirs[path] = id
@@ -68,9 +66,8 @@ func (t *table) make(id uint64, path string, dir bool) *inode {
 func (t *table) inherit(id uint64, path string, v source.View, dir bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.everInherited[id], t.doubtful[id] = true, true
+	t.inherited[id], t.doubtful[id] = true, true
 	n := t.make(id, path, dir)
-	n.inherited = true
 	if !dir {
 		n.view = v
 	}
@@ -85,7 +82,7 @@ func (t *table) inDoubt() map[string][]uint64 {
 	}
 	byDir := map[string][]uint64{}
 	for id := range t.doubtful {
-		if n := t.nodes[id]; n != nil && n.inherited {
+		if n := t.nodes[id]; n != nil && t.inherited[id] {
 			dir := parent(n.path)
 			byDir[dir] = append(byDir[dir], id)
 		}
@@ -94,9 +91,9 @@ func (t *table) inDoubt() map[string][]uint64 {
 	return byDir
 }
 
-// disinherit is for an inode that the kernel did not know when it was asked. If it has looked it up or forgotten it since
+// dropIfUnknown is for an inode that the kernel did not know when it was asked. If it has looked it up or forgotten it since
 // then, the answer is out of date.
-func (t *table) disinherit(id uint64) {
+func (t *table) dropIfUnknown(id uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.nodes[id]; n != nil && n.lookups == 0 && !t.doubtful[id] {
@@ -129,7 +126,7 @@ func (t *table) forget(id, n uint64) {
 		node.lookups -= n
 		return
 	}
-	if node.inherited {
+	if t.inherited[id] {
 		node.lookups, t.doubtful[id] = 0, true
 		return
 	}

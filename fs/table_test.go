@@ -14,7 +14,7 @@ func TestALateForgetOfAPredecessorTakesNothingAway(t *testing.T) {
 		"while the kernel is asked": func(t *table) {
 			t.inDoubt()
 			t.enter(id, "/file", source.View{}, false)
-			t.disinherit(id)
+			t.dropIfUnknown(id)
 		},
 		"before the answer of the kernel comes": func(t *table) {
 			t.inDoubt()
@@ -22,11 +22,11 @@ func TestALateForgetOfAPredecessorTakesNothingAway(t *testing.T) {
 			t.forget(id, 1)
 			t.enter(id, "/file", source.View{}, false)
 			t.forget(id, 1)
-			t.disinherit(id)
+			t.dropIfUnknown(id)
 		},
 		"after the kernel was asked": func(t *table) {
 			t.inDoubt()
-			t.disinherit(id)
+			t.dropIfUnknown(id)
 			t.enter(id, "/file", source.View{}, false)
 		},
 		"before the kernel is asked": func(t *table) {
@@ -47,7 +47,7 @@ func TestALateForgetOfAPredecessorTakesNothingAway(t *testing.T) {
 			// And it does not stay for ever.
 			table.forget(id, 1)
 			table.inDoubt()
-			table.disinherit(id)
+			table.dropIfUnknown(id)
 			if _, _, _, ok := table.place(id); ok {
 				t.Error("the kernel does not know it, and it is still there")
 			}

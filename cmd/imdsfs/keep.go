@@ -148,8 +148,9 @@ func giveDirs(s *settings, a *account) error {
 				return err
 			}
 		}
-		own := d.path == defaultRuntimeDir() || d.path == defaultStateDir()
-		if err := errors.Join(giveDir(f, d, a, missing || own), f.Close()); err != nil {
+		// The parent of one that was just made may be the daemon's user's, who may have put another in its place.
+		permitted := d.path == defaultRuntimeDir() || d.path == defaultStateDir() || missing && safepath.IsEmpty(f) == nil
+		if err := errors.Join(giveDir(f, d, a, permitted), f.Close()); err != nil {
 			return err
 		}
 	}

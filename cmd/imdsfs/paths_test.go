@@ -12,14 +12,27 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 const nobodyID = 65534
 
-// swapVariable makes the test binary an adversary: it exchanges two paths, on a line each, until it is killed.
-const swapVariable = "IMDSFS_TEST_SWAP"
+// swapVariable makes the test binary an adversary: it exchanges two paths, on a line each, until it is killed. With
+// renameVariable it gives the first the name of the second whenever there is none, and takes it back.
+const (
+	swapVariable   = "IMDSFS_TEST_SWAP"
+	renameVariable = "IMDSFS_TEST_RENAME"
+)
 
 func swapMain() {
+	if a, b, ok := strings.Cut(os.Getenv(renameVariable), "\n"); ok {
+		for {
+			unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_NOREPLACE)
+			unix.Renameat2(unix.AT_FDCWD, b, unix.AT_FDCWD, a, unix.RENAME_NOREPLACE)
+			unix.Rmdir(b) // what root has made meanwhile
+		}
+	}
 	a, b, ok := strings.Cut(os.Getenv(swapVariable), "\n")
 	if !ok {
 		return
@@ -41,10 +54,12 @@ func raceTime() time.Duration {
 }
 
 // swap has nobody exchange two paths until the end of the test, or until the function is called.
-func (s *site) swap(a, b string) (end func()) {
+func (s *site) swap(a, b string) (end func()) { return s.adversary(swapVariable, a, b) }
+
+func (s *site) adversary(variable, a, b string) (end func()) {
 	s.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{swapVariable + "=" + a + "\n" + b, "GORACE=" + noRaceSleep}
+	cmd.Env = []string{variable + "=" + a + "\n" + b, "GORACE=" + noRaceSleep}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobodyID, Gid: nobodyID}}
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -196,6 +211,51 @@ func TestAnAdversaryCannotMoveTheMountOfHisDaemon(t *testing.T) {
 		c.clear()
 	})
 	t.Logf("%d starts, %d served", turns, served)
+}
+
+// TestWhatRootHasJustMadeIsNothingElse: the daemon's user gives a private directory of root's the name of one that root
+// makes for him. Root must neither give it to him nor open it to others.
+func TestWhatRootHasJustMadeIsNothingElse(t *testing.T) {
+	c := newScene(t)
+	private := c.home + "/private"
+	must(t, os.Mkdir(private, 0o700), os.WriteFile(private+"/secret", []byte("root's"), 0o600))
+	held, err := os.Open(private)
+	must(t, err)
+	defer held.Close()
+	wanted := c.home + "/wanted"
+	c.adversary(renameVariable, private, wanted)
+	s := &settings{runtimeDir: wanted, stateDir: c.state}
+	made := 0
+	turns := c.during(func() {
+		// In this process, which is quick enough to lose the race.
+		for range 50 {
+			if giveDirs(s, &account{name: "nobody", uid: nobodyID, gid: nobodyID}) == nil {
+				made++
+			}
+			f, err := safepath.Policy{Users: []int{nobodyID}}.MakeDir(wanted, 0o755)
+			if err == nil {
+				f.Close()
+			}
+			os.Remove(wanted)
+		}
+		var dir, file unix.Stat_t
+		must(t, unix.Fstat(int(held.Fd()), &dir), unix.Fstatat(int(held.Fd()), "secret", &file, 0))
+		if dir.Uid != 0 || dir.Mode&0o777 != 0o700 || file.Uid != 0 {
+			t.Fatalf("root's directory has become uid %d mode %o, its file uid %d", dir.Uid, dir.Mode&0o777, file.Uid)
+		}
+	})
+	t.Logf("%d rounds of 50, %d directories made", turns, made)
+
+	c.mount = wanted
+	c.during(func() {
+		c.once("--keep", "--user", "nobody")
+		var dir unix.Stat_t
+		must(t, unix.Fstat(int(held.Fd()), &dir))
+		if dir.Mode&0o777 != 0o700 {
+			t.Fatalf("root's directory has become mode %o", dir.Mode&0o777)
+		}
+	})
+	c.clear()
 }
 
 // TestTheStopTouchesNothingThatWasPutInThePlaceOfTheMount: nobody moves his directory with the mount in it away, and

@@ -13,7 +13,6 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/host"
-	"github.com/imdsfs/imdsfs/source/safepath"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -151,18 +150,6 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
 	}
 	return nil
-}
-
-// policy is about the paths on which root acts for the daemon.
-func (s *settings) policy() (safepath.Policy, error) {
-	if s.user == "" {
-		return safepath.Policy{}, nil
-	}
-	a, err := lookUpAccount(s.user)
-	if err != nil {
-		return safepath.Policy{}, err
-	}
-	return safepath.Policy{Users: []int{a.uid}}, nil
 }
 
 // mountOf is where to mount if the file says this.

@@ -112,18 +112,24 @@ type portConn struct {
 // isRefused has the second look, if there has to be one.
 func (c *portConn) isRefused() bool {
 	if c.waits {
+		gate := c.port.gate
+		var refused *verdict // just now
 		c.look.Do(func() {
-			gate := c.port.gate
-			defer gate.looked()
 			v := gate.lookAgain(c.Conn)
 			if c.refused = !v.allowed; c.refused {
 				gate.refuse(c.Conn)
-				gate.report(v.peer)
-			} else {
-				limitBuffers(c.Conn)
-				c.port.conns.add(&c.member)
+				refused = &v
+				return
 			}
+			gate.looked()
+			limitBuffers(c.Conn)
+			c.port.conns.add(&c.member)
 		})
+		// Outside of that: Close waits for the look, and must not for a log that blocks.
+		if refused != nil {
+			gate.report(refused.peer)
+			gate.looked()
+		}
 	}
 	return c.refused
 }

@@ -152,9 +152,14 @@ func TestAHelperLeavesIPv6OutWhereItCannotBeHad(t *testing.T) {
 				sh(t, test.before)
 				config := Config{}
 				told := warnings(&config)
-				for range 2 { // also when it goes on
+				var indexes []int
+				for range 2 { // also when it goes on, with the same link
 					provide(t, config)
 					wantAddresses(t, "imds0", ipv4Only)
+					indexes = append(indexes, given(t).index)
+				}
+				if indexes[0] != indexes[1] {
+					t.Errorf("the link was made anew: %v", indexes)
 				}
 				if got := strings.Join(*told, "\n"); (got == "") != (test.warns == "") || !strings.Contains(got, test.warns) {
 					t.Errorf("warnings %q", got)

@@ -97,8 +97,9 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 			return nil, err
 		}
 	}
+	made := device == nil
 	switch {
-	case device == nil:
+	case made:
 		if device, err = create(config.linkAdd); err != nil {
 			return nil, err
 		}
@@ -110,8 +111,10 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 		err = settle(device, config.IPv6)
 	}
 	if err != nil {
-		if undo := l.Remove(); undo != nil {
-			config.Warn(undo.Error())
+		if made {
+			if undo := l.Remove(); undo != nil {
+				config.Warn(undo.Error())
+			}
 		}
 		return nil, err
 	}

@@ -89,8 +89,10 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 		t.Fatalf("status %d over the cap", got)
 	}
 	wantEnd(t, "the one unused for longest", idle[0])
-	if got := ask(t, first, "localhost"); got != 200 {
-		t.Fatalf("status %d for one that is used", got)
+	for name, nc := range map[string]net.Conn{"one that is used": first, "the next": idle[1]} {
+		if got := ask(t, nc, "localhost"); got != 200 {
+			t.Fatalf("status %d for %s", got, name)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package safepath
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ func (p Policy) Name(dir, entry *Entry) error {
 		return err
 	}
 	if WritableByOthers(&dir.Stat) && !p.trusts(entry.Stat.Uid) {
-		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d, who could exchange it", entry.Stat.Uid), hintOwner}
+		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d", entry.Stat.Uid), hintOwner}
 	}
 	if entry.isLink() && !IsOurs(entry.Stat.Uid) {
 		return &Error{entry.Path, fmt.Sprintf("is a symbolic link of uid %d", entry.Stat.Uid), hintOwner}
@@ -75,8 +76,9 @@ func WritableByOthers(st *unix.Stat_t) bool {
 
 func isRoot(uid uint32) bool { return uid == 0 || uid == unmapped() }
 
-// unmapped is how the kernel shows the owners whom a user namespace does not know, such as the machine's root: there
-// nobody has more rights than they. Where it stands for a user as well, it is nobody's: 0.
+// unmapped is how the kernel shows the owners whom a user namespace does not know: the machine's root, and every other
+// user of the machine. They cannot be told apart, so in a user namespace all of them are trusted. Where it stands for a
+// user of the namespace as well, it is nobody's: 0.
 var unmapped = sync.OnceValue(func() uint32 {
 	text, _ := os.ReadFile("/proc/sys/kernel/overflowuid")
 	overflow, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
@@ -201,11 +203,33 @@ func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	if created {
-		if err := Chmod(f, mode); err != nil {
+		err := IsEmpty(f)
+		if err == nil {
+			err = Chmod(f, mode)
+		}
+		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
 	return f, nil
+}
+
+// IsEmpty refuses a directory that holds something. One that was just made does not: if this one does, whoever may
+// write in the directory above has put another in its place.
+func IsEmpty(dir *os.File) error {
+	list, err := Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	names, err := list.Readdirnames(1)
+	switch {
+	case len(names) > 0:
+		return &Error{dir.Name(), "is not the directory that was just made: it holds something", hintOwner}
+	case errors.Is(err, io.EOF):
+		return nil
+	}
+	return err
 }
 
 // Chmod changes the mode of what f holds, which fchmod(2) does not do for an O_PATH descriptor.

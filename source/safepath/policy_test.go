@@ -97,7 +97,7 @@ func TestPathsThatOthersCanExchangeAreRefused(t *testing.T) {
 		{none, "open/dir", top + "/open can be written by others (mode 0777)"},
 		{none, "group/dir", top + "/group can be written by others (mode 0775)"},
 		{none, "sticky", top + "/sticky is writable by others (mode 1777)"},
-		{none, "sticky/theirs", top + "/sticky/theirs belongs to uid 61002, who could exchange it"},
+		{none, "sticky/theirs", top + "/sticky/theirs belongs to uid 61002"},
 		{none, "friends-link/below", top + "/friends-link is a symbolic link of uid 61001"},
 		{some, "friends-link/below", top + "/friends-link is a symbolic link of uid 61001"},
 		{none, "strangers-link", top + "/strangers-link is a symbolic link of uid 61002"},

@@ -50,6 +50,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -200,6 +201,7 @@ func (k *Keeper) watch(ctx context.Context, signals <-chan os.Signal, c *child) 
 	defer ticker.Stop()
 	stopping := ctx.Done()
 	var killAt time.Time
+	var kill sync.Once // one that does not die of it is in a wait of the kernel's
 	for {
 		select {
 		case err := <-c.ended:
@@ -213,11 +215,15 @@ func (k *Keeper) watch(ctx context.Context, signals <-chan os.Signal, c *child) 
 		case <-ticker.C:
 			switch silent := c.silence(); {
 			case !killAt.IsZero() && time.Now().After(killAt):
-				k.Log("the daemon does not stop: killed")
-				c.cmd.Process.Kill()
+				kill.Do(func() {
+					k.Log("the daemon does not stop: killed")
+					c.cmd.Process.Kill()
+				})
 			case killAt.IsZero() && k.Watchdog > 0 && silent > k.Watchdog:
-				k.Log("the daemon, pid %d, has been silent for %v: killed", c.cmd.Process.Pid, silent.Truncate(time.Millisecond))
-				c.cmd.Process.Kill()
+				kill.Do(func() {
+					k.Log("the daemon, pid %d, has been silent for %v: killed", c.cmd.Process.Pid, silent.Truncate(time.Millisecond))
+					c.cmd.Process.Kill()
+				})
 			}
 		}
 	}

@@ -247,7 +247,7 @@ func TestADaemonThatHangsIsReplaced(t *testing.T) {
 		"before":             "keep=a! ready! die! kept note=second",
 	} {
 		k := newKept(t, words)
-		k.Watchdog = 200 * time.Millisecond
+		k.Watchdog = 3 * time.Second
 		k.run()
 		k.ends(0)
 		if silent := strings.Contains(k.log(), "has been silent for"); silent != (name == "after it was ready") {
@@ -255,7 +255,7 @@ func TestADaemonThatHangsIsReplaced(t *testing.T) {
 		}
 	}
 	k := newKept(t, "keep=a! ready! die! hang")
-	k.Watchdog, k.GiveUp = 100*time.Millisecond, 500*time.Millisecond
+	k.Watchdog, k.GiveUp = 3*time.Second, 500*time.Millisecond
 	k.run()
 	k.ends(1)
 	if !strings.Contains(k.log(), "no daemon has been ready for 500ms: giving up") {
@@ -265,10 +265,10 @@ func TestADaemonThatHangsIsReplaced(t *testing.T) {
 
 func TestFailuresAreTriedLessAndLessOften(t *testing.T) {
 	k := newKept(t, "note=start keep=a! ready! die! exit=1")
-	k.GiveUp = 700 * time.Millisecond
+	k.GiveUp = 3 * time.Second
 	k.run()
 	k.ends(1)
-	if n := strings.Count(k.noted(), "start"); n < 3 || n > 8 {
+	if n := strings.Count(k.noted(), "start"); n < 3 || n > 12 {
 		t.Errorf("%d starts in %v", n, k.GiveUp)
 	}
 }
