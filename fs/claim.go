@@ -155,15 +155,20 @@ func (c *claim) read() error {
 	return nil
 }
 
+// look reads what the claim says, which somebody has locked.
+func (c *claim) look() error {
+	fd, err := unix.Openat(int(c.dir.Fd()), c.name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: c.path(), Err: err}
+	}
+	c.lock = os.NewFile(uintptr(fd), c.path())
+	return c.read()
+}
+
 // movedFrom reports whether the claim, which somebody has locked, is of a run-time directory that is no longer there:
 // it has another name by now. Then the claim is ours.
 func (c *claim) movedFrom() (moved bool, err error) {
-	fd, err := unix.Openat(int(c.dir.Fd()), c.name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, &fs.PathError{Op: "open", Path: c.path(), Err: err}
-	}
-	c.lock = os.NewFile(uintptr(fd), c.path())
-	if err := c.read(); err != nil || c.before.RuntimeDir == "" || c.before.RuntimeDir == c.text.RuntimeDir {
+	if err := c.look(); err != nil || c.before.RuntimeDir == "" || c.before.RuntimeDir == c.text.RuntimeDir {
 		return false, err
 	}
 	if _, err := os.Lstat(c.before.RuntimeDir); !errors.Is(err, fs.ErrNotExist) {

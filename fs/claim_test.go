@@ -78,8 +78,8 @@ func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
 		if mounted, err := MountFor(Config{Dir: h.dir, RuntimeDir: h.runtime, Keeper: h.keeper}, nobody, nobody); mounted || err != nil {
 			t.Errorf("while it is kept: mounted %v, %v", mounted, err)
 		}
-		if err := CleanUp(h.dir, h.runtime, true); !errors.Is(err, ErrServed) {
-			t.Errorf("while it is kept: %v", err)
+		if err := CleanUp(h.dir, h.runtime, false); !errors.Is(err, ErrServed) || !isMounted(t, h.dir) {
+			t.Errorf("while it is kept: %v, mounted %v", err, isMounted(t, h.dir))
 		}
 		dirs, err := Mounts(h.runtime)
 		if err != nil || len(dirs) != 1 || dirs[0] != h.dir {
@@ -154,6 +154,24 @@ func TestOnlyTheMountThatTheClaimTellsOfIsForced(t *testing.T) {
 			t.Error(err)
 		}
 		h.abandon(KeptDevice)
+		h.gone()
+	})
+}
+
+// A child that the daemon has left behind holds the lock as well.
+func TestWhatADaemonLeavesBehindKeepsNoMount(t *testing.T) {
+	forced(t, func(t *testing.T) {
+		h := newHelped(t)
+		if err := CleanUp(h.dir, h.runtime, true); err != nil {
+			t.Error(err)
+		}
+		h.gone()
+		h.abandon(keptLock, KeptDevice)
+		h.mount() // the next one is not held up
+		h.abandon(keptLock, KeptDevice)
+		if err := CleanUp(h.dir, h.runtime, false); err != nil {
+			t.Error(err)
+		}
 		h.gone()
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,12 +76,19 @@ func (p *point) mount(source, options string) error {
 		return err
 	}
 	defer at.Close()
+	before, err := listMounts()
+	if err != nil {
+		return err
+	}
 	if err := unix.Mount(source, safepath.ProcPath(at), fsType, hardened, options); err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}
+	// Whoever owns the directory above may have given the name to another mount, which is not to be touched. Ours then
+	// ends with the device.
 	top, f, err := p.top()
-	if err == nil && f == nil {
-		err = errors.New("the mount vanished")
+	if err == nil && (f == nil || top.fstype != fsType || slices.ContainsFunc(before, func(m mounted) bool { return m.device == top.device })) {
+		f.Close() // nil or not
+		err = fmt.Errorf("the mount vanished from %s", p.dir)
 	}
 	if err != nil {
 		return err

@@ -86,9 +86,9 @@ func (p *point) isClaimed(m mounted, f *os.File) bool {
 // CleanUp takes what a daemon with this run-time directory has left on a mount point that nobody serves: dead mounts,
 // and the directory if it was made for them. It is no error if there is nothing. The error is ErrServed if somebody does.
 //
-// A mount that does not answer may be of a daemon that lives. With force it is taken off all the same if it is the very
-// one that was made for this daemon: without one, whoever waits for an answer waits in vain, and a process that hangs
-// in the mount may keep it from dying.
+// A mount that does not answer may be of a daemon that lives. With force, which says that the daemon has ended, it is
+// taken off all the same if it is the very one that was made for this daemon, and whoever holds its lock: without a
+// daemon, whoever waits for an answer waits in vain, and what the daemon has left behind may keep the mount.
 func CleanUp(dir, runtimeDir string, force bool) error {
 	folder, err := claimDir(runtimeDir, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,12 +98,16 @@ func CleanUp(dir, runtimeDir string, force bool) error {
 		return err
 	}
 	c := &claim{dir: folder, name: claimName(dir), text: claimText{RuntimeDir: runtimeDir, Dir: dir}}
-	if err := c.acquire(false); err != nil {
-		c.close()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
+	err = c.acquire(false)
+	served := errors.Is(err, ErrServed)
+	if served && force {
+		err = c.look()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return c.close()
+	}
+	if err != nil {
+		return errors.Join(err, c.close())
 	}
 	if c.before.RuntimeDir != runtimeDir {
 		return c.close() // of a daemon with another one, or it says nothing
@@ -115,7 +119,7 @@ func CleanUp(dir, runtimeDir string, force bool) error {
 		return p.release()
 	}
 	if err == nil && force {
-		_, err = p.detach(unix.MNT_DETACH|unix.MNT_FORCE, p.isClaimed)
+		_, err = p.detach(unix.MNT_DETACH|unix.MNT_FORCE, p.isForced)
 	}
 	if err == nil {
 		err = p.clear()
@@ -129,6 +133,19 @@ func CleanUp(dir, runtimeDir string, force bool) error {
 		return errors.Join(err, p.close())
 	}
 	return p.release()
+}
+
+// isForced reports whether a mount is to be taken off although it does not answer. Before Linux 6.8 the numbers of a
+// mount that has ended are used again: then one that answers may be another daemon's, and stays.
+func (p *point) isForced(m mounted, f *os.File) bool {
+	if !p.isClaimed(m, f) {
+		return false
+	}
+	if p.claim.text.Mount.Unique != 0 {
+		return true
+	}
+	_, err := probe(probeAlive, p.inParent(), p.parent)
+	return err != nil
 }
 
 // isThere reports whether the mount that the claim tells of is on the point.

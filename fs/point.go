@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +47,7 @@ func (e *PointError) Unwrap() error { return e.Err }
 
 const (
 	elsewhere = "or choose another directory with --mount"
+	safely    = "with --mount choose a directory that only root and the daemon's user can exchange"
 	stopThat  = "stop that one (umount -l if there is none), " + elsewhere
 )
 
@@ -74,6 +76,12 @@ func claimPoint(dir, runtimeDir string, users []int, pre *Predecessor) (p *point
 		return nil, err
 	}
 	p = &point{dir: dir, name: filepath.Base(dir), users: users}
+	if !utf8.ValidString(dir) {
+		return nil, &PointError{dir, ErrNotDir, "its path is not UTF-8", "choose another directory with --mount"}
+	}
+	if dir == "/" {
+		return nil, &PointError{dir, ErrForeign, "it is the root directory", "choose another directory with --mount"}
+	}
 	if pre == nil || pre.mount == nil || pre.mount.Dir != dir {
 		if err := p.open(); err != nil {
 			return nil, err
@@ -108,7 +116,7 @@ func (p *point) open() error {
 	var refused *safepath.Error
 	switch {
 	case errors.As(err, &refused):
-		return &PointError{p.dir, ErrExchangeable, refused.Error(), refused.Hint + ", " + elsewhere}
+		return &PointError{p.dir, ErrExchangeable, refused.Error(), safely}
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
 		return &PointError{p.dir, ErrNoParent, filepath.Dir(p.dir), "create it first, " + elsewhere}
 	case err != nil:
@@ -318,7 +326,7 @@ func lookError(dir string, err error) error {
 	case errors.As(err, &known):
 		return err
 	case errors.As(err, &refused):
-		return &PointError{dir, ErrExchangeable, refused.Error(), refused.Hint + ", " + elsewhere}
+		return &PointError{dir, ErrExchangeable, refused.Error(), safely}
 	case errors.Is(err, ErrHangs):
 		return &PointError{dir, ErrHangs, "", "look at what is mounted above it (/proc/self/mountinfo), " + elsewhere}
 	case errors.Is(err, fs.ErrPermission):

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -107,6 +108,9 @@ func walkTo(request string) (string, error) {
 	if err == nil {
 		defer parent.Close()
 		s.Parent = parent.Name()
+		if !utf8.ValidString(s.Parent) {
+			return "", syscall.EILSEQ
+		}
 		s.State, s.Holds, err = stateOf(policy, parent, name)
 	}
 	switch {

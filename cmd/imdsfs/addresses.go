@@ -38,9 +38,7 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 
 // mayChangeLinks reports whether we have CAP_NET_ADMIN.
 func mayChangeLinks() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	err := unix.Capget(&header, &sets[0])
+	_, sets, err := threadCapabilities()
 	return err == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
@@ -100,12 +98,8 @@ func (s *settings) keepAddresses(ctx context.Context, program string, ready *ato
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"mount-helper", "-c", none, "--mount", none, "--runtime-dir", s.runtimeDir}, s.addressArguments()...)
-	// Not the keeper itself: what asks others whether they answer reads what they send.
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Run(); err != nil && ctx.Err() == nil {
-		return nil, &exitError{exitFailed} // it has said why
+	if err := s.runAddressHelper(ctx, program); err != nil {
+		return nil, err
 	}
 	return func() error {
 		if before != nil && !ready.Load() {
@@ -113,4 +107,27 @@ func (s *settings) keepAddresses(ctx context.Context, program string, ready *ato
 		}
 		return s.withdrawAddresses()
 	}, nil
+}
+
+// runAddressHelper has a helper add the addresses. The keeper does not itself: what asks others whether they answer
+// reads what they send.
+func (s *settings) runAddressHelper(ctx context.Context, program string) error {
+	args := append([]string{"mount-helper", "-c", none, "--mount", none, "--runtime-dir", s.runtimeDir}, s.addressArguments()...)
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil && ctx.Err() == nil {
+		return &exitError{exitFailed} // it has said why
+	}
+	return nil
+}
+
+// renewAddresses adds them again if somebody has removed the link since the last daemon started.
+func (s *settings) renewAddresses(ctx context.Context, program string) error {
+	if !s.addAddresses {
+		return nil
+	}
+	if link, err := linklocal.Given(s.linkOwner()); link != nil || err != nil {
+		return err
+	}
+	return s.runAddressHelper(ctx, program)
 }

@@ -36,7 +36,7 @@ func listenAdmin(path string) (net.Listener, error) {
 		return nil, failure(exitFailed, "choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
 	}
 	if err != nil {
-		return nil, err
+		return nil, failure(exitFailed, "choose another path with --admin, or --admin none", fmt.Errorf("admin socket %s: %w", path, err))
 	}
 	parent.Close()
 	path = filepath.Join(parent.Name(), name)

@@ -89,10 +89,9 @@ func (c *candidate) changed() bool {
 
 // isPrivileged reports whether a program in our place has rights that its user has not: capabilities.
 func isPrivileged() (bool, error) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false, fmt.Errorf("capget: %w", err)
+	_, data, err := threadCapabilities()
+	if err != nil {
+		return false, err
 	}
 	return isRoot() || data[0].Permitted != 0 || data[1].Permitted != 0, nil
 }
@@ -118,27 +117,38 @@ func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
 		return err
 	}
 	if privileged && by != 0 && c.refusal != nil {
-		return fmt.Errorf("%s would run with capabilities, but %w: only root may name it (imdsfs upgrade), or move it to where only root can write", c.path, c.refusal)
-	}
-	args := []string{"version"}
-	if p.settings.config != "" {
-		args = []string{"check", "--quiet", p.settings.config}
+		return fmt.Errorf("%s would run with capabilities, but %w: have root run imdsfs upgrade, or move the program to where only root can write", c.path, c.refusal)
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
+	said, err := c.run(ctx, "version")
+	if err == nil && !strings.HasPrefix(said, "imdsfs ") {
+		err = fmt.Errorf("%s is no imdsfs: it says %q to version", c.path, said)
+	}
+	if err == nil && p.settings.config != "" {
+		_, err = c.run(ctx, "check", "--quiet", p.settings.config)
+	}
+	if err != nil {
+		return err
+	}
+	return c.unchanged()
+}
+
+// run runs the program, without any right that its user has not, and returns the beginning of what it says.
+func (c *candidate) run(ctx context.Context, args ...string) (string, error) {
 	var said beginning
 	cmd := exec.CommandContext(ctx, c.path, args...)
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.WaitDelay = time.Second
-	// It reads a file, and needs no right for that which the user has not.
-	err = onThread(func() error { return errors.Join(renounce(), cmd.Start()) })
+	err := onThread(func() error { return errors.Join(renounce(), cmd.Start()) })
 	if err == nil {
 		err = cmd.Wait()
 	}
+	text := string(bytes.TrimSpace(said.text))
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", c.path, strings.Join(args, " "), err, bytes.TrimSpace(said.text))
+		return text, fmt.Errorf("%s %s: %w: %s", c.path, strings.Join(args, " "), err, text)
 	}
-	return c.unchanged()
+	return text, nil
 }
 
 // unchanged is an error if what was tried is not what would be run.

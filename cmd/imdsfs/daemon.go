@@ -177,6 +177,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	if err := p.startAdmin(serving, &running); err != nil {
 		return err
 	}
+	p.dropUnknown()
 	p.startMetrics(serving, &running)
 	p.startWatching(serving)
 	p.startWatchdog(serving, &running)

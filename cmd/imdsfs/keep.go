@@ -47,7 +47,7 @@ func lookUpAccount(name string) (*account, error) {
 	return &account{name, u.HomeDir, uid, gid}, errors.Join(uidErr, gidErr)
 }
 
-// runKeeper stands behind the daemon. It reads no more of the outside world than what it was started with.
+// runKeeper supervises the daemon. It reads no more of the outside world than what it was started with.
 func runKeeper(parent context.Context, s *settings, others map[string][]*os.File, log *logrus.Logger) error {
 	// What is held is not for others to look at, through /proc/PID/fd.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -91,12 +91,18 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 		if err != nil {
 			return err
 		}
-		k.Command = append(k.Command, absolute...) // the last of a flag wins
+		// The last of a flag wins. The daemon's own defaults would be others.
+		k.Command = append(append(k.Command, absolute...), "--runtime-dir="+s.runtimeDir, "--state-dir="+s.stateDir)
 		// The daemon inherits the limit.
 		if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 			return fmt.Errorf("setrlimit(RLIMIT_CORE): %w", err)
 		}
-		k.Start = func(cmd *exec.Cmd) error { return startAs(cmd, a, s.capabilities(), s.environment) }
+		k.Start = func(cmd *exec.Cmd) error {
+			if err := s.renewAddresses(ctx, program); err != nil {
+				return err
+			}
+			return startAs(cmd, a, s.capabilities(), s.environment)
+		}
 		if s.addAddresses {
 			release, err := s.keepAddresses(ctx, program, &ready)
 			if err != nil {
@@ -114,7 +120,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	}
 	code := k.Run(ctx, signals)
 	// After an orderly end there is nothing, unless the daemon might not unmount.
-	if err := cleanUp(s, k.Mounted()); err != nil && !errors.Is(err, fs.ErrServed) {
+	if err := cleanUp(s, k.Mounted()); err != nil {
 		log.WithError(err).Warn("keeper: clean up")
 	}
 	if code != 0 {

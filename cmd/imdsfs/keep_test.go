@@ -151,7 +151,7 @@ func TestASuccessorServesOnOverAFaultyFile(t *testing.T) {
 func TestAnUpgradeToWhatIsNoGoodChangesNothing(t *testing.T) {
 	s := newKeptSite(t, least("", `tier = "gold"`))
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}))
-	for _, program := range []string{"/bin/false", "/no/such/program", s.file} {
+	for _, program := range []string{"/bin/false", "/bin/true", "/no/such/program", s.file} {
 		out, err := s.imdsfs("upgrade", "--program", program)
 		if err == nil || !strings.Contains(out, "imdsfs: error: UnsupportedOperation: not upgraded: "+program) {
 			t.Errorf("%s: %v %s", program, err, out)

@@ -98,13 +98,13 @@ file, as everything else may. Several mounts at a time need a runtime-dir and a 
 The generic options of mount(8) are taken; the mount is always ro,nosuid,nodev,noexec.
 
 In /etc/fstab, _netdev has systemd mount when the network is up, which is part of what is described and
-listened on; nofail has the boot go on without the mount; keep has a second process stand behind the
+listened on; nofail has the boot go on without the mount; keep has a second process supervise the
 daemon, which starts it again if it dies, and readers go on. Use either this or imdsfs.service. The directory has
 to be free, so x-systemd.automount will not do.
 
 Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 		Example: `  ` + fstabLine + `
-  mount -t fuse.imdsfs -o keep,log=/var/log/imdsfs.log ` + defaultConfig + ` ` + defaultMount + `
+  mount -t fuse.imdsfs -o keep,log=/var/lib/imdsfs.log ` + defaultConfig + ` ` + defaultMount + `
   mount -t fuse.imdsfs -o listen=none none ` + defaultMount,
 		Args:              exactArgs(2, "SOURCE and DIR"),
 		SilenceErrors:     true,

@@ -102,11 +102,11 @@ func TestDirectoriesAndFilesThatWillNotDoAreRefusedByName(t *testing.T) {
 		},
 		"run-time directory of another user": {
 			func(s *site) (string, string) { return "--runtime-dir", theirs(s, "d") },
-			"error: VALUE belongs to uid 65534\nimdsfs: hint: choose a directory that only you can change with --runtime-dir\n",
+			"error: run-time directory: VALUE belongs to uid 65534\nimdsfs: hint: name another with --runtime-dir, which only you can change; or, if a daemon of another user left it, stop that and remove it\n",
 		},
 		"run-time directory open to others": {
 			func(s *site) (string, string) { return "--runtime-dir", open(s, "d") },
-			"error: VALUE is writable by others (mode 0777)\nimdsfs: hint: choose a directory that only you can change with --runtime-dir\n",
+			"error: run-time directory: VALUE is writable by others (mode 0777)\nimdsfs: hint: name another with --runtime-dir, which only you can change; or, if a daemon of another user left it, stop that and remove it\n",
 		},
 		"run-time directory with a link for a lock": {
 			func(s *site) (string, string) {
@@ -125,7 +125,7 @@ func TestDirectoriesAndFilesThatWillNotDoAreRefusedByName(t *testing.T) {
 		},
 		"state directory open to others": {
 			func(s *site) (string, string) { return "--state-dir", open(s, "d") },
-			"error: VALUE is writable by others (mode 0777)\nimdsfs: hint: choose a directory that only you can change with --state-dir\n",
+			"error: state directory: VALUE is writable by others (mode 0777)\nimdsfs: hint: name another with --state-dir, which only you can change; or, if a daemon of another user left it, stop that and remove it\n",
 		},
 		"no instance file": {
 			func(s *site) (string, string) { return "-c", s.base + "/missing.toml" },

@@ -26,7 +26,7 @@ When both doors are ready it logs one line, "ready". SIGHUP reads the instance f
 file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 has the program that now stands where
 this one was started from take its place, as imdsfs upgrade does.
 
-With --keep a second process stands behind the daemon and does nothing but hold its mount and its
+With --keep a second process supervises the daemon and does nothing but hold its mount and its
 sockets and start it again when it dies, or is silent for too long. Who reads the mount, also in
 containers that bind it, waits a moment and goes on. With systemd the packaged unit does the same
 without --keep.

@@ -52,7 +52,7 @@ type settings struct {
 	// else seems to have them.
 	addAddresses   bool
 	forceAddresses bool
-	// keep has a keeper stand behind the daemon, which then runs as user, "" for whoever starts it,
+	// keep has a keeper supervise the daemon, which then runs as user, "" for whoever starts it,
 	// and is replaced after having been silent for watchdog.
 	keep     bool
 	user     string
@@ -77,7 +77,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringVar(&s.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
 	f.StringArrayVar(&s.metricsAllowFrom, "metrics-allow-from", nil, "`WHO` may read the metrics: as in --allow-from; repeatable (default local)")
 	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on a link of our own, imds0")
-	f.BoolVar(&s.keep, "keep", false, "stand behind the daemon: start it again when it dies or hangs, and lose nothing by that")
+	f.BoolVar(&s.keep, "keep", false, "supervise the daemon: start it again when it dies or hangs, and lose nothing by that")
 	f.StringVar(&s.user, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
 	f.DurationVar(&s.watchdog, "watchdog", 0, "with --keep: how long the daemon may be silent (default 15s)")
 	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
@@ -119,7 +119,9 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 	s.listenStated = len(s.listen)+len(server.Listen) > 0
 	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
 	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
-	s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir())
+	if s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir()); s.stateDir == "" {
+		return failure(exitUsage, "give --state-dir, or set HOME", errors.New("there is no home directory to keep the state in"))
+	}
 	for _, dir := range []*string{&s.runtimeDir, &s.stateDir} {
 		path, err := filepath.Abs(*dir)
 		if err != nil {
@@ -234,6 +236,13 @@ func defaultStateDir() string {
 	if isRoot() {
 		return "/var/lib/imdsfs"
 	}
-	home, _ := os.UserHomeDir()
-	return filepath.Join(first(os.Getenv("XDG_STATE_HOME"), filepath.Join(home, ".local/state")), "imdsfs")
+	dir := os.Getenv("XDG_STATE_HOME")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(home, ".local/state")
+	}
+	return filepath.Join(dir, "imdsfs")
 }

@@ -17,15 +17,15 @@ import (
 
 // A dir is a directory of the daemon's, and the flag that chooses another.
 type dir struct {
-	path string
-	mode os.FileMode
-	flag string
+	name, path string
+	mode       os.FileMode
+	flag       string
 }
 
 // dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
 // business).
 func (s *settings) dirs() []dir {
-	return []dir{{s.runtimeDir, 0o755, "--runtime-dir"}, {s.stateDir, 0o700, "--state-dir"}}
+	return []dir{{"run-time directory", s.runtimeDir, 0o755, "--runtime-dir"}, {"state directory", s.stateDir, 0o700, "--state-dir"}}
 }
 
 // makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
@@ -61,7 +61,8 @@ func (d dir) open(policy safepath.Policy) (*os.File, error) {
 }
 
 func (d dir) refuse(err error) error {
-	return failure(exitFailed, "choose a directory that only you can change with "+d.flag, err)
+	return failure(exitFailed, "name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
+		fmt.Errorf("%s: %w", d.name, err))
 }
 
 func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }

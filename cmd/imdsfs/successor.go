@@ -109,6 +109,15 @@ func isListening(f *os.File, families ...int) error {
 	return errors.Join(err, inner)
 }
 
+// dropUnknown lets go of what a predecessor kept and nobody has taken.
+func (p *process) dropUnknown() {
+	for name, f := range p.kept.Inherited() {
+		f.Close()
+		p.kept.Drop(name)
+		delete(p.kept.Inherited(), name)
+	}
+}
+
 func (p *process) keepServer() error {
 	text, err := json.Marshal(p.settings.server)
 	if err != nil {

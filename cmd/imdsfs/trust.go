@@ -13,7 +13,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-const hintForeign = "do not use it; name the daemon's own directory with --runtime-dir"
+const hintForeign = "if the daemon of that user is meant, run this as that user; else name another directory with --runtime-dir"
 
 // A runDir is a daemon's run-time directory, as a client sees it that has looked whose it is.
 type runDir struct {
@@ -81,7 +81,7 @@ func (d *runDir) open(name string) *os.File {
 		return nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !safepath.IsOurs(st.Uid) && st.Uid != d.owner {
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || !safepath.IsOurs(st.Uid) && (st.Uid != d.owner || safepath.IsUnknown(st.Uid)) {
 		unix.Close(fd)
 		return nil
 	}
@@ -132,7 +132,7 @@ func (d *runDir) admits(conn *net.UnixConn, socket string) error {
 	if err = errors.Join(err, inner); err != nil {
 		return fmt.Errorf("who answers at %s: %w", socket, err)
 	}
-	if peer.Uid == 0 || int(peer.Uid) == os.Geteuid() || isRoot() && peer.Uid == d.owner {
+	if peer.Uid == 0 || int(peer.Uid) == os.Geteuid() || isRoot() && peer.Uid == d.owner && !safepath.IsUnknown(d.owner) {
 		return nil
 	}
 	return failure(exitFailed, "see who it is, and name the daemon's own with --admin or --runtime-dir; or run this as root or as the daemon's user",

@@ -81,22 +81,30 @@ func renounce() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("clear ambient capabilities: %w", err)
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("capget: %w", err)
+	header, data, err := threadCapabilities()
+	if err != nil {
+		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_NO_NEW_PRIVS): %w", err)
 	}
 	data[0].Inheritable, data[1].Inheritable = 0, 0
-	err := unix.Capset(&header, &data[0])
+	err = unix.Capset(&header, &data[0])
 	// The packaged unit forbids capset(2). An inheritable capability is then nothing that a program has: only its
 	// file could give it, which was just ruled out.
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("clear inheritable capabilities: %w", err)
 	}
 	return nil
+}
+
+// threadCapabilities are those of this thread, which of a daemon all threads have.
+func threadCapabilities() (header unix.CapUserHeader, sets [2]unix.CapUserData, err error) {
+	header.Version = unix.LINUX_CAPABILITY_VERSION_3
+	if err = unix.Capget(&header, &sets[0]); err != nil {
+		err = fmt.Errorf("capget: %w", err)
+	}
+	return header, sets, err
 }
 
 // leaveKeyring gives this thread a session keyring of its own: whoever inherits root's may use the keys in it.
@@ -133,7 +141,7 @@ func absoluteFlags(args []string) (flags []string, err error) {
 		return nil, err
 	}
 	for _, f := range []struct{ name, path string }{
-		{"config", given.config}, {"mount", given.mount}, {"runtime-dir", given.runtimeDir}, {"state-dir", given.stateDir}, {"admin", given.admin},
+		{"config", given.config}, {"mount", given.mount}, {"admin", given.admin},
 	} {
 		if f.path == "" || f.path == none || filepath.IsAbs(f.path) {
 			continue

@@ -12,8 +12,8 @@ import (
 // one value, and with it the bound on connections that wait for a second look.
 //
 // An address counts from the moment the kernel has it until we have read that the kernel has it no more. One
-// counts only while its link is up, and an IPv6 one only when it is known that no neighbour has it: otherwise
-// a neighbour may be who uses it.
+// does not count when its link has gone down, and an IPv6 one only when it is known that no neighbour has it:
+// otherwise a neighbour may be who uses it.
 type Addresses struct {
 	now         atomic.Pointer[picture]
 	secondLooks slots

@@ -72,6 +72,7 @@ type follower struct {
 type link struct {
 	name     string
 	up       bool
+	wentDown bool // since it was up
 	assigned map[assigned]bool
 }
 
@@ -138,6 +139,7 @@ func (f *follower) dump() error {
 	if err := f.events.drain(f.buffer); err != nil {
 		return err
 	}
+	was := f.links
 	for range dumpTries {
 		f.links = map[int]link{}
 		again := false
@@ -149,6 +151,11 @@ func (f *follower) dump() error {
 			again = again || interrupted
 		}
 		if !again {
+			for index, l := range f.links {
+				before := was[index]
+				l.wentDown = !l.up && (before.up || before.wentDown)
+				f.links[index] = l
+			}
 			f.dumped++
 			f.show()
 			return nil
@@ -226,6 +233,7 @@ func (f *follower) message(m syscall.NetlinkMessage) (changed bool) {
 			return known
 		}
 		next := link{name: nameOf(&m), up: info.Flags&unix.IFF_UP != 0, assigned: l.assigned}
+		next.wentDown = !next.up && (l.up || l.wentDown)
 		if next.assigned == nil {
 			next.assigned = map[assigned]bool{}
 		}
@@ -310,8 +318,10 @@ func (f *follower) show() {
 	names := map[int]string{}
 	for index, l := range f.links {
 		names[index] = l.name
-		if !l.up {
-			continue // the kernel delivers nothing to these, and so takes others for who has them
+		// When a link goes down, the kernel no longer takes its addresses for ours, and so others for who has them. Those of
+		// one that has not been up yet it does: kube-proxy has such a link.
+		if l.wentDown {
+			continue
 		}
 		for a := range l.assigned {
 			all = append(all, interfaceAddress{l.name, a.prefix})

@@ -19,7 +19,8 @@ import (
 // process's own user may; the zero Policy trusts nobody else.
 //
 // A directory on the way must belong to one who may, and be writable for nobody else. A sticky one, as /tmp is, may be
-// writable for others: there the next component must belong to one who may. Symbolic links are followed if they belong
+// writable for others: there the next component must belong to one who may. Of a process that is not root, which has
+// nothing to lose but its own, no stickiness is asked for. Symbolic links are followed if they belong
 // to root or to this process's own user. What they lead through is held to the same rules.
 type Policy struct {
 	// Users are others who may own what is on the way: the user of a daemon for whom root acts. Links of theirs are
@@ -36,7 +37,8 @@ func (p Policy) Name(dir, entry *Entry) error {
 	if err := p.Holds(dir); err != nil {
 		return err
 	}
-	if WritableByOthers(&dir.Stat) && !p.trusts(entry.Stat.Uid) {
+	// There an owner whom a user namespace does not know may be anybody.
+	if WritableByOthers(&dir.Stat) && !IsOurs(entry.Stat.Uid) && !slices.Contains(p.Users, int(entry.Stat.Uid)) {
 		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d", entry.Stat.Uid), hintOwner}
 	}
 	if entry.isLink() && !IsOurs(entry.Stat.Uid) {
@@ -53,16 +55,23 @@ func (p Policy) Holds(dir *Entry) error {
 	switch {
 	case !p.trusts(dir.Stat.Uid):
 		return &Error{dir.Path, fmt.Sprintf("belongs to uid %d", dir.Stat.Uid), hintOwner}
-	case WritableByOthers(&dir.Stat) && dir.Stat.Mode&unix.S_ISVTX == 0:
-		return &Error{dir.Path, fmt.Sprintf("can be written by others (mode %04o)", dir.Stat.Mode&0o7777), hintOwner}
+	case WritableByOthers(&dir.Stat) && dir.Stat.Mode&unix.S_ISVTX == 0 && os.Geteuid() == 0:
+		return &Error{dir.Path, fmt.Sprintf("can be written by others (mode %04o)", dir.Stat.Mode&0o7777), hintOwner + ", or make it sticky: chmod +t"}
 	}
 	return nil
 }
 
-func (p Policy) trusts(uid uint32) bool { return IsOurs(uid) || slices.Contains(p.Users, int(uid)) }
+// trusts reports whether the owner of a directory on the way is one who may exchange what is in it.
+func (p Policy) trusts(uid uint32) bool {
+	return IsOurs(uid) || slices.Contains(p.Users, int(uid)) || uid == unmapped()
+}
 
 // IsOurs reports whether uid is root's or that of this process, who may change whatever it relies on.
-func IsOurs(uid uint32) bool { return isRoot(uid) || int(uid) == os.Geteuid() }
+func IsOurs(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
+
+// IsUnknown reports whether the kernel shows this uid in the place of users whom our user namespace does not know: then
+// it says nothing about who it is.
+func IsUnknown(uid uint32) bool { return uid != 0 && uid == unmapped() }
 
 // WritableByOthers reports whether somebody else than the owner can write. The group of an ordinary user does not count
 // for his own files: on most systems it has no other member.
@@ -74,11 +83,10 @@ func WritableByOthers(st *unix.Stat_t) bool {
 	return st.Mode&others != 0
 }
 
-func isRoot(uid uint32) bool { return uid == 0 || uid == unmapped() }
-
 // unmapped is how the kernel shows the owners whom a user namespace does not know: the machine's root, and every other
-// user of the machine. They cannot be told apart, so in a user namespace all of them are trusted. Where it stands for a
-// user of the namespace as well, it is nobody's: 0.
+// user of the machine. They cannot be told apart, so all of them are trusted with directories above others, such as / and
+// /run, but with nothing in a directory where anybody can make names. Where it stands for a user of the namespace as
+// well, it is nobody's: 0.
 var unmapped = sync.OnceValue(func() uint32 {
 	text, _ := os.ReadFile("/proc/sys/kernel/overflowuid")
 	overflow, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
@@ -250,31 +258,44 @@ func (p Policy) OpenAppend(path string, mode os.FileMode) (*os.File, error) {
 	}
 	defer dir.Close()
 	full := filepath.Join(dir.Name(), name)
+	// Looked at first: opened to write, one of somebody else's may be refused without a word why, or have a device act.
+	entry, err := openEntry(int(dir.Fd()), name, full)
+	if err == nil {
+		unix.Close(entry.fd)
+		err = appendable(&entry.Entry)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
 	fd, err := unix.Openat(int(dir.Fd()), name, flags, uint32(mode.Perm()))
-	switch {
-	case errors.Is(err, unix.ELOOP):
-		return nil, &Error{full, "is a symbolic link", "name the file itself"}
-	case errors.Is(err, unix.ENXIO):
-		return nil, &Error{full, "is not a regular file", "name another"}
-	case err != nil:
+	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: full, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), full)
 	e, err := statEntry(f)
-	switch {
-	case err != nil:
-	case !e.IsRegular():
-		err = &Error{full, "is not a regular file", "name another"}
-	case !IsOurs(e.Stat.Uid):
-		err = &Error{full, fmt.Sprintf("belongs to uid %d", e.Stat.Uid), "remove it, or name another"}
-	case e.Stat.Nlink != 1:
-		err = &Error{full, "has another name besides this one", "remove it, or name another"}
-	default:
+	if err == nil {
+		err = appendable(e)
+	}
+	if err == nil {
 		err = unix.SetNonblock(fd, false)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+func appendable(e *Entry) error {
+	switch {
+	case e.isLink():
+		return &Error{e.Path, fmt.Sprintf("is a symbolic link of uid %d", e.Stat.Uid), "name the file itself"}
+	case !e.IsRegular():
+		return &Error{e.Path, "is not a regular file", "name another"}
+	case !IsOurs(e.Stat.Uid):
+		return &Error{e.Path, fmt.Sprintf("belongs to uid %d", e.Stat.Uid), "remove it, or name another"}
+	case e.Stat.Nlink != 1:
+		return &Error{e.Path, "has another name besides this one", "remove it, or name another"}
+	}
+	return nil
 }

@@ -185,7 +185,7 @@ func TestAppendTakesRegularFilesOfOursOnly(t *testing.T) {
 	must(t, os.Lchown(top+"/theirs", stranger, stranger))
 	for name, want := range map[string]string{
 		"link": "is a symbolic link", "fifo": "is not a regular file", "hard": "has another name", "theirs": "belongs to uid 61002",
-		".": "is a directory", "missing/log": "no such file",
+		".": "is not a regular file", "missing/log": "no such file",
 	} {
 		f, err := Policy{}.OpenAppend(filepath.Join(top, "x", "..")+"/"+name, 0o600)
 		if err == nil {

@@ -114,7 +114,7 @@ func (n node) environment() (string, bool) {
 	n.d.file.Environment = append(n.d.file.Environment, name)
 	value := os.Getenv(name)
 	if value == "" {
-		n.fault("the environment variable that it names is not set, or empty", "set it where imdsfs is started")
+		n.fault("the environment variable that it names is not set, or empty", "set it where imdsfs is started; with --user, start that again after the file names a new one")
 	}
 	return value, value != ""
 }

@@ -29,7 +29,7 @@ type Server struct {
 	Vantage          string // "guest", "host"
 	// AddAddresses: the link-local addresses are put on a link of our own.
 	AddAddresses bool
-	Keep         bool          // a keeper stands behind the daemon
+	Keep         bool          // a keeper supervises the daemon
 	User         string        // whom the daemon runs as then
 	Watchdog     time.Duration // how long it may be silent then; 0: not said
 

@@ -267,15 +267,16 @@ func (s *shelf) list() (names []string, files []*os.File) {
 	return names, files
 }
 
-// clear closes everything. It does not wait for ever.
+// clear closes everything. It does not wait for ever, nor lets one that does not close hold up the others.
 func (s *shelf) clear() {
-	taken := s.take(func(string) bool { return true })
+	var closing sync.WaitGroup
+	for _, fd := range s.take(func(string) bool { return true }) {
+		closing.Go(func() { unix.Close(fd) })
+	}
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
-		for _, fd := range taken {
-			unix.Close(fd)
-		}
+		closing.Wait()
 	}()
 	select {
 	case <-closed:

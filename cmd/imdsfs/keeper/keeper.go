@@ -59,11 +59,12 @@ const (
 	// HandedOver is the exit status of a daemon that ends for a successor.
 	HandedOver = 75
 
-	stopLimit  = 10 * time.Second       // for an orderly stop, then it is killed
-	backOff    = 50 * time.Millisecond  // before the second try; the first is at once
-	backOffMax = 5 * time.Second        // it doubles up to this
-	steady     = 100 * time.Millisecond // a daemon that is ready for less is as good as one that never was
-	tick       = 100 * time.Millisecond // of the watchdog
+	stopLimit   = 10 * time.Second       // for an orderly stop, then it is killed
+	helperLimit = 30 * time.Second       // for the helper that mounts
+	backOff     = 50 * time.Millisecond  // before the second try; the first is at once
+	backOffMax  = 5 * time.Second        // it doubles up to this
+	steady      = 100 * time.Millisecond // a daemon that is ready for less is as good as one that never was
+	tick        = 100 * time.Millisecond // of the watchdog
 )
 
 // A Keeper says what to run.
@@ -102,10 +103,7 @@ func (k *Keeper) Hold(name string, fd int) { k.shelf.put(name, fd) }
 // its mount made is gone on with), or ctx ends, which stops it. Signals are passed on. The result is the exit
 // status for the program.
 func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
-	defer func() {
-		k.mounted = k.shelf.has(k.MountName)
-		k.shelf.clear()
-	}()
+	defer k.shelf.clear()
 	for {
 		code, again := k.once(ctx, signals)
 		if !again || ctx.Err() != nil {
@@ -124,7 +122,8 @@ func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
 	}
 }
 
-// Mounted reports, after Run, whether the last daemon left a mount behind.
+// Mounted reports, after Run, whether there has been a mount. A daemon that has gone bad may have left it behind, although
+// it says that it has not.
 func (k *Keeper) Mounted() bool { return k.mounted }
 
 // pause waits before the next try, longer each time. Signals have nobody to go to.
@@ -150,11 +149,12 @@ func (k *Keeper) pause(ctx context.Context, signals <-chan os.Signal) bool {
 // once runs one daemon to its end. again: another is to follow.
 func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, again bool) {
 	if len(k.Mount) > 0 && !k.shelf.has(k.MountName) {
-		if err := k.mount(); err != nil {
+		if err := k.mount(ctx); err != nil {
 			k.Log("%v", err)
 			return exitCode(err), k.ever
 		}
 	}
+	k.mounted = k.mounted || k.shelf.has(k.MountName)
 	names, files := k.shelf.list()
 	c, err := k.start(k.Command, k.Start, k.Watchdog, names, files)
 	if err != nil {
@@ -176,7 +176,9 @@ func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, 
 	case code == 0, ctx.Err() != nil:
 		return code, false
 	case code == HandedOver:
-		k.tries, k.failing = 0, time.Time{}
+		if ready := c.ready(); !ready.IsZero() && time.Since(ready) >= steady {
+			k.tries, k.failing = 0, time.Time{}
+		}
 		return code, true
 	case !k.ever && !(wasKilled(err) && k.shelf.has(k.MountName)):
 		return code, false // it has said why
@@ -230,12 +232,20 @@ func (k *Keeper) watch(ctx context.Context, signals <-chan os.Signal, c *child) 
 }
 
 // mount has a helper mount for the daemon.
-func (k *Keeper) mount() error {
+func (k *Keeper) mount(ctx context.Context) error {
 	c, err := k.start(k.Mount, nil, 0, nil, nil) // nothing that a daemon gave us: the helper has our rights
 	if err != nil {
 		return fmt.Errorf("start the mount helper: %w", err)
 	}
-	if err := <-c.ended; err != nil {
+	select {
+	case err = <-c.ended:
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(helperLimit):
+		err = fmt.Errorf("the mount helper has not ended after %v: it hangs on a path, or waits for the kernel", helperLimit)
+	}
+	if err != nil {
+		c.cmd.Process.Kill() // of one that has ended: nothing
 		return err
 	}
 	if !k.shelf.has(k.MountName) {
