@@ -4,7 +4,8 @@ FUZZTIME ?= 20s
 FUZZJOBS ?= 1
 # Further flags for each `go test -fuzz`.
 FUZZFLAGS ?=
-# The packages whose fuzz targets run; CI takes those that read what comes from outside the machine, and the file.
+# The packages whose fuzz targets run; CI takes those that read what comes from outside the machine, from another
+# process, and the file.
 FUZZPKGS ?= ./...
 STRESSTIME ?= 5m
 # -short: the attacks that are quick. -run 'GROUP/NAME': some of them.

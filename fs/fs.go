@@ -38,7 +38,9 @@
 // were handed out, has the kernel send again what was not answered, and tells it what is different
 // (inherit.go). [Door.HandOver] is the orderly way to end for a successor.
 //
-// Mounting and its refusals are in mount.go, device.go and point.go. A program that mounts calls
+// Mounting and its refusals are in mount.go, device.go and point.go; probe.go has a child process walk to the mount
+// point. What was done there is noted in a claim (claim.go), so that whoever comes after a crash undoes that and nothing
+// else. Root does the same for a daemon of another user, whom it does not trust (helper.go). A program that mounts calls
 // [ChildMain] first thing in its main.
 package fs
 

@@ -33,7 +33,8 @@ type Config struct {
 	Dir string
 	// Source is what the list of mounts shows as mounted there; empty: "imdsfs".
 	Source string
-	// RuntimeDir exists and belongs to the daemon. It holds the inode key and the locks.
+	// RuntimeDir exists and belongs to the daemon. It holds the inode key and, where the daemon mounts itself, the
+	// claims of mount points.
 	RuntimeDir string
 	// Warn is told, a sentence at a time, what an administrator should know; it holds no value of
 	// the tree, may be called from any goroutine, and may be nil.
