@@ -108,7 +108,7 @@ func newEstate(t *testing.T, s *source.Snapshot) *estate {
 
 func (e *estate) mount(s *source.Snapshot, pre *Predecessor) {
 	e.t.Helper()
-	d, err := Mount(Config{Dir: e.dir, RuntimeDir: e.runtime, Warn: e.warnings.add, Keeper: e.keeper, Predecessor: pre}, s)
+	d, err := patientMount(Config{Dir: e.dir, RuntimeDir: e.runtime, Warn: e.warnings.add, Keeper: e.keeper, Predecessor: pre}, s)
 	if err != nil {
 		e.t.Fatal(err)
 	}

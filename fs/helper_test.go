@@ -207,7 +207,7 @@ func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
 	var w warnings
-	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir(), Warn: w.add}, s)
+	d, err := patientMount(Config{Dir: dir, RuntimeDir: t.TempDir(), Warn: w.add}, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,6 +220,14 @@ func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 		}
 	})
 	return d
+}
+
+// patientMount mounts for a test that wants to see each change when Publish returns, however loaded the machine.
+func patientMount(cfg Config, s *source.Snapshot) (*Door, error) {
+	was := publishWait
+	publishWait = patience
+	defer func() { publishWait = was }()
+	return Mount(cfg, s)
 }
 
 // read reads a whole file with plain system calls. The os package would hand the descriptor to the
