@@ -136,9 +136,12 @@ func TestRefusedConnectionsHoldNobodyUp(t *testing.T) {
 	plainBinary(t)
 	n := newNeighbours(t)
 	n.host.addLinks(manyLinks)
-	// The bound is 2 on a machine of one's own. Rounds alternate. What else the machine does makes some slow: the
-	// median of neighbouring rounds counts, or the best of each kind.
-	const rate, rounds, requests, bound = 500, 5, 300, 4
+	// Rounds alternate. What else the machine does makes some slow: the median of neighbouring rounds counts, or the
+	// best of each kind. `make stress` asserts the bound, 2. Elsewhere the flood itself, and the tests of other
+	// packages, take turns with the daemon on the same processors, and each turn is some milliseconds: so the time on
+	// the processors counts, which they do not change much, and a p99 of a few turns is good. (A search through all
+	// links for each refusal took 5.5 ms, and the p99 was 5 s.)
+	const rate, rounds, requests, bound, turns, refusal = 500, 5, 300, 2, 50 * time.Millisecond, 2 * time.Millisecond
 	n.host.p99(requests / 3)
 	var quiet, flooded []time.Duration
 	opened, cost := 0, time.Duration(0)
@@ -169,7 +172,11 @@ func TestRefusedConnectionsHoldNobodyUp(t *testing.T) {
 		ratios = append(ratios, float64(flooded[i])/float64(quiet[i]))
 	}
 	slices.Sort(ratios)
-	if ratio = min(ratio, ratios[len(ratios)/2]); ratio > bound {
+	ratio = min(ratio, ratios[len(ratios)/2])
+	if strict := os.Getenv("IMDSFS_STRESS") != ""; ratio > bound && (strict || slices.Min(flooded) > turns) {
 		t.Errorf("with the flood p99 is %.1f times what it is without, at most %d is wanted", ratio, bound)
+	}
+	if each := cost / time.Duration(opened); each > refusal {
+		t.Errorf("a refused connection costs %v on the processors, at most %v is wanted", each, refusal)
 	}
 }
