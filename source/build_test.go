@@ -142,7 +142,7 @@ func TestDerivation(t *testing.T) {
 				"meta-data/hostname", "ip-10-0-12-34.cn-north-1.compute.internal",
 				"meta-data/public-hostname", "ec2-203-0-113-25.cn-north-1.compute.amazonaws.com.cn"}},
 		"GovCloud":               {[]string{zone, "us-gov-west-1b"}, []string{"meta-data/services/partition", "aws-us-gov", "meta-data/placement/region", "us-gov-west-1", "meta-data/placement/availability-zone-id", "usgw1-az2"}},
-		"a Local Zone":           {[]string{zone, "us-west-2-lax-1a"}, []string{"meta-data/placement/region", "us-west-2", "meta-data/placement/availability-zone-id", "-"}},
+		"a Local Zone":           {[]string{zone, "us-west-2-lax-1a"}, []string{"meta-data/placement/region", "us-west-2", "meta-data/placement/availability-zone-id", "usw2-lax1-az1"}},
 		"no cloud at all":        {[]string{zone, "local-1a"}, []string{"meta-data/placement/region", "local-1", "meta-data/placement/availability-zone-id", "-"}},
 		"resource names":         {[]string{"instance.hostname-type", "resource-name"}, []string{"meta-data/hostname", "i-0a1b2c3d4e5f67890.eu-west-1.compute.internal", nic + "local-hostname", "i-0a1b2c3d4e5f67890.eu-west-1.compute.internal"}},
 		"a stated name is meant": {[]string{"meta-data/hostname", "web.example"}, []string{"meta-data/local-hostname", "web.example", nic + "local-hostname", "web.example"}},

@@ -29,6 +29,8 @@ func ValidTagKey(key string) bool {
 // check refuses what would break an invariant of the tree, and warns of traps.
 func (b *builder) check() {
 	b.checkAddresses()
+	b.checkSlots()
+	b.checkIdentity()
 	b.checkSettings()
 	b.checkTags()
 	paths := slices.Sorted(maps.Keys(b.leaves))
@@ -88,6 +90,7 @@ func (b *builder) checkLeaf(path string, l leaf) {
 	case b.snowball && !row.snowball:
 		b.warn(Fault{Place: place, Key: key, Text: "Snowball Edge has no path /latest/" + path, Hint: "it is served all the same"})
 	}
+	b.checkForm(path, l)
 }
 
 // badName says why a name cannot stand in a listing and a directory, "" if it can.
@@ -143,10 +146,10 @@ func (b *builder) checkSettings() {
 			}
 		}
 	}
-	zone, ok1 := b.text("meta-data/placement/availability-zone")
-	region, ok2 := b.text("meta-data/placement/region")
+	zone, ok1 := b.text(zoneKey)
+	region, ok2 := b.text(regionKey)
 	if ok1 && ok2 && !strings.HasPrefix(zone, region) {
-		b.warn(faultAt(b.leaves["meta-data/placement/region"].Value, fmt.Sprintf("the zone %s is not in the region %s", zone, region),
+		b.warn(faultAt(b.leaves[regionKey].Value, fmt.Sprintf("the zone %s is not in the region %s", zone, region),
 			"some clients take the region from the zone"))
 	}
 }

@@ -113,8 +113,12 @@ func (b *builder) deriveInstance() {
 	b.resolveOptions()
 }
 
+const (
+	regionKey = "meta-data/placement/region"
+	zoneKey   = "meta-data/placement/availability-zone"
+)
+
 func (b *builder) derivePlace() {
-	const zoneKey = "meta-data/placement/availability-zone"
 	if zone, ok := b.text(zoneKey); ok {
 		if region := regionOf(zone); region != "" {
 			b.follows(regionKey, region, zoneKey)
@@ -124,9 +128,10 @@ func (b *builder) derivePlace() {
 		}
 	}
 	if region, ok := b.text(regionKey); ok {
-		partition, domain := partitionOf(region)
-		b.follows("meta-data/services/partition", partition, regionKey)
-		b.follows("meta-data/services/domain", domain, regionKey)
+		if partition, domain, ok := partitionOf(region); ok {
+			b.follows("meta-data/services/partition", partition, regionKey)
+			b.follows("meta-data/services/domain", domain, regionKey)
+		}
 	}
 }
 

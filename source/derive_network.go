@@ -26,7 +26,10 @@ func (b *builder) deriveNetwork() {
 	primary := b.primary(macs)
 	if primary != "" {
 		b.follows("meta-data/mac", primary, macsPath+primary)
-		macs[primary] = true
+		if !slices.Contains(macs, primary) {
+			macs = append(macs, primary)
+			slices.Sort(macs)
+		}
 		for _, m := range mirrored {
 			top, below := "meta-data/"+m.instance, macsPath+primary+"/"+m.iface
 			if text, ok := b.text(below); ok {
@@ -43,13 +46,13 @@ func (b *builder) deriveNetwork() {
 		b.mirror("meta-data/security-groups", macsPath+primary+"/security-groups")
 	}
 	b.number(macs, primary)
-	for _, mac := range slices.Sorted(maps.Keys(macs)) {
+	for _, mac := range macs {
 		b.deriveInterface(mac)
 	}
 }
 
-// macs is the set of interfaces that something is stated of.
-func (b *builder) macs() map[string]bool {
+// macs are the interfaces that something is stated of, sorted.
+func (b *builder) macs() []string {
 	macs := map[string]bool{}
 	for path := range b.leaves {
 		if rest, ok := strings.CutPrefix(path, macsPath); ok {
@@ -58,46 +61,135 @@ func (b *builder) macs() map[string]bool {
 			}
 		}
 	}
-	return macs
+	return slices.Sorted(maps.Keys(macs))
 }
 
-// primary is the interface that the instance's own mac names, else the one with device number 0,
-// else the only one, else "".
-func (b *builder) primary(macs map[string]bool) string {
+// A slot is where an interface is attached. Device numbers are unique within a network card (EC2 user guide,
+// "Network cards"); 0 on card 0 is the primary interface.
+type slot struct{ card, device string }
+
+var primarySlot = slot{"0", "0"}
+
+// slotOf is the slot of an interface; device is "" if nobody states the number.
+func (b *builder) slotOf(mac string) slot {
+	s := slot{card: "0"} // the only one that most types have, and clients assume it without a word
+	if card, ok := b.text(macsPath + mac + "/network-card"); ok {
+		s.card = card
+	}
+	s.device, _ = b.text(macsPath + mac + "/device-number")
+	return s
+}
+
+// primary decides which interface is the primary one, before anything depends on it: the one that the instance's
+// own mac names; else device 0 on network card 0; else, of those on card 0 without a number, the one that has the
+// instance's own address, or the first; else the only one; else "".
+func (b *builder) primary(macs []string) string {
 	if mac, ok := b.text("meta-data/mac"); ok {
 		return mac
 	}
-	for mac := range macs {
-		if n, _ := b.text(macsPath + mac + "/device-number"); n == "0" || len(macs) == 1 {
+	first, own := "", ""
+	for _, mac := range macs {
+		switch s := b.slotOf(mac); {
+		case s == primarySlot:
 			return mac
+		case s.card == primarySlot.card && s.device == "":
+			if first == "" {
+				first = mac
+			}
+			if own == "" && b.hasOwnAddress(mac) {
+				own = mac
+			}
 		}
 	}
-	return ""
+	switch {
+	case own != "":
+		return own
+	case first == "" && len(macs) == 1:
+		return macs[0]
+	}
+	return first
 }
 
-// number gives each interface without a device number the next free one, the primary 0.
-func (b *builder) number(macs map[string]bool, primary string) {
-	taken := map[string]bool{"0": primary != ""}
-	for mac := range macs {
-		if n, ok := b.text(macsPath + mac + "/device-number"); ok {
-			taken[n] = true
+// hasOwnAddress reports whether an address that is stated of the instance is one of the interface.
+func (b *builder) hasOwnAddress(mac string) bool {
+	for _, m := range mirrored {
+		own, ok := b.text("meta-data/" + m.instance)
+		list, _ := b.text(macsPath + mac + "/" + m.iface)
+		if ok && m.instance != m.iface && slices.Contains(strings.Split(list, "\n"), own) {
+			return true
 		}
+	}
+	return false
+}
+
+// number gives each interface without a device number the next free one of its network card, the primary 0.
+func (b *builder) number(macs []string, primary string) {
+	taken := map[slot]bool{primarySlot: primary != ""}
+	for _, mac := range macs {
+		taken[b.slotOf(mac)] = true
 	}
 	if primary != "" {
-		b.follows(macsPath+primary+"/device-number", "0", "meta-data/mac")
+		b.follows(macsPath+primary+"/device-number", primarySlot.device, "meta-data/mac")
 	}
-	next := 0
-	for _, mac := range slices.Sorted(maps.Keys(macs)) {
-		key := macsPath + mac + "/device-number"
-		if _, ok := b.text(key); ok {
+	for _, mac := range macs {
+		s := b.slotOf(mac)
+		if s.device != "" {
 			continue
 		}
-		for taken[strconv.Itoa(next)] {
-			next++
+		for next := 0; s.device == "" || taken[s]; next++ {
+			s.device = strconv.Itoa(next)
 		}
-		taken[strconv.Itoa(next)] = true
-		b.fallback(key, strconv.Itoa(next), "the next free number, in the order of the addresses")
+		taken[s] = true
+		b.fallback(macsPath+mac+"/device-number", s.device, "the next free number, in the order of the addresses")
 	}
+}
+
+// checkSlots refuses two interfaces in one slot: which of them is meant would be left to chance.
+func (b *builder) checkSlots() {
+	holders := map[slot]string{}
+	for _, mac := range b.macs() {
+		s := b.slotOf(mac)
+		other, twice := holders[s]
+		if holders[s] = mac; !twice {
+			continue
+		}
+		first, second := b.slotPlace(other), b.slotPlace(mac)
+		if second.Origin.Kind != Stated {
+			first, second = second, first
+		}
+		b.fault(faultAt(second, fmt.Sprintf("two interfaces have device-number %s on network card %s: %s and %s (%s)", s.device, s.card, other, mac, first.Origin.Place),
+			"give each a device-number of its own, or the network-card that it is on"))
+	}
+}
+
+// checkPrimary warns of a primary interface that is none, or is not where EC2 has it.
+func (b *builder) checkPrimary() {
+	macs := b.macs()
+	mac, ok := b.value("meta-data/mac")
+	switch primary := string(mac.Bytes); {
+	case !ok && len(macs) > 0:
+		b.warn(faultAt(b.slotPlace(macs[0]), "no interface is the primary one: mac, local-ipv4 and host names do not follow from any", "give one of them device-number 0 on network-card 0, or state mac"))
+	case !ok:
+	case b.slotOf(primary) != primarySlot:
+		b.warn(faultAt(b.slotPlace(primary), fmt.Sprintf("the primary interface, %s, has device-number %s on network card %s: EC2 has it at 0 on 0", primary, b.slotOf(primary).device, b.slotOf(primary).card), ""))
+	case mac.Origin.Kind == Stated && len(macs) > 1 && !b.isStated(macsPath+primary+"/"):
+		b.warn(faultAt(mac, "nothing is stated of this interface, but of others", "see whether it is one of "+strings.Join(slices.DeleteFunc(macs, func(m string) bool { return m == primary }), ", ")))
+	}
+}
+
+// isStated reports whether somebody states anything below dir.
+func (b *builder) isStated(dir string) bool {
+	for path, l := range b.leaves {
+		if strings.HasPrefix(path, dir) && l.Origin.Kind == Stated {
+			return true
+		}
+	}
+	return false
+}
+
+// slotPlace is what states the slot of an interface: its device number, else its card, else the instance's mac.
+func (b *builder) slotPlace(mac string) Value {
+	return b.statedOf(macsPath+mac+"/device-number", macsPath+mac+"/network-card", "meta-data/mac")
 }
 
 func (b *builder) deriveInterface(mac string) {
@@ -158,7 +250,7 @@ func (b *builder) deriveNames() {
 	b.publicName(publicHost, "meta-data/public-ipv4")
 
 	primary, _ := b.text("meta-data/mac")
-	for mac := range b.macs() {
+	for _, mac := range b.macs() {
 		dir := macsPath + mac + "/"
 		if mac == primary {
 			b.mirror(localHost, dir+"local-hostname")
@@ -177,8 +269,6 @@ func (b *builder) mirror(from, to string) {
 	}
 }
 
-const regionKey = "meta-data/placement/region"
-
 // privateName fills in the private DNS name of the first address at ipKey.
 func (b *builder) privateName(key, ipKey string) {
 	region, ok := b.text(regionKey)
@@ -196,12 +286,14 @@ func (b *builder) resourceName(key string) {
 	}
 }
 
-// publicName fills in the public DNS name of the first address at ipKey.
+// publicName fills in the public DNS name of the first address at ipKey. A region of nobody's has no domain, and so no
+// such names.
 func (b *builder) publicName(key, ipKey string) {
-	region, ok := b.text(regionKey)
-	domain, _ := b.text("meta-data/services/domain")
-	if ip := b.firstLine(ipKey); ok && ip != "" {
-		b.follows(key, publicDNS(ip, region, domain), ipKey, regionKey)
+	const domainKey = "meta-data/services/domain"
+	region, ok1 := b.text(regionKey)
+	domain, ok2 := b.text(domainKey)
+	if ip := b.firstLine(ipKey); ok1 && ok2 && ip != "" {
+		b.follows(key, publicDNS(ip, region, domain), ipKey, regionKey, domainKey)
 	}
 }
 
@@ -223,7 +315,7 @@ func (b *builder) checkAddresses() {
 		{"meta-data/ipv6", "an IPv6 address", isIPv6},
 		{"meta-data/mac", "a MAC address (lower case, with colons)", ValidMAC},
 	}
-	for mac := range b.macs() {
+	for _, mac := range b.macs() {
 		rules = append(rules,
 			rule{macsPath + mac + "/local-ipv4s", "IPv4 addresses", eachLine(isIPv4)},
 			rule{macsPath + mac + "/public-ipv4s", "IPv4 addresses", eachLine(isIPv4)},

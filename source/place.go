@@ -9,45 +9,83 @@ import (
 
 // Regions, zones and names. Sources: EC2 user guide, "Regions and Zones", "Instance hostname types".
 
-var regionPrefix = regexp.MustCompile(`^[a-z]+(-[a-z]+)*-[0-9]+`)
+const regionForm = `[a-z]+(?:-[a-z]+)*-[0-9]+`
+
+// Below a region: a letter, or a word or more. Local Zones (us-west-2-lax-1a) and Wavelength Zones
+// (us-east-1-wl1-bos-wlz-1) have words.
+var (
+	zoneForm   = regexp.MustCompile(`^(` + regionForm + `)(?:[a-z]|(?:-[a-z0-9]+)+)$`)
+	wholeForm  = regexp.MustCompile(`^` + regionForm + `$`)
+	localZone  = regexp.MustCompile(`^-([a-z]{3})-([0-9])([a-z])$`)
+	wavelength = regexp.MustCompile(`^-(wl[0-9]+-[a-z]{3})-wlz-([0-9]+)$`)
+)
 
 // regionOf cuts a zone to its region: eu-west-1b → eu-west-1, us-west-2-lax-1a → us-west-2. It is ""
 // for what is no zone.
 func regionOf(zone string) string {
-	region := regionPrefix.FindString(zone)
-	if region == zone {
-		return ""
+	if m := zoneForm.FindStringSubmatch(zone); m != nil {
+		return m[1]
 	}
-	return region
+	return ""
 }
 
 var (
-	ordinaryZone = regexp.MustCompile(`^(us-gov|us|eu|ap|sa|ca|me|af|il|mx|cn)-(north|south|east|west|central|northeast|northwest|southeast|southwest)-([0-9])([a-z])$`)
-	compass      = strings.NewReplacer("northeast", "ne", "northwest", "nw", "southeast", "se", "southwest", "sw",
+	ordinaryRegion = regexp.MustCompile(`^(us-gov|us|eu|ap|sa|ca|me|af|il|mx|cn)-(north|south|east|west|central|northeast|northwest|southeast|southwest)-([0-9])$`)
+	compass        = strings.NewReplacer("northeast", "ne", "northwest", "nw", "southeast", "se", "southwest", "sw",
 		"north", "n", "south", "s", "east", "e", "west", "w", "central", "c")
 )
 
-// zoneIDOf is the id of an ordinary zone of a public region: eu-west-1b → euw1-az2. EC2 shuffles the
-// letters of older regions by account, so this is a default, not a fact; "" where ids have no such
-// pattern.
+// zoneIDOf is the id of a zone of a public region: eu-west-1b → euw1-az2, us-west-2-lax-1a → usw2-lax1-az1,
+// us-east-1-wl1-bos-wlz-1 → use1-wl1-bos-wlz1. EC2 shuffles the letters of older regions by account, so this is
+// a default, not a fact; "" where ids have no such pattern.
 func zoneIDOf(zone string) string {
-	m := ordinaryZone.FindStringSubmatch(zone)
+	region := regionOf(zone)
+	m := ordinaryRegion.FindStringSubmatch(region)
 	if m == nil {
 		return ""
 	}
-	area := strings.Replace(m[1], "us-gov", "usg", 1)
-	return area + compass.Replace(m[2]) + m[3] + "-az" + strconv.Itoa(int(m[4][0]-'a')+1)
+	id := strings.Replace(m[1], "us-gov", "usg", 1) + compass.Replace(m[2]) + m[3]
+	number := func(letter string) string { return "-az" + strconv.Itoa(int(letter[0]-'a')+1) }
+	rest := zone[len(region):]
+	if len(rest) == 1 {
+		return id + number(rest)
+	}
+	if m := localZone.FindStringSubmatch(rest); m != nil {
+		return id + "-" + m[1] + m[2] + number(m[3])
+	}
+	if m := wavelength.FindStringSubmatch(rest); m != nil {
+		return id + "-" + m[1] + "-wlz" + m[2]
+	}
+	return ""
 }
 
-// partitionOf gives the partition of a region and its services' domain.
-func partitionOf(region string) (partition, domain string) {
-	switch {
-	case strings.HasPrefix(region, "cn-"):
-		return "aws-cn", "amazonaws.com.cn"
-	case strings.HasPrefix(region, "us-gov-"):
-		return "aws-us-gov", "amazonaws.com"
+// partitions are the parts of AWS that have names of their own, by how their regions begin, as the SDKs'
+// public partitions file lists them (aws-sdk-go-v2 1.47, internal/endpoints/awsrulesfn/partitions.json). The more special come first. The
+// last is no part of AWS: the region of a machine that no other source places.
+var partitions = []struct{ regions, name, domain string }{
+	{"us-gov", "aws-us-gov", "amazonaws.com"},
+	{"us-iso", "aws-iso", "c2s.ic.gov"},
+	{"us-isob", "aws-iso-b", "sc2s.sgov.gov"},
+	{"eu-isoe", "aws-iso-e", "cloud.adc-e.uk"},
+	{"us-isof", "aws-iso-f", "csp.hci.ic.gov"},
+	{"eusc-de", "aws-eusc", "amazonaws.eu"},
+	{"cn", "aws-cn", "amazonaws.com.cn"},
+	{"us", "aws", "amazonaws.com"}, {"eu", "aws", "amazonaws.com"}, {"ap", "aws", "amazonaws.com"}, {"sa", "aws", "amazonaws.com"}, {"ca", "aws", "amazonaws.com"},
+	{"me", "aws", "amazonaws.com"}, {"af", "aws", "amazonaws.com"}, {"il", "aws", "amazonaws.com"}, {"mx", "aws", "amazonaws.com"},
+	{"local", "aws", "amazonaws.com"},
+}
+
+// partitionOf gives the partition of a region and its services' domain. ok is false for a region of nobody's.
+func partitionOf(region string) (partition, domain string, ok bool) {
+	if !wholeForm.MatchString(region) {
+		return "", "", false
 	}
-	return "aws", "amazonaws.com"
+	for _, p := range partitions {
+		if strings.HasPrefix(region, p.regions+"-") {
+			return p.name, p.domain, true
+		}
+	}
+	return "", "", false
 }
 
 // privateDNS is the private name of a host ("ip-10-0-0-1" or "i-0abc…") in a region.
@@ -67,15 +105,27 @@ func publicDNS(ipv4, region, domain string) string {
 	return host + "." + region + ".compute." + domain
 }
 
+// The parts of an instance type (EC2 user guide, "Amazon EC2 instance type naming conventions"): series, generation,
+// attributes, then what follows a hyphen; and its size.
 var (
-	gravitonFamily = regexp.MustCompile(`^(a1|[a-z]+[0-9]+g[a-z]*)(\.|-|$)`)
-	xenFamily      = regexp.MustCompile(`^(t1|t2|m[1-4]|c[134]|cc[12]|cr1|r[34]|i[23]|d2|h1|hs1|g[23]|p[23]|x1|x1e|f1)\.`)
+	typeForm  = regexp.MustCompile(`^([a-z]+)([0-9]*)([a-z]*)((?:-[a-z0-9]+)*)\.[a-z0-9]+(?:-[a-z0-9]+)*$`)
+	xenFamily = regexp.MustCompile(`^(t1|t2|m[1-4]|c[134]|cc[12]|cr1|r[34]|i[23]|d2|h1|hs1|g[23]|p[23]|x1|x1e|f1)\.`)
 )
 
-// architectureOf guesses from the instance type: the Graviton families have a g behind the
-// generation (m6g, c7gn, t4g), and a1.
+// architectureOf follows from the instance type: a g among the attributes (m7g, c7gn, im4gn, g5g) is a Graviton, as are
+// a1, and p6e-gb200 with NVIDIA's Grace. mac1 has an Intel processor, later ones (mac2, mac-m4) Apple's.
 func architectureOf(instanceType string) string {
-	if gravitonFamily.MatchString(instanceType) {
+	m := typeForm.FindStringSubmatch(instanceType)
+	if m == nil {
+		return "x86_64"
+	}
+	series, generation, attributes, suffix := m[1], m[2], m[3], m[4]
+	switch {
+	case series == "mac" && generation == "1":
+		return "x86_64_mac"
+	case series == "mac":
+		return "arm64_mac"
+	case series == "a" && generation == "1", strings.Contains(attributes, "g"), strings.HasPrefix(suffix, "-gb"):
 		return "arm64"
 	}
 	return "x86_64"

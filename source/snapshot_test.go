@@ -219,7 +219,8 @@ func TestSecretsDoNotPrint(t *testing.T) {
 func TestZoneIDs(t *testing.T) {
 	for zone, want := range map[string]string{
 		"us-east-1a": "use1-az1", "ap-northeast-1c": "apne1-az3", "ap-southeast-2b": "apse2-az2", "ca-central-1d": "cac1-az4",
-		"cn-northwest-1a": "cnnw1-az1", "us-gov-east-1a": "usge1-az1", "us-west-2-lax-1a": "", "local-1a": "", "eu-west-1": "",
+		"cn-northwest-1a": "cnnw1-az1", "us-gov-east-1a": "usge1-az1", "us-west-2-lax-1a": "usw2-lax1-az1", "us-east-1-wl1-bos-wlz-1": "use1-wl1-bos-wlz1",
+		"us-west-2-other": "", "us-iso-east-1a": "", "local-1a": "", "eu-west-1": "",
 	} {
 		if got := zoneIDOf(zone); got != want {
 			t.Errorf("%s is %q, want %q", zone, got, want)
