@@ -150,6 +150,17 @@ func TestDerivation(t *testing.T) {
 		"not Graviton":           {[]string{"meta-data/instance-type", "g4dn.xlarge"}, []string{"dynamic/instance-identity/document", `"architecture" : "x86_64"`}},
 		"Xen":                    {[]string{"meta-data/instance-type", "t2.micro"}, []string{"meta-data/system", "xen"}},
 		"product codes":          {[]string{"meta-data/product-codes", "a\nb"}, []string{"dynamic/instance-identity/document", `"marketplaceProductCodes" : [ "a", "b" ]`}},
+		"fields of the document": {
+			[]string{"instance.billing-products", "bp-1\nbp-2", "instance.marketplace-product-codes", "c", "instance.kernel-id", "aki-1", "instance.ramdisk-id", "ari-1"},
+			[]string{"dynamic/instance-identity/document", `"billingProducts" : [ "bp-1", "bp-2" ]`, "dynamic/instance-identity/document", `"marketplaceProductCodes" : [ "c" ]`,
+				"dynamic/instance-identity/document", `"kernelId" : "aki-1"`, "dynamic/instance-identity/document", `"ramdiskId" : "ari-1"`,
+				"meta-data/product-codes", "c", "meta-data/kernel-id", "aki-1", "meta-data/ramdisk-id", "ari-1"}},
+		"a kernel of the tree": {[]string{"meta-data/kernel-id", "aki-2"}, []string{"dynamic/instance-identity/document", `"kernelId" : "aki-2"`}},
+		"a Spot termination":   {[]string{"meta-data/spot/instance-action", `{"action": "terminate", "time": "2026-01-05T18:02:00Z"}`}, []string{"meta-data/spot/termination-time", "2026-01-05T18:02:00Z"}},
+		"a Spot stop":          {[]string{"meta-data/spot/instance-action", `{"action": "stop", "time": "2026-01-05T18:02:00Z"}`}, []string{"meta-data/spot/termination-time", "-"}},
+		"another partition":    {[]string{zone, "us-isob-east-1a", "meta-data/public-ipv4", "203.0.113.25"}, []string{"meta-data/services/partition", "aws-iso-b", "meta-data/services/domain", "sc2s.sgov.gov", "meta-data/public-hostname", "ec2-203-0-113-25.us-isob-east-1.compute.sc2s.sgov.gov"}},
+		"an unknown partition": {[]string{zone, "moon-1a"}, []string{"meta-data/placement/region", "moon-1", "meta-data/services/partition", "-", "meta-data/services/domain", "-", "meta-data/hostname", "ip-10-0-12-34.moon-1.compute.internal"}},
+		"a Mac":                {[]string{"meta-data/instance-type", "mac2-m2.metal"}, []string{"dynamic/instance-identity/document", `"architecture" : "arm64_mac"`}},
 		"the interface implies the instance": {
 			[]string{nic + "ipv6s", "2001:db8::1\n2001:db8::2", nic + "public-ipv4s", "203.0.113.9", nic + "security-groups", "web\nssh"},
 			[]string{"meta-data/ipv6", "2001:db8::1", "meta-data/public-ipv4", "203.0.113.9", "meta-data/security-groups", "web\nssh",

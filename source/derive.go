@@ -14,6 +14,7 @@ import (
 func (b *builder) derive() {
 	b.deriveInstance()
 	b.derivePlace()
+	b.deriveSpot()
 	b.deriveNetwork()
 	b.deriveNames()
 	b.deriveDefaults()
@@ -135,6 +136,17 @@ func (b *builder) derivePlace() {
 	}
 }
 
+// deriveSpot repeats a termination where clients looked for it before there were other actions (EC2 user guide,
+// "Spot Instance interruption notices").
+func (b *builder) deriveSpot() {
+	const key = "meta-data/spot/instance-action"
+	if document, ok := b.text(key); ok && isSpotAction(document) {
+		if notice, _ := jsonTexts(document); notice["action"] == "terminate" {
+			b.follows("meta-data/spot/termination-time", notice["time"], key)
+		}
+	}
+}
+
 func (b *builder) deriveDefaults() {
 	id, _ := b.text("meta-data/instance-id")
 	b.fallback("meta-data/ami-launch-index", "0", "")
@@ -151,7 +163,18 @@ func (b *builder) deriveDefaults() {
 		b.follows("meta-data/system", systemOf(typ), "meta-data/instance-type")
 	}
 	b.fallback("meta-data/system", "nitro", "")
+	for setting, path := range documentFields {
+		b.mirror("instance."+setting, path)
+		b.mirror(path, "instance."+setting)
+	}
 	b.fallback("dynamic/fws/instance-monitoring", "disabled", "")
+}
+
+// documentFields are the settings of fields of the identity document that the tree has too.
+var documentFields = map[string]string{
+	"kernel-id":                 "meta-data/kernel-id",
+	"ramdisk-id":                "meta-data/ramdisk-id",
+	"marketplace-product-codes": "meta-data/product-codes",
 }
 
 func (b *builder) derivePublicKeys() {

@@ -77,24 +77,26 @@ func (b *builder) deriveDocument() {
 	if !ok || id == "" {
 		return
 	}
-	var codes any
-	if text, ok := ec2Only("meta-data/product-codes").(string); ok {
-		codes = strings.Split(text, "\n")
+	list := func(source string) any {
+		if text, ok := ec2Only(source).(string); ok {
+			return strings.Split(text, "\n")
+		}
+		return nil
 	}
 	document := object(
 		"accountId", ec2Only("instance.account-id"),
 		"architecture", ec2Only("instance.architecture"),
 		"availabilityZone", ec2Only("meta-data/placement/availability-zone"),
-		"billingProducts", nil,
+		"billingProducts", list("instance.billing-products"),
 		"devpayProductCodes", nil,
-		"marketplaceProductCodes", codes,
+		"marketplaceProductCodes", list("instance.marketplace-product-codes"),
 		"imageId", field("meta-data/ami-id"),
 		"instanceId", field("meta-data/instance-id"),
 		"instanceType", field("meta-data/instance-type"),
-		"kernelId", ec2Only("meta-data/kernel-id"),
+		"kernelId", ec2Only("instance.kernel-id"),
 		"pendingTime", ec2Only("instance.launch-time"),
 		"privateIp", field("meta-data/local-ipv4"),
-		"ramdiskId", ec2Only("meta-data/ramdisk-id"),
+		"ramdiskId", ec2Only("instance.ramdisk-id"),
 		"region", ec2Only("meta-data/placement/region"),
 		"version", "2017-09-30",
 	)

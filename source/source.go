@@ -39,8 +39,8 @@ type Fragment struct {
 	// Tags, public keys and credentials have fields of their own and do not stand here.
 	Leaves map[string]Value
 	// Instance holds the keys of [instance] that are single values: "platform", "account-id",
-	// "architecture", "launch-time" (RFC 3339), "hostname-type", "imds-support", and
-	// "versions" (one a line).
+	// "architecture", "launch-time" (RFC 3339), "hostname-type", "imds-support", "kernel-id", "ramdisk-id", and,
+	// one a line, "billing-products", "marketplace-product-codes" and "versions".
 	Instance map[string]Value
 	// Options holds EC2's metadata options by name, as text ("http-tokens" → "required").
 	Options map[string]Value

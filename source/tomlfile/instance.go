@@ -67,7 +67,7 @@ func (d *decoder) instance(t table) {
 		}
 	}
 	enum("platform", "ec2", "snowball")
-	enum("architecture", "x86_64", "arm64", "i386")
+	enum("architecture", "x86_64", "arm64", "i386", "x86_64_mac", "arm64_mac")
 	enum("hostname-type", "ip-name", "resource-name")
 	enum("imds-support", "v2.0")
 	if n, ok := t.child("account-id"); ok {
@@ -87,8 +87,32 @@ func (d *decoder) instance(t table) {
 			settings["versions"] = n.states(strings.Join(list, "\n"))
 		}
 	}
+	for _, name := range []string{"kernel-id", "ramdisk-id"} {
+		if n, ok := t.child(name); ok {
+			if s, ok := n.text(); ok && !oneLine(s) {
+				n.fault("must be one line", "")
+			} else if ok {
+				settings[name] = n.states(s)
+			}
+		}
+	}
+	for _, name := range []string{"billing-products", "marketplace-product-codes"} {
+		if n, ok := t.child(name); ok {
+			codes, ok := n.texts(func(code string) (string, string) {
+				if !oneLine(code) {
+					return "must be one line", ""
+				}
+				return "", ""
+			})
+			if ok && len(codes) > 0 {
+				settings[name] = n.states(strings.Join(codes, "\n"))
+			}
+		}
+	}
 	d.file.Fragment.Instance = settings
 }
+
+func oneLine(s string) bool { return s != "" && !strings.ContainsAny(s, "\r\n\x00") }
 
 // versions is the EC2 versions of the array n, sorted. Unquoted 1.0 and dates are as good as strings.
 func (n node) versions() ([]string, bool) {

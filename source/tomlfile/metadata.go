@@ -47,6 +47,10 @@ func (d *decoder) directory(t table, path string) {
 
 // entry decodes what stands at path: a directory or a leaf.
 func (d *decoder) entry(n node, path string) {
+	if example := source.DocumentAt(path); example != "" && n.holdsTables() {
+		n.fault("EC2 has one JSON document here, and no table", "write it as text: "+n.name+" = '''"+example+"'''")
+		return
+	}
 	switch v := n.value.(type) {
 	case map[string]any:
 		d.directory(table{n, v}, path)
@@ -61,6 +65,18 @@ func (d *decoder) entry(n node, path string) {
 			d.leaf(path, n.states(text))
 		}
 	}
+}
+
+// holdsTables reports whether n is a table, or an array of tables.
+func (n node) holdsTables() bool {
+	isTable := func(v any) bool { _, ok := v.(map[string]any); return ok }
+	switch v := n.value.(type) {
+	case map[string]any, []map[string]any:
+		return true
+	case []any:
+		return slices.ContainsFunc(v, isTable)
+	}
+	return false
 }
 
 // lines is the elements of an array as plain text.

@@ -102,6 +102,23 @@ func TestTraps(t *testing.T) {
 				{7, "meta-data.d", "a directory is a plain table: [meta-data.d]"}, {10, "meta-data.f.g", "finite"},
 			},
 		},
+		"tables where EC2 has a document": {
+			"[meta-data.spot.instance-action]\naction = 'stop'\n[[meta-data.events.maintenance.scheduled]]\nCode = 'system-reboot'\n[meta-data.iam.security-credentials]\nweb = { Code = 'Success' }\n" +
+				"[meta-data.events]\nmaintenance.history = [ { Code = 'x' } ]\nrecommendations = { rebalance = { noticeTime = 'x' } }\n",
+			[]faultWant{
+				{1, "meta-data.spot.instance-action", `write it as text: instance-action = '''{"action": "stop", "time": "2026-01-05T18:02:00Z"}'''`},
+				{3, "meta-data.events.maintenance.scheduled", `scheduled = '''[ {"NotBefore"`},
+				{6, "meta-data.iam.security-credentials.web", `"AccessKeyId"`},
+				{8, "meta-data.events.maintenance.history", "one JSON document"}, {9, "meta-data.events.recommendations.rebalance", "noticeTime"},
+			},
+		},
+		"settings of the document": {
+			"[instance]\narchitecture = 'arm64_linux'\nkernel-id = ''\nramdisk-id = 1\nbilling-products = 'bp-1'\nmarketplace-product-codes = ['a', 'a', 'b\\n', \"c\\nd\"]\n",
+			[]faultWant{
+				{2, "instance.architecture", `"x86_64_mac" or "arm64_mac"`}, {3, "instance.kernel-id", "one line"}, {4, "instance.ramdisk-id", "must be a string"},
+				{5, "instance.billing-products", "must be an array"}, {6, "instance.marketplace-product-codes", "given twice"}, {6, "instance.marketplace-product-codes", "one line"},
+			},
+		},
 		"MAC addresses": {
 			"[meta-data.network.interfaces.macs]\n06-2B-3C-4D-5E-6F.x = 1\n'062b.3c4d.5e6f'.x = 1\neth0.x = 1\n\"06:2b:3c:4d:5e:6f\".x = 1\n\"06:2B:3C:4D:5E:6F\".x = 1\n\"06:2b:3c:4d:5e:70\" = 1\n\"06:2b:3c:4d:5e:6f:70:71\".x = 1\n",
 			[]faultWant{
@@ -145,7 +162,7 @@ func TestWrongValues(t *testing.T) {
 	tests := map[string]struct{ text, key, want string }{
 		"platform":                 {"[instance]\nplatform = 'vax'", "instance.platform", `specify "ec2" or "snowball"`},
 		"platform's type":          {"[instance]\nplatform = 1", "instance.platform", "must be a string"},
-		"architecture":             {"[instance]\narchitecture = 'amd64'", "instance.architecture", `"x86_64", "arm64" or "i386"`},
+		"architecture":             {"[instance]\narchitecture = 'amd64'", "instance.architecture", `"x86_64", "arm64", "i386", "x86_64_mac" or "arm64_mac"`},
 		"hostname-type":            {"[instance]\nhostname-type = 'ip'", "instance.hostname-type", `"ip-name" or "resource-name"`},
 		"imds-support":             {"[instance]\nimds-support = '2.0'", "instance.imds-support", `specify "v2.0"`},
 		"account-id unquoted":      {"[instance]\naccount-id = 123456789012", "instance.account-id", "put it in quotes"},

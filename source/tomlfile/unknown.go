@@ -13,7 +13,8 @@ var userDataKeys = []string{source.UserData, "user-data-file", "user-data-base64
 var schema = map[string][]string{
 	"": append([]string{"instance", source.MetaData, source.Dynamic, "public-keys", "tags", "metadata-options", "account-defaults",
 		"credentials", "identity-credentials", "access", "server"}, userDataKeys...),
-	"instance":         {"platform", "account-id", "architecture", "launch-time", "hostname-type", "imds-support", "versions"},
+	"instance": {"platform", "account-id", "architecture", "launch-time", "hostname-type", "imds-support", "versions",
+		"billing-products", "marketplace-product-codes", "kernel-id", "ramdisk-id"},
 	"metadata-options": append([]string{"lock"}, source.OptionNames()...),
 	"account-defaults": source.AccountDefaultNames(),
 	"credentials.NAME": {"type", "access-key-id", "access-key-id-file", "access-key-id-env",
