@@ -38,8 +38,9 @@ func (h Hosts) Allow(host string) bool {
 		return false
 	}
 	if inner, ok := strings.CutPrefix(name, "["); ok {
-		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		return err == nil && addr.Is6() && addr.Zone() == "" // clients keep the zone to themselves (RFC 6874 §4)
+		literal, zone, hasZone := strings.Cut(strings.TrimSuffix(inner, "]"), "%")
+		addr, err := netip.ParseAddr(literal)
+		return err == nil && addr.Is6() && (!hasZone || isZone(zone))
 	}
 	name = normalName(name)
 	if ownNames[name] || h.names[name] {
@@ -47,6 +48,29 @@ func (h Hosts) Allow(host string) bool {
 	}
 	addr, err := netip.ParseAddr(name)
 	return err == nil && addr.Is4()
+}
+
+const maxZone = 64 // bytes; the name of an interface has 15 at most
+
+// isZone reports whether a literal's zone has the form of RFC 6874 §2: unreserved characters and percent-encoded
+// bytes. Clients should keep it to themselves (§4), and curl does not: [fe80::1%25eth0], [fe80::1%eth0].
+func isZone(zone string) bool {
+	if zone == "" || len(zone) > maxZone {
+		return false
+	}
+	hex := func(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }
+	for i := 0; i < len(zone); i++ {
+		switch c := zone[i]; {
+		case c == '%':
+			if i+2 >= len(zone) || !hex(zone[i+1]) || !hex(zone[i+2]) {
+				return false
+			}
+			i += 2
+		case !('a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0):
+			return false
+		}
+	}
+	return true
 }
 
 // withoutPort splits "name", "name:port", "[v6]" or "[v6]:port"; the port may be empty.

@@ -50,7 +50,8 @@ func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, host
 	var room [12]string // for the segments of any path that exists
 	target, ok := parseTarget(req.Target, room[:]...)
 	if !ok || req.Minor >= 1 && req.Host == "" {
-		return BadRequest(now)
+		bad := answer{now: now, conn: connClose, head: req.Method == http.MethodHead}
+		return bad.page(http.StatusBadRequest)
 	}
 	a := answer{now: now, conn: req.persistence(), head: req.Method == http.MethodHead}
 	host := req.Host

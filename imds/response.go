@@ -102,9 +102,9 @@ func (r *Response) Headers(yield func(int, Header) bool) {
 	}
 }
 
-// BadRequest is the answer to what is no proper request: empty, and the connection ends.
+// BadRequest is the answer to what is no proper request: EC2's page, and the connection ends.
 func BadRequest(now time.Time) Response {
-	return answer{now: now, conn: connClose}.plain(http.StatusBadRequest)
+	return answer{now: now, conn: connClose}.page(http.StatusBadRequest)
 }
 
 // A connection is what happens to it after the answer, and what the Connection header says of that.
@@ -182,6 +182,8 @@ func (a answer) page(status int) Response {
 }
 
 var pages = map[int]entity{
+	// 343 bytes: captured in 2018 (ansible/ansible#42371) with the nine spaces of that time where today's 404 has two tabs.
+	http.StatusBadRequest:        newPage(http.StatusBadRequest),
 	http.StatusNotFound:          newPage(http.StatusNotFound), // 339 bytes (captured 2025-07)
 	http.StatusExpectationFailed: newPage(http.StatusExpectationFailed),
 }

@@ -185,12 +185,13 @@ const (
 		"Content-Length: 19\r\n" + date + "Server: EC2ws\r\n\r\n" + instanceID
 	gotIDClosing = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nAccept-Ranges: none\r\nLast-Modified: Tue, 03 Feb 2026 03:05:06 GMT\r\n" +
 		"Content-Length: 19\r\n" + date + "Server: EC2ws\r\nConnection: close\r\n\r\n" + instanceID
-	gotBad = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n" + date + "Server: EC2ws\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
-	put    = "PUT /latest/api/token HTTP/1.1\r\n" + host + "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n"
+	put = "PUT /latest/api/token HTTP/1.1\r\n" + host + "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n"
 
 	gotTokenHead = "HTTP/1.1 200 OK\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 60\r\nContent-Length: 56\r\n" + date +
 		"Server: EC2ws\r\nContent-Type: text/plain\r\n\r\nAQAEA"
 )
+
+var gotBad = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nContent-Length: 343\r\n" + date + "Server: EC2ws\r\nConnection: close\r\n\r\n" + page("400 - Bad Request")
 
 func page(title string) string {
 	return "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>\n" +

@@ -14,7 +14,7 @@ var hostAttacks = []attack{
 	hostForms("own names inside foreign ones", "localhost.evil.test", "instance-data.evil.test", "evil.localhost", "instance-data.ec2.internal.evil.test", "evil.instance-data.ec2.internal", "localhostevil", "evil-localhost"),
 	hostForms("odd spellings of the address", "2852039166", "0xA9FEA9FE", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376", "169.254.43518", "169.16689662", "169.254.169.254.1", "169.254.169", "169.254.169.0254", "169。254。169。254"),
 	hostForms("user information", "169.254.169.254@evil.test", "user@169.254.169.254", "user:pass@169.254.169.254", "evil.test#169.254.169.254", "evil.test/169.254.169.254", "evil.test?169.254.169.254", `evil.test\169.254.169.254`),
-	hostForms("IPv6 with a zone and broken brackets", "[fe80::1%25eth0]", "[fe80::1%eth0]", "[::1", "::1]", "[]", "[evil.test]", "[::1]evil.test", "[::1]:80evil", "[127.0.0.1]"),
+	hostForms("IPv6 with names in a zone, and broken brackets", "[fe80::1%25eth0/evil.test]", "[fe80::1%evil test]", "[fe80::1%25@evil.test]", "[fe80::1%]", "[fe80::1%25%00]evil", "[::1", "::1]", "[]", "[evil.test]", "[::1]evil.test", "[::1]:80evil", "[127.0.0.1]"),
 	hostForms("odd ports", "169.254.169.254:80:80", "169.254.169.254:evil", "169.254.169.254:-1", "169.254.169.254:+80", "169.254.169.254:123456", "localhost:80@evil.test", "localhost:80.evil.test", "localhost :80"),
 	hostForms("several final dots", "localhost..", "169.254.169.254..", ".", "..", ".localhost", "instance-data..ec2.internal"),
 	hostForms("lists of names", "localhost,evil.test", "evil.test,localhost", "localhost evil.test", "localhost;evil.test", "localhost\tevil.test"),
@@ -22,7 +22,7 @@ var hostAttacks = []attack{
 	hostForms("bytes beyond ASCII", "lоcalhost", "locaſhost", "loc\xffalhost", "169.254.169.２５４", "\xe2\x80\x8blocalhost"),
 	hostForms("very long names", strings.Repeat("a", 254), strings.Repeat("a.", 4000)+"localhost", "localhost"+strings.Repeat(".", 8000), strings.Repeat("9", 10000)),
 	{name: "an absolute target with a foreign authority", by: page, tries: "`GET http://evil.test/…` with a good Host", holds: "the authority counts: 403 or 400", run: func(w *world) error {
-		for _, authority := range []string{"evil.test", "evil.test:80", "169.254.169.254.evil.test", "user@169.254.169.254", "", "169.254.169.254@evil.test", "%31%36%39.254.169.254", "2852039166", "[fe80::1%25eth0]"} {
+		for _, authority := range []string{"evil.test", "evil.test:80", "169.254.169.254.evil.test", "user@169.254.169.254", "", "169.254.169.254@evil.test", "%31%36%39.254.169.254", "2852039166", "[fe80::1%25eth0@evil.test]"} {
 			for _, scheme := range []string{"http://", "HTTP://", "https://", "ftp://", "//"} {
 				if scheme == "//" { // an empty segment, and no authority
 					continue
