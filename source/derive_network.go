@@ -170,6 +170,7 @@ func (b *builder) checkPrimary() {
 	case !ok && len(macs) > 0:
 		b.warn(faultAt(b.slotPlace(macs[0]), "no interface is the primary one: mac, local-ipv4 and host names do not follow from any", "give one of them device-number 0 on network-card 0, or state mac"))
 	case !ok:
+	case b.snowball: // has no device numbers
 	case b.slotOf(primary) != primarySlot:
 		b.warn(faultAt(b.slotPlace(primary), fmt.Sprintf("the primary interface, %s, has device-number %s on network card %s: EC2 has it at 0 on 0", primary, b.slotOf(primary).device, b.slotOf(primary).card), ""))
 	case mac.Origin.Kind == Stated && len(macs) > 1 && !b.isStated(macsPath+primary+"/"):

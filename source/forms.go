@@ -27,7 +27,7 @@ type form struct {
 const interfaceForm = "meta-data/network/interfaces/macs/*/"
 
 var forms = []form{
-	{path: "meta-data/instance-id", is: "an instance id", like: "i-0a1b2c3d4e5f67890", valid: matches(`i-[0-9a-f]{8,32}`), costs: "EC2 Instance Connect and others refuse it"},
+	{path: "meta-data/instance-id", is: "an instance id", like: "i-0a1b2c3d4e5f67890", valid: resource("i"), costs: "EC2 Instance Connect and others refuse it"},
 	{path: "meta-data/instance-type", is: "an instance type", like: "m5.large", valid: matches(`[a-z][a-z0-9]*(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*`), costs: "the architecture and the hypervisor do not follow from it"},
 	{path: "meta-data/placement/availability-zone", is: "an Availability Zone", like: "eu-west-1b", valid: func(s string) bool { return regionOf(s) != "" },
 		costs: "no region follows, and without one no host names: state placement.region, or write the zone as EC2 does"},
