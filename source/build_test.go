@@ -283,10 +283,10 @@ func TestWarnings(t *testing.T) {
 	f := with(least(), "meta-data/colour", "blue", "meta-data/placement/region", "eu-west-2", "user-data", "x")
 	f.Tags["Name"] = stated("web")
 	f.Role = &Role{Name: "web", Expiration: startTime.Add(-time.Hour), Origin: Origin{Place: "test.toml:9"}}
-	f.Access = []AccessRule{{Mode: &everybody, Origin: Origin{Place: "test.toml:11"}}}
+	f.Access = []AccessRule{{Mode: &everybody, Origin: Origin{Place: "test.toml:11"}}, {Path: "meta-data/color", Mode: new(uint32), Origin: Origin{Place: "test.toml:12"}}}
 	s := build(t, nil, testEnv, f)
 	all := s.Warnings().Error()
-	for _, want := range []string{"EC2 has no path /latest/meta-data/colour", "zone eu-west-1b is not in the region eu-west-2", "tags are not shown", "expired at 2026-03-01T11:00:00Z", "everybody on this machine may read"} {
+	for _, want := range []string{"EC2 has no path /latest/meta-data/colour", "zone eu-west-1b is not in the region eu-west-2", "tags are not shown", "expired at 2026-03-01T11:00:00Z", "everybody on this machine may read", "test.toml:12: EC2 has no path /latest/meta-data/color"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no warning says %q:\n%s", want, all)
 		}

@@ -161,6 +161,17 @@ func lookup(path string) *category {
 	return c.row
 }
 
+// isCategory reports whether EC2 has path, as a leaf or as a directory.
+func isCategory(path string) bool {
+	c := catalogRoot
+	for name := range strings.SplitSeq(path, "/") {
+		if name != "" {
+			c = c.child(name)
+		}
+	}
+	return c != nil
+}
+
 // IsSecret reports whether the leaf at path, relative to a version, must be kept from other users and
 // out of every print: user-data and credentials.
 func IsSecret(path string) bool {

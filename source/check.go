@@ -55,6 +55,9 @@ func (b *builder) check() {
 		b.fault(Fault{Place: "the tree", Text: fmt.Sprintf("%d bytes of values, more than the limit of %d", total, MaxTree)})
 	}
 	for _, r := range b.access {
+		if !isCategory(r.Path) && !b.isThere(r.Path) {
+			b.warn(Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and nobody states one", Hint: "the rule has no effect"})
+		}
 		if r.Mode != nil && *r.Mode&0o004 != 0 {
 			b.warnWide(r)
 		}
@@ -62,6 +65,16 @@ func (b *builder) check() {
 	if _, ok := b.leaves["meta-data/instance-id"]; !ok {
 		b.warn(Fault{Place: "the tree", Key: "meta-data/instance-id", Text: "nobody states the instance's id", Hint: "most clients need it"})
 	}
+}
+
+// isThere reports whether there is a leaf at path or below.
+func (b *builder) isThere(path string) bool {
+	for leaf := range b.leaves {
+		if below(path, leaf) {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *builder) checkLeaf(path string, l leaf) {

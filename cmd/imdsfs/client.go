@@ -299,11 +299,3 @@ func (c *client) hint(code int) string {
 func status(code int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
 }
-
-// absolute is the path that the user means by an argument: "mac" is /latest/meta-data/mac.
-func absolute(path string) string {
-	if strings.HasPrefix(path, "/") {
-		return path
-	}
-	return "/latest/meta-data/" + path
-}

@@ -12,9 +12,16 @@ import (
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
 
-// edit sends one change of a tag or a value.
+// edit sends one change of a tag or a value, and says what is odd about it.
 func (f *adminFlags) edit(cmd *cobra.Command, kind overlay.Kind, action control.Action, name string, value []byte) error {
-	return f.call(cmd.Context(), "POST", "/v1/overlay", control.Edit{Kind: kind, Action: action, Name: name, Value: value}, nil)
+	var done control.Changes
+	if err := f.call(cmd.Context(), "POST", "/v1/overlay", control.Edit{Kind: kind, Action: action, Name: name, Value: value}, &done); err != nil {
+		return err
+	}
+	for _, w := range done.Warnings {
+		fmt.Fprintf(cmd.ErrOrStderr(), "imdsfs: warning: %s\n", w)
+	}
+	return nil
 }
 
 // editCommand is a subcommand that changes one thing: with a value if action is set, else with --forget.
@@ -61,12 +68,11 @@ func argument(stdin io.Reader, text string) ([]byte, error) {
 	return value, err
 }
 
-// latestPath turns PATH, as get takes it, into one relative to a version.
-func latestPath(path string) (string, error) {
-	full := strings.Trim(absolute(path), "/")
-	rest, ok := strings.CutPrefix(full, source.Latest+"/")
-	if !ok {
-		return "", failure(exitUsage, "changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", path))
+// everywhere turns PATH, as get takes it, into one relative to a version.
+func everywhere(path string) (string, error) {
+	rest, err := source.InEveryVersion(path)
+	if err != nil {
+		return "", failure(exitUsage, "changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", printable(path)))
 	}
 	return rest, nil
 }
@@ -74,17 +80,18 @@ func latestPath(path string) (string, error) {
 func tagKey(key string) (string, error) { return key, nil }
 
 func newSetCommand() *cobra.Command {
-	cmd := editCommand(overlay.Values, control.Set, "set PATH VALUE", latestPath)
+	cmd := editCommand(overlay.Values, control.Set, "set PATH VALUE", everywhere)
 	cmd.Short = "Set one value of the running daemon"
 	cmd.Long = `set gives the metadata at PATH a value, whatever the file says, on both doors and over restarts. PATH is
-relative to /latest/meta-data/ unless it starts with a slash. VALUE - reads standard input.`
+relative to /latest/meta-data/; meta-data/…, dynamic/…, user-data and /latest/… mean what they say. VALUE -
+reads standard input. The value is checked as in a file: what is faulty is refused, what is odd gets a warning.`
 	cmd.Example = `  imdsfs set spot/termination-time 2026-01-05T18:02:00Z
   imdsfs set /latest/user-data - < /etc/hostname`
 	return cmd
 }
 
 func newUnsetCommand() *cobra.Command {
-	cmd := editCommand(overlay.Values, control.Unset, "unset PATH", latestPath)
+	cmd := editCommand(overlay.Values, control.Unset, "unset PATH", everywhere)
 	cmd.Short = "Remove one value of the running daemon"
 	cmd.Long = `unset removes the metadata at PATH and all below it, whatever the file says, on both doors and over
 restarts. With --forget what was set or unset at run time is forgotten instead.`

@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/source"
 )
 
 func newGetCommand(out io.Writer) *cobra.Command {
@@ -14,7 +16,8 @@ func newGetCommand(out io.Writer) *cobra.Command {
 		Use:   "get PATH",
 		Short: "Print one value of an instance metadata service",
 		Long: `get prints what an instance metadata service holds at PATH, byte for byte: no newline is added. A
-directory prints its listing. PATH is relative to /latest/meta-data/ unless it starts with a slash.
+directory prints its listing. PATH is relative to /latest/meta-data/; meta-data/…, dynamic/…, user-data and
+/VERSION/… mean what they say.
 
 Any service will do, that of EC2 too. It is found by --endpoint, else by the environment variable
 ` + endpointVariable + `, else by the address that a local daemon leaves in its
@@ -34,7 +37,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 			if err != nil {
 				return err
 			}
-			path := absolute(args[0])
+			path := source.Absolute(args[0])
 			body, err := c.get(cmd.Context(), path)
 			if errors.Is(err, errNotFound) {
 				return noSuchMetadata(path)

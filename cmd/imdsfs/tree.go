@@ -53,7 +53,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 				return err
 			}
 			walk.client = c
-			return walk.run(cmd.Context(), absolute(strings.Join(args, "")))
+			return walk.run(cmd.Context(), source.Absolute(strings.Join(args, "")))
 		},
 	}
 	flags.add(cmd)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/imdsfs/imdsfs/source"
 )
 
 var bigTree = map[string]string{
@@ -120,7 +122,7 @@ func TestTreeShowsWhatIsAskedFor(t *testing.T) {
 	}
 	for _, path := range []string{"nothing", "nothing/", "nothing/below", "/2009-04-04", "/2021-03-23/user-data"} {
 		code, out, errs := imdsfs("tree", "--endpoint", endpoint, path)
-		want := "imdsfs: error: " + absolute(path) + ": no such metadata\n"
+		want := "imdsfs: error: " + source.Absolute(path) + ": no such metadata\n"
 		if code != exitNo || out != "" || errs != want {
 			t.Errorf("tree %s: exit %d, printed %q, errors %q, want %q", path, code, out, errs, want)
 		}

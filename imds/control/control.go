@@ -92,7 +92,7 @@ func (c *Control) SetOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
 		return refuse(CodeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
 	}
-	return c.change(by, func(d *overlay.Draft, stamp overlay.Stamp) error {
+	_, err := c.change(by, func(d *overlay.Draft, stamp overlay.Stamp) error {
 		current := c.Store.Snapshot()
 		want := *current.Options()
 		names := slices.Sorted(maps.Keys(changes))
@@ -114,6 +114,7 @@ func (c *Control) SetOptions(changes map[string]string, by string) error {
 		// The tree ignores a locked option that is weaker than what the file says, so it cannot tell.
 		return refuseWeaker(current.Options(), &want)
 	})
+	return err
 }
 
 // needsEndpoint reports whether EC2 takes the option only while, or together with, HttpEndpoint enabled
@@ -155,12 +156,13 @@ func (c *Control) ResetOptions(names []string, by string) error {
 	if len(names) == 0 {
 		names = source.OptionNames()
 	}
-	return c.change(by, func(d *overlay.Draft, _ overlay.Stamp) error {
+	_, err := c.change(by, func(d *overlay.Draft, _ overlay.Stamp) error {
 		for _, name := range names {
 			d.Reset(overlay.Options, name)
 		}
 		return nil
 	})
+	return err
 }
 
 // An Action is what happens to a tag or a value.
@@ -172,30 +174,31 @@ const (
 	Forget Action = "forget" // what was set or unset at run time is forgotten
 )
 
-// ChangeTag acts on the tag with this key.
-func (c *Control) ChangeTag(action Action, key string, value []byte, by string) error {
+// ChangeTag acts on the tag with this key. It returns what a check of a file would warn of, and did not before.
+func (c *Control) ChangeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
 	if key == "" || len(key) > 255 {
-		return refuse(CodeInvalidValue, "a tag key has 1 to 255 characters")
+		return nil, refuse(CodeInvalidValue, "a tag key has 1 to 255 characters")
 	}
 	return c.act(overlay.Tags, action, key, value, by)
 }
 
 // ChangeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
-func (c *Control) ChangeValue(action Action, path string, value []byte, by string) error {
+// It returns what a check of a file would warn of, and did not before.
+func (c *Control) ChangeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
 	switch {
 	case len(path) > maxPath:
-		return refuse(CodeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
+		return nil, refuse(CodeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
 	case path == source.UserData, strings.HasPrefix(path, source.MetaData+"/"), strings.HasPrefix(path, source.Dynamic+"/"):
 	default:
-		return refuse(CodeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
+		return nil, refuse(CodeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
 	}
 	if key, ok := strings.CutPrefix(path, source.TagPath("")); ok && action != Forget {
-		return refuse(CodeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
+		return nil, refuse(CodeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
 	}
 	return c.act(overlay.Values, action, path, value, by)
 }
 
-func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) error {
+func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (source.Faults, error) {
 	return c.change(by, func(d *overlay.Draft, stamp overlay.Stamp) error {
 		switch action {
 		case Set:
@@ -211,14 +214,15 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 	})
 }
 
-// change makes a draft, lets edit change it, and brings it into force.
-func (c *Control) change(by string, edit func(*overlay.Draft, overlay.Stamp) error) error {
+// change makes a draft, lets edit change it, and brings it into force. It returns the warnings that come with it.
+func (c *Control) change(by string, edit func(*overlay.Draft, overlay.Stamp) error) (source.Faults, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	draft := c.Overlay.Draft()
 	if err := edit(draft, overlay.Stamp{Time: c.Clock.Now(), By: by}); err != nil {
-		return err
+		return nil, err
 	}
+	before := c.Store.Snapshot().Warnings()
 	_, err := c.Store.Update(c.Overlay.Name(), draft.Fragment(), func(next *source.Snapshot) error {
 		if err := refuseWeaker(c.Store.Snapshot().Options(), next.Options()); err != nil {
 			return err
@@ -231,9 +235,12 @@ func (c *Control) change(by string, edit func(*overlay.Draft, overlay.Stamp) err
 		for i, f := range faults {
 			texts[i] = f.Text
 		}
-		return refuse(CodeInvalidValue, "%s", strings.Join(texts, "; "))
+		return nil, refuse(CodeInvalidValue, "%s", strings.Join(texts, "; "))
 	}
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f source.Fault) bool { return slices.Contains(before, f) }), nil
 }
 
 // refuseWeaker enforces the lock, also on root: whoever may weaken an option edits the file.
@@ -248,8 +255,8 @@ func refuseWeaker(current, next *source.Options) error {
 }
 
 // changes lists the overlay, by kind and name.
-func (c *Control) changes() changeList {
-	list := changeList{Changes: []Changed{}}
+func (c *Control) changes() Changes {
+	list := Changes{Changes: []Changed{}}
 	for _, kind := range []overlay.Kind{overlay.Options, overlay.Tags, overlay.Values} {
 		entries := c.Overlay.Entries(kind)
 		for _, name := range slices.Sorted(maps.Keys(entries)) {

@@ -199,3 +199,13 @@ func (i *instance) breakState() {
 		i.t.Fatal(err)
 	}
 }
+
+func (i *instance) changeTag(action Action, key string, value []byte, by string) error {
+	_, err := i.ChangeTag(action, key, value, by)
+	return err
+}
+
+func (i *instance) changeValue(action Action, path string, value []byte, by string) error {
+	_, err := i.ChangeValue(action, path, value, by)
+	return err
+}

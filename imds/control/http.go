@@ -146,10 +146,15 @@ func (c *Control) Handler() http.Handler {
 		if err := decode(r.Body, &edit); err != nil {
 			return nil, err
 		}
-		if err := c.apply(edit, by); err != nil {
+		warnings, err := c.apply(edit, by)
+		if err != nil {
 			return nil, err
 		}
-		return c.changes(), nil
+		list := c.changes()
+		for _, w := range warnings {
+			list.Warnings = append(list.Warnings, w.String())
+		}
+		return list, nil
 	})
 	handle("POST /v1/reload", func(r *http.Request, _ string) (any, error) { return struct{}{}, c.Reload(r.Context()) })
 	handle("POST /v1/upgrade", func(r *http.Request, _ string) (any, error) {
@@ -200,14 +205,14 @@ type Edit struct {
 	Value  []byte       `json:"value,omitempty"` // base64; for set
 }
 
-func (c *Control) apply(e Edit, by string) error {
+func (c *Control) apply(e Edit, by string) (source.Faults, error) {
 	switch e.Kind {
 	case overlay.Tags:
 		return c.ChangeTag(e.Action, e.Name, e.Value, by)
 	case overlay.Values:
 		return c.ChangeValue(e.Action, e.Name, e.Value, by)
 	}
-	return refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are tags and values", e.Kind)
+	return nil, refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are tags and values", e.Kind)
 }
 
 // An Upgrade is the body of POST /v1/upgrade.
@@ -225,8 +230,10 @@ type Changed struct {
 	By      string       `json:"by"`
 }
 
-type changeList struct {
-	Changes []Changed `json:"changes"`
+// Changes is the body of an answer about the overlay.
+type Changes struct {
+	Changes  []Changed `json:"changes"`
+	Warnings []string  `json:"warnings,omitempty"` // of the change that was asked for, as of a file
 }
 
 // decode reads one JSON value and nothing behind it.

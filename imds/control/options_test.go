@@ -234,7 +234,7 @@ func TestOptionsOfAnotherPlatformDoNotBlockChanges(t *testing.T) {
 	}
 	i.file.fragment.Instance = values("platform", "snowball")
 	i.start()
-	if err := i.ChangeTag(Set, "Name", []byte("a"), "uid 0"); err != nil {
+	if err := i.changeTag(Set, "Name", []byte("a"), "uid 0"); err != nil {
 		t.Error(err)
 	}
 	if err := i.SetOptions(map[string]string{tokens: "required"}, "uid 0"); err != nil {

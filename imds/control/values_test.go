@@ -1,6 +1,7 @@
 package control
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,16 +25,16 @@ func TestTagsAndValuesChangeAndComeBack(t *testing.T) {
 		path   string
 		want   string
 	}{
-		{func() error { return i.ChangeTag(Set, "Name", []byte("web-2"), "uid 0") }, tag, "web-2"},
-		{func() error { return i.ChangeTag(Set, "Name", nil, "uid 0") }, tag, ""},
-		{func() error { return i.ChangeTag(Unset, "Name", nil, "uid 0") }, tag, "-"},
-		{func() error { return i.ChangeTag(Forget, "Name", nil, "uid 0") }, tag, "web-1"},
-		{func() error { return i.ChangeValue(Set, "meta-data/ami-id", []byte("ami-2\n"), "uid 0") }, "meta-data/ami-id", "ami-2\n"},
-		{func() error { return i.ChangeValue(Unset, "meta-data/ami-id", nil, "uid 0") }, "meta-data/ami-id", "-"},
-		{func() error { return i.ChangeValue(Forget, "meta-data/ami-id", nil, "uid 0") }, "meta-data/ami-id", "ami-1"},
-		{func() error { return i.ChangeValue(Unset, "meta-data/spot", nil, "uid 0") }, "meta-data/spot/instance-action", "-"},
-		{func() error { return i.ChangeValue(Set, "user-data", []byte("#!/bin/sh\n"), "uid 0") }, "user-data", "#!/bin/sh\n"},
-		{func() error { return i.ChangeValue(Set, "dynamic/fws/instance-monitoring", []byte("x"), "uid 0") }, "dynamic/fws/instance-monitoring", "x"},
+		{func() error { return i.changeTag(Set, "Name", []byte("web-2"), "uid 0") }, tag, "web-2"},
+		{func() error { return i.changeTag(Set, "Name", nil, "uid 0") }, tag, ""},
+		{func() error { return i.changeTag(Unset, "Name", nil, "uid 0") }, tag, "-"},
+		{func() error { return i.changeTag(Forget, "Name", nil, "uid 0") }, tag, "web-1"},
+		{func() error { return i.changeValue(Set, "meta-data/ami-id", []byte("ami-2\n"), "uid 0") }, "meta-data/ami-id", "ami-2\n"},
+		{func() error { return i.changeValue(Unset, "meta-data/ami-id", nil, "uid 0") }, "meta-data/ami-id", "-"},
+		{func() error { return i.changeValue(Forget, "meta-data/ami-id", nil, "uid 0") }, "meta-data/ami-id", "ami-1"},
+		{func() error { return i.changeValue(Unset, "meta-data/spot", nil, "uid 0") }, "meta-data/spot/instance-action", "-"},
+		{func() error { return i.changeValue(Set, "user-data", []byte("#!/bin/sh\n"), "uid 0") }, "user-data", "#!/bin/sh\n"},
+		{func() error { return i.changeValue(Set, "dynamic/fws/instance-monitoring", []byte("x"), "uid 0") }, "dynamic/fws/instance-monitoring", "x"},
 	} {
 		if err := step.change(); err != nil {
 			t.Fatalf("step %d: %v", n, err)
@@ -52,31 +53,31 @@ func TestChangesAreCheckedLikeAFile(t *testing.T) {
 		change  func(i *instance) error
 		message string
 	}{
-		"an illegal tag key while tags show": {func(i *instance) error { return i.ChangeTag(Set, "Patch Group", []byte(planted), "uid 0") }, "'Patch Group' is not a valid tag key"},
-		"an empty tag key":                   {func(i *instance) error { return i.ChangeTag(Set, "", []byte(planted), "uid 0") }, "1 to 255 characters"},
-		"a long tag key":                     {func(i *instance) error { return i.ChangeTag(Set, strings.Repeat("k", 256), []byte(planted), "uid 0") }, "1 to 255 characters"},
-		"outside the tree":                   {func(i *instance) error { return i.ChangeValue(Set, "etc/passwd", []byte(planted), "uid 0") }, "is no path below meta-data"},
-		"an absolute path":                   {func(i *instance) error { return i.ChangeValue(Set, "/meta-data/mac", []byte(planted), "uid 0") }, "is no path below meta-data"},
-		"a directory itself":                 {func(i *instance) error { return i.ChangeValue(Set, "meta-data", []byte(planted), "uid 0") }, "is no path below meta-data"},
-		"an empty path":                      {func(i *instance) error { return i.ChangeValue(Unset, "", nil, "uid 0") }, "is no path below meta-data"},
-		"dots":                               {func(i *instance) error { return i.ChangeValue(Set, "meta-data/../x", []byte(planted), "uid 0") }, "means a directory"},
-		"an empty name":                      {func(i *instance) error { return i.ChangeValue(Set, "meta-data//x", []byte(planted), "uid 0") }, "is empty"},
+		"an illegal tag key while tags show": {func(i *instance) error { return i.changeTag(Set, "Patch Group", []byte(planted), "uid 0") }, "'Patch Group' is not a valid tag key"},
+		"an empty tag key":                   {func(i *instance) error { return i.changeTag(Set, "", []byte(planted), "uid 0") }, "1 to 255 characters"},
+		"a long tag key":                     {func(i *instance) error { return i.changeTag(Set, strings.Repeat("k", 256), []byte(planted), "uid 0") }, "1 to 255 characters"},
+		"outside the tree":                   {func(i *instance) error { return i.changeValue(Set, "etc/passwd", []byte(planted), "uid 0") }, "is no path below meta-data"},
+		"an absolute path":                   {func(i *instance) error { return i.changeValue(Set, "/meta-data/mac", []byte(planted), "uid 0") }, "is no path below meta-data"},
+		"a directory itself":                 {func(i *instance) error { return i.changeValue(Set, "meta-data", []byte(planted), "uid 0") }, "is no path below meta-data"},
+		"an empty path":                      {func(i *instance) error { return i.changeValue(Unset, "", nil, "uid 0") }, "is no path below meta-data"},
+		"dots":                               {func(i *instance) error { return i.changeValue(Set, "meta-data/../x", []byte(planted), "uid 0") }, "means a directory"},
+		"an empty name":                      {func(i *instance) error { return i.changeValue(Set, "meta-data//x", []byte(planted), "uid 0") }, "is empty"},
 		"a long path": {func(i *instance) error {
-			return i.ChangeValue(Unset, "meta-data/"+strings.Repeat("x", 5000), nil, "uid 0")
+			return i.changeValue(Unset, "meta-data/"+strings.Repeat("x", 5000), nil, "uid 0")
 		}, "longer than 4096"},
 		"a value below a value": {func(i *instance) error {
-			return i.ChangeValue(Set, "meta-data/instance-id/x", []byte(planted), "uid 0")
+			return i.changeValue(Set, "meta-data/instance-id/x", []byte(planted), "uid 0")
 		}, "cannot also be a directory"},
 		"a tag by its path": {func(i *instance) error {
-			return i.ChangeValue(Set, "meta-data/tags/instance/Name", []byte(planted), "uid 0")
+			return i.changeValue(Set, "meta-data/tags/instance/Name", []byte(planted), "uid 0")
 		}, "imdsfs tag set 'Name'"},
 		"too much user-data": {func(i *instance) error {
-			return i.ChangeValue(Set, "user-data", []byte(strings.Repeat(planted, 1000)), "uid 0")
+			return i.changeValue(Set, "user-data", []byte(strings.Repeat(planted, 1000)), "uid 0")
 		}, "more than EC2's limit"},
 		"too long a value": {func(i *instance) error {
-			return i.ChangeValue(Set, "meta-data/iam/security-credentials/role", make([]byte, source.MaxLeaf+1), "uid 0")
+			return i.changeValue(Set, "meta-data/iam/security-credentials/role", make([]byte, source.MaxLeaf+1), "uid 0")
 		}, "more than the limit"},
-		"an unknown action": {func(i *instance) error { return i.ChangeTag("drop", "Name", []byte(planted), "uid 0") }, "'drop' is no action"},
+		"an unknown action": {func(i *instance) error { return i.changeTag("drop", "Name", []byte(planted), "uid 0") }, "'drop' is no action"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := newInstance(t, func(f *source.Fragment) { f.Options = values(tags, "enabled") })
@@ -99,8 +100,8 @@ func TestChangesAreCheckedLikeAFile(t *testing.T) {
 func TestTheListOfChangesHoldsNoValue(t *testing.T) {
 	i := newInstance(t, nil)
 	for _, err := range []error{
-		i.ChangeValue(Set, "meta-data/iam/security-credentials/role", []byte(planted), "uid 0"),
-		i.ChangeTag(Unset, "Name", nil, "uid 1000"),
+		i.changeValue(Set, "meta-data/iam/security-credentials/role", []byte(planted), "uid 0"),
+		i.changeTag(Unset, "Name", nil, "uid 1000"),
 		i.SetOptions(map[string]string{tokens: "required"}, "uid 0"),
 	} {
 		if err != nil {
@@ -116,3 +117,25 @@ func TestTheListOfChangesHoldsNoValue(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+// What a check of a file warns of is said of a change as well, once.
+func TestChangesWarnLikeAFile(t *testing.T) {
+	i := newInstance(t, nil)
+	for _, step := range []struct{ path, value, want string }{
+		{"meta-data/colour", planted, "set at run time, 2026-01-01T00:00:00Z, by uid 0: meta-data/colour: EC2 has no path /latest/meta-data/colour (it is served all the same)"},
+		{"meta-data/ami-id", "ami-0abcdef1234567890", ""},
+		{"meta-data/instance-type", "m5large", `"m5large" is not an instance type`},
+		{"meta-data/iam/security-credentials/role", planted, "this is not EC2's document"},
+	} {
+		warnings, err := i.ChangeValue(Set, step.path, []byte(step.value), "uid 0")
+		got := warnings.Error()
+		if err != nil || step.want == "" && got != "" || strings.Contains(got, "\n") || !strings.Contains(stamp.ReplaceAllString(got, "2026-01-01T00:00:00Z"), step.want) {
+			t.Errorf("%s: %v, %q; want %q", step.path, err, got, step.want)
+		}
+		if strings.Contains(got, planted) {
+			t.Errorf("%s: the value is shown: %s", step.path, got)
+		}
+	}
+}
+
+var stamp = regexp.MustCompile(`[0-9-]{10}T[0-9:]{8}Z`)

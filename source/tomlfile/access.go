@@ -71,15 +71,22 @@ func (d *decoder) accessRule(t table) source.AccessRule {
 	return rule
 }
 
-// accessPath is path as a rule has it: relative to a version, without slashes around it.
+// accessPath is path as a rule has it: relative to a version, without slashes around it; "" is everything.
 func (n node) accessPath(path string) string {
-	path = strings.Trim(path, "/")
 	if path == "" {
 		return ""
 	}
-	names := strings.Split(path, "/")
+	rule, err := source.InEveryVersion(path)
+	if err != nil {
+		n.fault("the path leads nowhere", `a rule holds for every version: "iam", "/latest/meta-data/iam" and "meta-data/iam" are the same, "/" is everything`)
+		return ""
+	}
+	if rule == "" {
+		return ""
+	}
+	names := strings.Split(rule, "/")
 	if !slices.Contains([]string{source.MetaData, source.Dynamic, source.UserData}, names[0]) {
-		n.fault("the path leads nowhere", `a path starts with meta-data, dynamic or user-data and holds for every version; "/" is everything`)
+		n.fault("the path leads nowhere", `below /latest there are meta-data, dynamic and user-data; "/" is everything`)
 		return ""
 	}
 	for _, name := range names {
@@ -88,7 +95,7 @@ func (n node) accessPath(path string) string {
 			return ""
 		}
 	}
-	return path
+	return rule
 }
 
 // id is the number of a user or group that n gives by number or by name.

@@ -194,7 +194,8 @@ func TestWrongValues(t *testing.T) {
 		"lock, twice":              {"[metadata-options]\nlock = ['http-tokens', 'http-tokens']", "metadata-options.lock", "given twice"},
 		"access, nothing":          {"[[access]]\npath = '/'", "access", "changes nothing"},
 		"access, no path":          {"[[access]]\ngroup = 0", "access.path", "missing"},
-		"access, version":          {"[[access]]\ngroup = 0\npath = 'latest/meta-data'", "access.path", "for every version"},
+		"access, version":          {"[[access]]\ngroup = 0\npath = '/2021-03-23/meta-data'", "access.path", "for every version"},
+		"access, another root":     {"[[access]]\ngroup = 0\npath = '/latest/etc'", "access.path", "leads nowhere"},
 		"access, dots":             {"[[access]]\ngroup = 0\npath = 'meta-data/../user-data'", "access.path", "not a path"},
 		"access, double slash":     {"[[access]]\ngroup = 0\npath = 'meta-data//iam'", "access.path", "not a path"},
 		"access, mode integer":     {"[[access]]\nmode = 0o440\npath = '/'", "access.mode", "in quotes"},
@@ -249,7 +250,7 @@ func TestFaultInAnArrayNamesTheElementsLine(t *testing.T) {
 	wantFaults(t, "[server]\nlisten = [\n  ':80',\n  # a comment\n  'x',\n]\n[[access]]\npath = '/'\ngroup = 0\n[[access]]\npath = '/'\nmode = '1'\n",
 		faultWant{5, "server.listen", "not an address"},
 		faultWant{12, "access.mode", "read bits"})
-	wantFaults(t, "access = [\n  { path = '/', group = 0 },\n  { path = 'x',\n    group = 0 },\n  5,\n]\n",
+	wantFaults(t, "access = [\n  { path = '/', group = 0 },\n  { path = '/x',\n    group = 0 },\n  5,\n]\n",
 		faultWant{3, "access.path", "leads nowhere"},
 		faultWant{5, "access", "must be a table"})
 }
