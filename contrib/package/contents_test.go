@@ -27,9 +27,23 @@ drwxr-xr-x /etc/imdsfs
 -rw-r--r-- /usr/lib/sysusers.d/imdsfs.conf
 Lrwxrwxrwx /usr/sbin/mount.fuse.imdsfs -> ../bin/imdsfs
 -rw-r--r-- /usr/share/bash-completion/completions/imdsfs
+drwxr-xr-x /usr/share/doc/imdsfs
 -rw-r--r-- /usr/share/doc/imdsfs/README.md
+-rw-r--r-- /usr/share/doc/imdsfs/SECURITY.md
 -rw-r--r-- /usr/share/doc/imdsfs/copyright
+drwxr-xr-x /usr/share/doc/imdsfs/examples
+-rw-r--r-- /usr/share/doc/imdsfs/examples/cn-north-1.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/ipv6-only.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/m5-two-interfaces.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/minimal.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/p5-network-cards.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/snowball.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/us-east-1-role.toml
+-rw-r--r-- /usr/share/doc/imdsfs/examples/web-1.toml
+-rw-r--r-- /usr/share/doc/imdsfs/grafana-dashboard.json
 -rw-r--r-- /usr/share/doc/imdsfs/imdsd.conf
+-rw-r--r-- /usr/share/doc/imdsfs/openapi.yaml
+-rw-r--r-- /usr/share/doc/imdsfs/prometheus-rules.yml
 -rw-r--r-- /usr/share/doc/imdsfs/third-party-licenses
 -rw-r--r-- /usr/share/fish/vendor_completions.d/imdsfs.fish
 -rw-r--r-- /usr/share/man/man1/imdsfs.1.gz
@@ -59,12 +73,10 @@ func TestDebHoldsWhatIsListed(t *testing.T) {
 			case page != nil:
 				pages = append(pages, page[1])
 			case ours.MatchString(filepath.Base(name)) || strings.HasPrefix(name, "/usr/share/doc/imdsfs/"):
-				if name != "/usr/share/doc/imdsfs" {
-					if h.Linkname != "" {
-						name += " -> " + h.Linkname
-					}
-					contents = append(contents, fmt.Sprint(info.Mode(), " ", name))
+				if h.Linkname != "" {
+					name += " -> " + h.Linkname
 				}
+				contents = append(contents, fmt.Sprint(info.Mode(), " ", name))
 			case info.IsDir():
 			default:
 				t.Errorf("%s: %s is not to be there", arch, name)
@@ -86,6 +98,53 @@ func TestDebHoldsWhatIsListed(t *testing.T) {
 		}
 		if got := string(controlFile(t, deb, "conffiles")); got != "/etc/imdsfs/imdsfs.toml\n" {
 			t.Errorf("conffiles are %q", got)
+		}
+	}
+}
+
+// The examples are the good instance files of the repository, good where they are installed too, and the rest
+// is what the repository has.
+func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
+	t.Parallel()
+	requireCommand(t, "dpkg-deb")
+	doc := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/doc/imdsfs")
+	sources := map[string]string{
+		"grafana-dashboard.json": "contrib/grafana/imdsfs.json",
+		"openapi.yaml":           "contrib/openapi.yaml",
+		"prometheus-rules.yml":   "contrib/prometheus/imdsfs.rules.yml",
+		"imdsd.conf":             "contrib/systemd/imdsd.conf",
+		"README.md":              "README.md",
+		"SECURITY.md":            "SECURITY.md",
+	}
+	instances, err := filepath.Glob(repository + "/testdata/instances/*.toml")
+	if err != nil || len(instances) == 0 {
+		t.Fatalf("there are no instance files: %v", err)
+	}
+	check := []string{"check", "--quiet"}
+	for _, file := range instances {
+		example := filepath.Join("examples", filepath.Base(file))
+		sources[example] = filepath.Join("testdata/instances", filepath.Base(file))
+		check = append(check, filepath.Join(doc, example))
+	}
+	for name, source := range sources {
+		if readFile(t, filepath.Join(doc, name)) != readFile(t, filepath.Join(repository, source)) {
+			t.Errorf("/usr/share/doc/imdsfs/%s is not %s", name, source)
+		}
+	}
+	if out, err := exec.Command(built(t, current, "imdsfs-linux-"+runtime.GOARCH), check...).CombinedOutput(); err != nil {
+		t.Errorf("imdsfs check: %v\n%s", err, out)
+	}
+}
+
+// The page of imdsfs itself leads to those of its subcommands.
+func TestManPageNamesTheSubcommands(t *testing.T) {
+	t.Parallel()
+	requireCommand(t, "dpkg-deb")
+	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
+	page := strings.ReplaceAll(output(t, "gzip", "-dc", filepath.Join(root, "usr/share/man/man1/imdsfs.1.gz")), `\-`, "-")
+	for _, name := range subcommands(t, built(t, current, "imdsfs-linux-"+runtime.GOARCH)) {
+		if !strings.Contains(name, "-") && !strings.Contains(page, "imdsfs-"+name+"(1)") {
+			t.Errorf("imdsfs(1) does not name imdsfs-%s(1)", name)
 		}
 	}
 }

@@ -13,7 +13,7 @@ func rpmContents() string {
 	return strings.NewReplacer(
 		"Lrwxrwxrwx ", "l--------- ",
 		" -> ../bin/imdsfs", "",
-		"-rw-r--r-- /usr/share/man/man1/imdsfs.1.gz", "-rw-r--r-- /usr/share/licenses/imdsfs/LICENSE\n-rw-r--r-- /usr/share/man/man1/imdsfs.1.gz",
+		"-rw-r--r-- /usr/share/man/man1/imdsfs.1.gz", "drwxr-xr-x /usr/share/licenses/imdsfs\n-rw-r--r-- /usr/share/licenses/imdsfs/LICENSE\n-rw-r--r-- /usr/share/man/man1/imdsfs.1.gz",
 		"/usr/share/zsh/vendor-completions/", "/usr/share/zsh/site-functions/",
 	).Replace(debContents)
 }
@@ -53,7 +53,7 @@ func TestRPM(t *testing.T) {
 	m.answersAlike()
 	m.run("rpm -e --nodeps imdsfs")
 	m.nothingServed()
-	m.run("! test -e /usr/bin/imdsfs && ! test -e /etc/imdsfs && test -e /var/lib/imdsfs/launch.json")
+	m.run("! test -e /usr/bin/imdsfs && ! test -e /etc/imdsfs && ! test -e /usr/share/doc/imdsfs && ! test -e /usr/share/licenses/imdsfs && test -e /var/lib/imdsfs/launch.json")
 
 	for i, d := range described[1:] {
 		if got := m.run(fmt.Sprintf(`rpm --eval '%%{lua:print(rpm.vercmp("%s", "%s"))}'`, described[i].version, d.version)); got != "-1" {
