@@ -33,7 +33,7 @@ func (p *process) newEdge() (*edge.Server, error) {
 		Addresses: p.addresses, MaxConns: p.descriptors.imds,
 		RefusedPeer: func(peer netip.Addr) {
 			p.peers.note(peer, "not in allow-from")
-			p.log.WithField("peer", peer).Warn("refused: not in allow-from; add its network with --allow-from to have it answered")
+			p.log.WithField("peer", peer).Warn("refused: not in allow-from; to have it answered, add its network with --allow-from beside local")
 		},
 		RefusedHost: func(name string) {
 			p.log.WithField("host", name).Warn("refused: unknown Host header; add the name with --host if it is yours")

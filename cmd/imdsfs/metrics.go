@@ -52,7 +52,7 @@ func (p *process) metricsPort() (port metrics.Port, err error) {
 	port.Addresses, port.Clock, port.MaxConns = p.addresses, p.clock, p.descriptors.port
 	port.RefusedPeer = func(peer netip.Addr) {
 		p.peers.note(peer, "not in metrics-allow-from")
-		p.log.WithField("peer", peer).Warn("metrics refused: not in metrics-allow-from; add its network with --metrics-allow-from to have it answered")
+		p.log.WithField("peer", peer).Warn("metrics refused: not in metrics-allow-from; to have it answered, add its network with --metrics-allow-from beside local")
 	}
 	return port, nil
 }
