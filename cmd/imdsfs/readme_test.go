@@ -155,6 +155,22 @@ func matches(want, got string) bool {
 	return regexp.MustCompile(`^` + pattern.String() + `$`).MatchString(lines.String())
 }
 
+func TestAReadmeThatShowsSomethingElseDoesNotMatch(t *testing.T) {
+	for _, c := range []struct {
+		want, got string
+		match     bool
+	}{
+		{"", "", true}, {"", "a\n", false}, {"a\n", "", false}, {"a\n", "a", true}, {"a\n", "b\n", false}, {"a\n", "a\nb\n", false},
+		{"a  b\n", " a b \n", true}, {"a b\n", "ab\n", false}, {"a.c\n", "abc\n", false},
+		{"a:…\n", "a:25\n", true}, {"a:…\n", "a:\n", true}, {"a:…\n", "b:25\n", false}, {"a:…\n", "a:25\nb\n", false},
+		{"a\n…\nc\n", "a\nc\n", true}, {"a\n…\nc\n", "a\nb\nb\nc\n", true}, {"a\n…\nc\n", "a\nb\n", false}, {"…", "", true},
+	} {
+		if matches(c.want, c.got) != c.match {
+			t.Errorf("%q shown and %q printed: match is %v", c.want, c.got, !c.match)
+		}
+	}
+}
+
 // A reader follows the README in a clone, at the default addresses and directories of a world of his own.
 type reader struct {
 	*mountSite
