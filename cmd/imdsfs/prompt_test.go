@@ -37,7 +37,7 @@ func newPrompt(t *testing.T, cmd *exec.Cmd) *prompt {
 func (s *prompt) run(command string) (string, int) {
 	s.t.Helper()
 	var hung atomic.Bool
-	watch := time.AfterFunc(patience, func() { hung.Store(true); s.cmd.Process.Kill() })
+	watch := time.AfterFunc(3*patience, func() { hung.Store(true); s.cmd.Process.Kill() })
 	defer watch.Stop()
 	fmt.Fprintf(s.in, "{ (exit %d)\n%s\n} </dev/null 2>&1\nprintf '\\0%%d\\n' $?\n", s.code, command)
 	printed, err := s.out.ReadString(0)

@@ -189,6 +189,7 @@ func newReader(t *testing.T) *reader {
 	must(t, err, os.WriteFile(program, self, 0o755), os.CopyFS(w.mustMkdir("clone/testdata/instances"), os.DirFS(instances)),
 		os.WriteFile(r.clone+"/secret", []byte("secret\n"), 0o600), os.Chown(home, 65534, 65534),
 		os.WriteFile(w.mustMkdir("root")+"/.curlrc", []byte("silent\nshow-error\n"), 0o644))
+	w.run("ip link add eth0 type dummy && ip link set eth0 up") // the machine is described besides what a file states
 	// On most machines everybody may open it.
 	dev := w.mustMkdir("dev")
 	w.run("mount -t tmpfs dev " + dev + " && mknod -m 666 " + dev + "/fuse c 10 229 && mount --bind " + dev + "/fuse /dev/fuse")
@@ -205,7 +206,8 @@ func (r *reader) within(user string, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command("nsenter", append(line, args...)...)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + r.clone + "/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "TMPDIR=" + r.base + "/tmp",
-		"IMDSFS_TEST_SITE=" + r.base, "GORACE=" + noRaceSleep, "SESSION_TOKEN=token"}
+		"IMDSFS_TEST_SITE=" + r.base, "GORACE=" + noRaceSleep, "SESSION_TOKEN=token",
+		"AWS_METADATA_SERVICE_TIMEOUT=20", "AWS_METADATA_SERVICE_NUM_ATTEMPTS=3"} // instead of 1 s and once
 	if user == "$" {
 		cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+home)
 	}

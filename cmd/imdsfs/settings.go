@@ -69,7 +69,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.listen, "listen", nil, "`ADDR` to answer HTTP on, link-local, or none; repeatable (default "+defaultListen+")")
 	f.StringVar(&s.runtimeDir, "runtime-dir", "", "`DIR` for locks, keys and addresses, gone with the boot (default "+defaultRuntimeDir()+")")
 	f.StringVar(&s.stateDir, "state-dir", "", "`DIR` for what has to last (default "+defaultStateDir()+")")
-	f.StringArrayVar(&s.allowFrom, "allow-from", nil, "`WHO` is answered: local, a CIDR, or iface:NAME; repeatable (default local)")
+	f.StringArrayVar(&s.allowFrom, "allow-from", nil, "`WHO` is answered, instead of local alone: local, a CIDR, or iface:NAME; repeatable")
 	f.StringArrayVar(&s.hosts, "host", nil, "further `NAME` that a request's Host header may hold; repeatable")
 	f.StringVar(&s.logLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.StringVar(&s.logFormat, "log-format", "", "text or json (default text)")

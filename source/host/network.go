@@ -61,8 +61,8 @@ type card struct {
 }
 
 // loadNetwork states the real interfaces. The first that has an IPv4 address, else the first that has
-// an IPv6 one, else the first, is the primary one, device-number 0. A machine without any states
-// nothing.
+// an IPv6 one, else the first, is the primary one. That it is device-number 0 follows from the mac, unless another source
+// states another mac; the rest is numbered from 1. A machine without any states nothing.
 func (s *Source) loadNetwork(f *fragment) error {
 	interfaces, err := s.opts.Interfaces()
 	if err != nil {
@@ -72,7 +72,9 @@ func (s *Source) loadNetwork(f *fragment) error {
 	for n, c := range cards {
 		origin := stated("interface " + c.name)
 		dir := "network/interfaces/macs/" + c.mac + "/"
-		f.set(dir+"device-number", strconv.Itoa(n), origin)
+		if n > 0 {
+			f.set(dir+"device-number", strconv.Itoa(n), origin)
+		}
 		f.set(dir+"mac", c.mac, origin)
 		if len(c.ipv4) > 0 {
 			f.set(dir+"local-ipv4s", addresses(c.ipv4), origin)
