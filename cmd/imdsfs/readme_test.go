@@ -189,7 +189,7 @@ func newReader(t *testing.T) *reader {
 	must(t, err, os.WriteFile(program, self, 0o755), os.CopyFS(w.mustMkdir("clone/testdata/instances"), os.DirFS(instances)),
 		os.WriteFile(r.clone+"/secret", []byte("secret\n"), 0o600), os.Chown(home, 65534, 65534),
 		os.WriteFile(w.mustMkdir("root")+"/.curlrc", []byte("silent\nshow-error\n"), 0o644))
-	w.run("ip link add eth0 type dummy && ip link set eth0 up") // the machine is described besides what a file states
+	w.run("ip link add eth0 type veth peer name peer0 && ip link set eth0 up") // the machine is described besides what a file states
 	// On most machines everybody may open it.
 	dev := w.mustMkdir("dev")
 	w.run("mount -t tmpfs dev " + dev + " && mknod -m 666 " + dev + "/fuse c 10 229 && mount --bind " + dev + "/fuse /dev/fuse")
