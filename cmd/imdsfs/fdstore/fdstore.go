@@ -200,6 +200,8 @@ func (s *Store) Durable() bool { return s.keeper != 0 || s.systemd }
 // String says who keeps.
 func (s *Store) String() string {
 	switch {
+	case s.nobody:
+		return "none: it ends with imdsfs run"
 	case s.keeper != 0:
 		return fmt.Sprintf("the keeper, pid %d", s.keeper)
 	case s.systemd:
