@@ -172,11 +172,11 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	defer p.http.wait()
 	defer endServing()
 	p.http.serve(serving)
-	p.noteListeners()
 	defer p.forgetListeners()
 	if err := p.startAdmin(serving, &running); err != nil {
 		return err
 	}
+	p.noteListeners() // after that, so that whoever finds the addresses finds the admin socket too
 	p.dropUnknown()
 	p.startMetrics(serving, &running)
 	p.startWatching(serving)
