@@ -18,6 +18,7 @@ type mounted struct {
 	id     string
 	parent string // id of the mount that it is mounted on
 	device string // "major:minor"
+	root   string // what of the file system is mounted, "/" for all of it
 	point  string
 	fstype string
 	source string
@@ -162,7 +163,7 @@ func parseMountinfo(line string) (mounted, error) {
 	if !ok || len(a) < 6 || len(b) < 2 {
 		return mounted{}, fmt.Errorf("/proc/self/mountinfo: line not understood: %q", line)
 	}
-	return mounted{id: a[0], parent: a[1], device: a[2], point: unescape(a[4]), fstype: unescape(b[0]), source: unescape(b[1])}, nil
+	return mounted{id: a[0], parent: a[1], device: a[2], root: unescape(a[3]), point: unescape(a[4]), fstype: unescape(b[0]), source: unescape(b[1])}, nil
 }
 
 // unescape undoes the kernel's octal escapes of blanks, line ends and backslashes.

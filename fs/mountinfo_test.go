@@ -7,10 +7,11 @@ func TestMountinfo(t *testing.T) {
 		line string
 		want mounted
 	}{
-		{"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", mounted{"36", "35", "98:0", "/mnt2", "ext3", "/dev/root"}},
-		{"61 25 0:52 / /run/metadata ro,nosuid,nodev,noexec - fuse.imdsfs imdsfs rw,user_id=0", mounted{"61", "25", "0:52", "/run/metadata", "fuse.imdsfs", "imdsfs"}},
-		{`61 25 0:52 / /a\040b\134c\012 ro shared:1 master:2 - tmpfs none rw`, mounted{"61", "25", "0:52", "/a b\\c\n", "tmpfs", "none"}},
-		{`61 25 0:52 / /a\9\04 ro - tmpfs  rw`, mounted{"61", "25", "0:52", `/a\9\04`, "tmpfs", ""}},
+		{"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", mounted{"36", "35", "98:0", "/mnt1", "/mnt2", "ext3", "/dev/root"}},
+		{"61 25 0:52 / /run/metadata ro,nosuid,nodev,noexec - fuse.imdsfs imdsfs rw,user_id=0", mounted{"61", "25", "0:52", "/", "/run/metadata", "fuse.imdsfs", "imdsfs"}},
+		{`61 25 0:52 / /a\040b\134c\012 ro shared:1 master:2 - tmpfs none rw`, mounted{"61", "25", "0:52", "/", "/a b\\c\n", "tmpfs", "none"}},
+		{`62 25 0:52 /latest/a\040b//deleted /creds ro - fuse.imdsfs imdsfs rw`, mounted{"62", "25", "0:52", "/latest/a b//deleted", "/creds", "fuse.imdsfs", "imdsfs"}},
+		{`61 25 0:52 / /a\9\04 ro - tmpfs  rw`, mounted{"61", "25", "0:52", "/", `/a\9\04`, "tmpfs", ""}},
 	} {
 		got, err := parseMountinfo(c.line)
 		if err != nil || got != c.want {
@@ -29,7 +30,7 @@ func FuzzMountinfo(f *testing.F) {
 	f.Add(`61 25 0:52 / /a\040b\134c\012 ro shared:1 - tmpfs none rw`)
 	f.Fuzz(func(t *testing.T, line string) {
 		m, err := parseMountinfo(line)
-		if err == nil && len(m.point)+len(m.fstype)+len(m.source) > len(line) {
+		if err == nil && len(m.root)+len(m.point)+len(m.fstype)+len(m.source) > len(line) {
 			t.Errorf("%q grew to %+v", line, m)
 		}
 	})

@@ -44,7 +44,11 @@ type clientFlags struct {
 	runtimeDir string
 	v1         bool
 	timeout    time.Duration
+	local      bool // ask nobody else than a local daemon, unless an endpoint is named
 }
+
+// errNoDaemon says that no local daemon listens.
+var errNoDaemon = errors.New("no imdsfs listens on this machine")
 
 func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -106,6 +110,9 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (*url.URL
 			}
 		}
 	}
+	if f.local {
+		return nil, failure(exitFailed, "start one with: imdsfs serve; or name a service with --endpoint URL", errNoDaemon)
+	}
 	return parseEndpoint("", linkLocalEndpoint)
 }
 
@@ -157,6 +164,7 @@ type client struct {
 	timeout time.Duration // of a request
 	http    *http.Client
 	token   string
+	code    int // of the last answer's status, 0 if none came
 }
 
 // get returns the body at an absolute path that is not percent-encoded. The error is errNotFound for
@@ -216,6 +224,7 @@ func (c *client) renewToken(ctx context.Context) error {
 
 // do sends one request and returns the status code and the body, which is at most limit bytes long.
 func (c *client) do(ctx context.Context, method, path string, header http.Header, limit int64) (int, []byte, error) {
+	c.code = 0
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, c.base.String(), nil)
@@ -230,11 +239,13 @@ func (c *client) do(ctx context.Context, method, path string, header http.Header
 		return 0, nil, c.explain(method, path, err)
 	}
 	defer response.Body.Close()
+	c.code = response.StatusCode
 	if response.StatusCode != http.StatusOK {
 		return response.StatusCode, nil, nil
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
 	if err != nil {
+		c.code = 0
 		return 0, nil, c.explain(method, path, err)
 	}
 	if int64(len(body)) > limit {

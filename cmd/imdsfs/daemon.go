@@ -96,7 +96,7 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 // run wires the sources to the tree and the tree to the doors, and serves.
 func (p *process) run(parent context.Context, others map[string][]*os.File) error {
 	s := p.settings
-	ctx, stop, signals := signals(parent)
+	ctx, stop, signals := p.signals(parent)
 	defer stop()
 	if err := makeDirs(s); err != nil {
 		return err
@@ -172,11 +172,11 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	defer p.http.wait()
 	defer endServing()
 	p.http.serve(serving)
-	p.noteListeners()
 	defer p.forgetListeners()
 	if err := p.startAdmin(serving, &running); err != nil {
 		return err
 	}
+	p.noteListeners() // after that, so that whoever finds the addresses finds the admin socket too
 	p.dropUnknown()
 	p.startMetrics(serving, &running)
 	p.startWatching(serving)
@@ -300,6 +300,10 @@ func (p *process) notify(state string) {
 }
 
 func (p *process) notifyReady() {
+	if p.settings.within != nil {
+		p.settings.within(p)
+		return
+	}
 	letGo()
 	p.notify(daemon.SdNotifyReady)
 	if os.Getenv(backgroundVariable) != "" {

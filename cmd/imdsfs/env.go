@@ -64,7 +64,25 @@ refuses; 2 wrong usage; 4 it has none of these.`,
 }
 
 func environmentFile(ctx context.Context, c *client) (string, error) {
+	variables, err := environmentOf(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	if len(variables) == 0 {
+		return "", failure(exitNo, hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
+	}
 	var b strings.Builder
+	for _, v := range variables {
+		fmt.Fprintf(&b, "%s=%s\n", v.name, quote(v.value))
+	}
+	return b.String(), nil
+}
+
+// A variable is one of an environment.
+type variable struct{ name, value string }
+
+// environmentOf asks a service for the attributes. Those that it does not have are left out.
+func environmentOf(ctx context.Context, c *client) (variables []variable, err error) {
 	for _, a := range attributes {
 		path, key, _ := strings.Cut(a.path, "#")
 		body, err := c.get(ctx, path)
@@ -75,17 +93,14 @@ func environmentFile(ctx context.Context, c *client) (string, error) {
 			continue
 		}
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if strings.ContainsRune(string(body), 0) || !utf8.Valid(body) {
-			return "", fmt.Errorf("%s holds bytes that cannot be in an environment", a.path)
+			return nil, fmt.Errorf("%s holds bytes that cannot be in an environment", a.path)
 		}
-		fmt.Fprintf(&b, "AFTERBURN_AWS_%s=%s\n", a.name, quote(string(body)))
+		variables = append(variables, variable{"AFTERBURN_AWS_" + a.name, string(body)})
 	}
-	if b.Len() == 0 {
-		return "", failure(exitNo, hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
-	}
-	return b.String(), nil
+	return variables, nil
 }
 
 // member is the string that a JSON object has under a key; errNotFound if it has none.

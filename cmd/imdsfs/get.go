@@ -12,6 +12,7 @@ import (
 
 func newGetCommand(out io.Writer) *cobra.Command {
 	var flags clientFlags
+	var wait waitFlag
 	cmd := &cobra.Command{
 		Use:   "get PATH",
 		Short: "Print one value of an instance metadata service",
@@ -26,21 +27,22 @@ run-time directory, else it is ` + linkLocalEndpoint + `.
 A session token is fetched first (IMDSv2). Where there is none to be had get fails; it asks without
 one (IMDSv1) only with --v1.
 
+With --wait get waits until a daemon answers and has PATH. Without an endpoint that is the local daemon:
+the address ` + linkLocalEndpoint + ` is not asked, because another service may answer there until
+the daemon has started. A refusal (such as 401 or 403) ends the wait at once.
+
 Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 4 no such metadata.`,
 		Example: `  imdsfs get instance-id
   imdsfs get network/interfaces/macs/
   imdsfs get /2021-03-23/dynamic/instance-identity/document
-  imdsfs get --endpoint http://127.0.0.1:1338 /latest/user-data`,
+  imdsfs get --endpoint http://127.0.0.1:1338 /latest/user-data
+  imdsfs get --wait 30s instance-id`,
 		Args: exactArgs(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := flags.client(cmd.Context())
-			if err != nil {
-				return err
-			}
 			path := source.Absolute(args[0])
-			body, err := c.get(cmd.Context(), path)
+			body, err := wait.get(cmd.Context(), &flags, path)
 			if errors.Is(err, errNotFound) {
-				return noSuchMetadata(path)
+				return wait.tried(noSuchMetadata(path))
 			}
 			if err != nil {
 				return err
@@ -50,6 +52,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 		},
 	}
 	flags.add(cmd)
+	wait.add(cmd)
 	return cmd
 }
 

@@ -64,7 +64,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
 	})
-	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newEnvCommand(stdout),
+	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newEnvCommand(stdout), newRunCommand(stdout, stderr),
 		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newMountHelperCommand(), newVersionCommand(stdout))
 	return root
 }

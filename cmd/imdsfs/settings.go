@@ -60,6 +60,9 @@ type settings struct {
 	server   tomlfile.Server // as read at the start, to notice changes
 	// environment are the variables that the file names.
 	environment []string
+	// within is set where another command runs the daemon in its own process, and is called when the daemon is ready.
+	// The daemon then takes no signals, has no successor, and ends with its context.
+	within func(*process)
 }
 
 func (s *settings) addFlags(cmd *cobra.Command) {

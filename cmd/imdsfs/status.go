@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -20,7 +19,10 @@ func newStatusCommand(stdout io.Writer) *cobra.Command {
 		Use:   "status",
 		Short: "Show what the running daemon does",
 		Long: `status shows the running daemon: its mount and listeners, where the metadata comes from and how old that
-is, the options in force, who was not answered, and counters. It shows no secret.`,
+is, the options in force, who was not answered, and counters. It shows no secret.
+
+It also names the bind mounts of single files of the mount, in the containers and other processes that you may
+look at (root: all). Such a file never changes: bind-mount its directory instead.`,
 		Example: `  imdsfs status
   imdsfs status --json`,
 		Args: exactArgs(0, "no arguments"),
@@ -29,12 +31,14 @@ is, the options in force, who was not answered, and counters. It shows no secret
 			if err := flags.call(cmd.Context(), "GET", "/v1/status", nil, &s); err != nil {
 				return err
 			}
+			binds := flags.findFileBinds(cmd.Context(), &s)
 			if asJSON {
-				e := json.NewEncoder(stdout)
-				e.SetIndent("", "  ")
-				return e.Encode(s)
+				return printStatusJSON(stdout, &s, binds)
 			}
-			return printStatus(stdout, &s, time.Now())
+			if err := printStatus(stdout, &s, time.Now()); err != nil {
+				return err
+			}
+			return binds.print(stdout)
 		},
 	}
 	flags.add(cmd)
@@ -65,6 +69,9 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	}
 	line("handover", "%s", s.Handover)
 	line("http", "%s", first(strings.Join(s.Listeners, " "), "none"))
+	if text := pointClients(s.Listeners); text != "" {
+		line("", "  %s", text)
+	}
 	if s.Addresses != "" {
 		line("addresses", "on the %s", s.Addresses)
 	}

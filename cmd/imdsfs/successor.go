@@ -210,6 +210,9 @@ type upgrade struct {
 
 // upgradeTo has the loop try a program and, if that is good, end for it.
 func (p *process) upgradeTo(ctx context.Context, program string, by uint32) error {
+	if p.settings.within != nil {
+		return errors.New("imdsfs run ends with its command, and goes on with no other program")
+	}
 	u := upgrade{program, by, make(chan error, 1)}
 	select {
 	case p.upgrades <- u:

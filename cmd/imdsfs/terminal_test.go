@@ -92,7 +92,8 @@ func tryToType(fd int, name string) {
 type terminal struct {
 	t      *testing.T
 	slave  *os.File
-	number string // as /proc/PID/stat has it
+	keys   *os.File // what is written to it counts as typed
+	number string   // as /proc/PID/stat has it
 	log    *syncBuffer
 }
 
@@ -105,7 +106,7 @@ func newTerminal(t *testing.T) *terminal {
 	must(t, err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
-	w := &terminal{t, slave, "", &syncBuffer{}}
+	w := &terminal{t, slave, master, "", &syncBuffer{}}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

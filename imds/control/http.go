@@ -123,6 +123,13 @@ func (c *Control) Handler() http.Handler {
 		})
 	}
 	handle("GET /v1/status", func(*http.Request, string) (any, error) { return c.status(), nil })
+	handle("POST /v1/kinds", func(r *http.Request, _ string) (any, error) {
+		var asked paths
+		if err := decode(r.Body, &asked); err != nil {
+			return nil, err
+		}
+		return kinds{c.kinds(asked.Paths)}, nil
+	})
 	handle("GET /v1/options", func(*http.Request, string) (any, error) { return optionList{c.Options()}, nil })
 	handle("PATCH /v1/options", func(r *http.Request, by string) (any, error) {
 		var changes map[string]string

@@ -40,6 +40,7 @@ var operations = []struct{ method, path, body string }{
 	{"DELETE", "/v1/options", ""},
 	{"GET", "/v1/overlay", ""},
 	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Name","value":"eA=="}`},
+	{"POST", "/v1/kinds", `{"paths":["/latest"]}`},
 	{"POST", "/v1/reload", ""},
 	{"POST", "/v1/upgrade", `{"program":"/good"}`},
 }

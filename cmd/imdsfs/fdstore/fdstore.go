@@ -70,6 +70,7 @@ type Store struct {
 	systemd   bool
 	inherited map[string]*os.File
 	rejected  []string
+	nobody    bool // see Nobody
 
 	mu   sync.Mutex
 	held map[string]int // descriptors of our own, which the runtime's poller knows nothing of
@@ -89,6 +90,11 @@ func Open() (s *Store, others map[string][]*os.File, err error) {
 	}
 	others = s.openListen()
 	return s, others, nil
+}
+
+// Nobody is a store that keeps nothing, and tells nobody of anything: a daemon that is a part of another command has it.
+func Nobody() *Store {
+	return &Store{inherited: map[string]*os.File{}, held: map[string]int{}, nobody: true}
 }
 
 // plainFile is for a descriptor that the runtime's poller stays away from; who wants it does so later.
@@ -194,6 +200,8 @@ func (s *Store) Durable() bool { return s.keeper != 0 || s.systemd }
 // String says who keeps.
 func (s *Store) String() string {
 	switch {
+	case s.nobody:
+		return "none: it ends with imdsfs run"
 	case s.keeper != 0:
 		return fmt.Sprintf("the keeper, pid %d", s.keeper)
 	case s.systemd:
@@ -278,6 +286,9 @@ func (s *Store) dropLocked(name string) {
 
 // Notify tells systemd or the keeper of our state, sd_notify(3); without either it does nothing.
 func (s *Store) Notify(state string) error {
+	if s.nobody {
+		return nil
+	}
 	if s.keeper != 0 {
 		return s.write(s.socket, state, noFile)
 	}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
+
+//go:embed demo.toml
+var demoInstance []byte
+
+// freePort has the kernel choose a port that only this machine reaches.
+const freePort = "127.0.0.1:0"
+
+// exitSignal is what shells add to the number of the signal that ended a command.
+const exitSignal = 128
+
+// A runRequest is what imdsfs run is asked for.
+type runRequest struct {
+	config   string // "" for the demo instance
+	listen   string
+	logLevel string
+	command  []string // nil to serve until a signal
+
+	stdout, stderr io.Writer
+}
+
+func newRunCommand(stdout, stderr io.Writer) *cobra.Command {
+	r := runRequest{stdout: stdout, stderr: stderr}
+	cmd := &cobra.Command{
+		Use:   "run [-- COMMAND [ARG...]]",
+		Short: "Serve a demo instance for one command, or until Ctrl-C",
+		Long: `run serves a demo instance over HTTP on a free port of this machine, and runs COMMAND with the environment
+variable ` + endpointVariable + `, which points SDKs, the AWS CLI and imdsfs itself
+at it. It needs no file, no root and no home directory. Without COMMAND it prints lines to paste into another
+terminal, and serves until Ctrl-C.
+
+COMMAND also gets the variables that imdsfs env prints, and IMDSFS_RUNTIME_DIR for imdsfs set --runtime-dir. It does
+not get AWS_EC2_METADATA_DISABLED and ` + endpointVariable + `_MODE; where
+the environment names a proxy, no_proxy and NO_PROXY get the address. Keys and profiles of your own win over a role in
+every SDK: unset them to see the role's.
+
+COMMAND has the terminal. Signals to run are passed on, but not those of the keyboard, which COMMAND gets itself. What
+run made is removed at the end. Several can run at once. There is no mount. Every user of this machine can reach the
+port: do not serve a file with secrets on a machine that you share.
+
+Exit codes: that of COMMAND, and 128 more than the number of the signal that ended it; 127 if there is no such
+command, 126 if it cannot be run. Before COMMAND runs, and without: 0 done; 1 failed; 2 wrong usage; 3 the file is
+invalid.`,
+		Example: `  imdsfs run -- imdsfs get instance-id
+  imdsfs run -- sh -c 'curl -s ${AWS_EC2_METADATA_SERVICE_ENDPOINT}latest/dynamic/instance-identity/document'
+  imdsfs run -c testdata/instances/web-1.toml -- imdsfs tree tags`,
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.command = args
+			return r.run(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false) // what follows COMMAND is its own
+	f.StringVarP(&r.config, "config", "c", "", "instance `FILE` to serve, or none: this machine (default a demo instance)")
+	f.StringVar(&r.listen, "listen", freePort, "`ADDR` to answer HTTP on")
+	f.StringVar(&r.logLevel, "log-level", "warn", "debug, info, warn or error")
+	return cmd
+}
+
+// run serves, has the command run, and leaves nothing behind.
+func (r *runRequest) run(parent context.Context) error {
+	var program string
+	if len(r.command) > 0 {
+		var err error
+		if program, err = lookUpCommand(r.command[0]); err != nil {
+			return err
+		}
+	}
+	signals := takeSignals(len(r.command) > 0)
+	dir, err := makeRunDir()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	s, err := r.settings(dir)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(r.stderr, s.logLevel, s.logFormat)
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	ready, ended := make(chan *process, 1), make(chan error, 1)
+	s.within = func(p *process) { ready <- p }
+	go func() { ended <- runDaemon(ctx, s, fdstore.Nobody(), nil, log) }()
+	stop := func() error {
+		cancel()
+		return <-ended
+	}
+	var p *process
+	select {
+	case p = <-ready:
+	case err := <-ended:
+		return err
+	case sig := <-signals:
+		return errors.Join(stop(), r.interrupted(sig))
+	}
+	endpoint := endpointOf(p.http.addresses())
+	if len(r.command) == 0 {
+		err := r.printLines(s, p, endpoint)
+		if err == nil {
+			select {
+			case <-signals:
+			case err := <-ended:
+				return err
+			}
+		}
+		return errors.Join(err, stop())
+	}
+	c := &runCommand{program: program, args: r.command, stdout: r.stdout, stderr: r.stderr, signals: signals, served: ended}
+	if c.environment, err = commandEnvironment(ctx, os.Environ(), endpoint, s.runtimeDir); err == nil {
+		err = c.run()
+	}
+	if !c.alone {
+		c.leftAlone(stop())
+	}
+	if err == nil && c.failed {
+		err = &exitError{exitFailed} // it has said why
+	}
+	return err
+}
+
+// interrupted is how run ends by a signal before the command has begun.
+func (r *runRequest) interrupted(sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if len(r.command) == 0 || !ok {
+		return nil
+	}
+	return &exitError{exitSignal + int(n)}
+}
+
+// takeSignals takes the signals that end run, and those that a command may want. What is ignored stays so, as nohup
+// and shells mean it for the command as well.
+func takeSignals(forCommand bool) <-chan os.Signal {
+	taken := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
+	if forCommand {
+		taken = append(taken, syscall.SIGUSR1, syscall.SIGUSR2)
+	}
+	signals := make(chan os.Signal, 16)
+	for _, sig := range taken {
+		if !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+	return signals
+}
+
+// makeRunDir makes a directory that nobody else can look into, or exchange, for all that lies on a disk meanwhile.
+func makeRunDir() (string, error) {
+	const hint = "set TMPDIR to a directory that only you can change, or to /tmp"
+	temp, _, err := safepath.Policy{}.OpenParent(filepath.Join(os.TempDir(), "imdsfs-run"))
+	if err != nil {
+		return "", failure(exitFailed, hint, err)
+	}
+	temp.Close()
+	dir, err := os.MkdirTemp(temp.Name(), "imdsfs-run-") // 0700
+	if err != nil {
+		return "", failure(exitFailed, "make room there, or "+hint, err)
+	}
+	return dir, nil
+}
+
+// settings are those of a daemon with everything in dir, and no other door than HTTP. Of [server] in a file, what this
+// does not touch counts.
+func (r *runRequest) settings(dir string) (*settings, error) {
+	if r.listen == none {
+		return nil, failure(exitUsage, "leave out --listen", errors.New("there is nothing to serve without an address"))
+	}
+	s := &settings{
+		config: r.config, mount: none, listen: []string{r.listen}, allowFrom: []string{"local"}, metrics: none, logLevel: r.logLevel,
+		runtimeDir: filepath.Join(dir, "run"), stateDir: filepath.Join(dir, "state"),
+	}
+	if s.admin = adminSocket(s.runtimeDir); len(s.admin) >= len(unix.RawSockaddrUnix{}.Path) {
+		s.admin = none
+	}
+	if s.config == "" {
+		s.config = filepath.Join(dir, "instance.toml")
+		if err := os.WriteFile(s.config, demoInstance, 0o600); err != nil {
+			return nil, noRoom(err, dir, "TMPDIR")
+		}
+	}
+	if err := s.resolve(nil); err != nil {
+		return nil, err
+	}
+	s.keep, s.user, s.addAddresses = false, "", false
+	return s, nil
+}
+
+// printLines says what to paste into a shell.
+func (r *runRequest) printLines(s *settings, p *process, endpoint string) error {
+	tree := p.store.Snapshot()
+	curl := "curl"
+	if tree.Options().TokensRequired {
+		curl += ` -H "X-aws-ec2-metadata-token: $(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "${` + endpointVariable + `}latest/api/token")"`
+	}
+	kind := "the instance"
+	if r.config == "" {
+		kind = "a demo instance"
+	}
+	text := fmt.Sprintf("# %s, %s, until Ctrl-C. In another terminal:\n", kind, first(tree.InstanceID(), "without an id")) +
+		exportEndpoint(endpoint) + "\n" +
+		curl + ` "${` + endpointVariable + "}latest/meta-data/instance-id\"\n" +
+		"aws configure list\n" +
+		"imdsfs tree\n"
+	if s.admin != none {
+		text += fmt.Sprintf("imdsfs set --runtime-dir %s instance-type c7g.xlarge\n", quote(s.runtimeDir))
+	}
+	if s.config != "" {
+		text += fmt.Sprintf("# or edit %s\n", printable(s.config))
+	}
+	_, err := io.WriteString(r.stdout, text)
+	return err
+}
