@@ -37,9 +37,11 @@ func (p *process) reload(ctx context.Context, asked bool) error {
 		if err != nil {
 			p.failures.Add(1)
 		}
-		p.report("reloaded", change, err, asked)
 		if err == nil {
 			p.logWarnings()
+		}
+		p.report("reloaded", change, err, asked)
+		if err == nil {
 			p.warnOfServerKeys()
 		}
 		// The file may refer to others now, which nobody watched while they were read.

@@ -61,7 +61,7 @@ func (s *settings) settle(server *tomlfile.Server) (inFile source.Faults, inFlag
 	s.level = one(j, "log-level", s.logLevel, server.LogLevel, "info", oneOf(logLevels, "debug", "info", "warn", "error"))
 	s.formatter = one(j, "log-format", s.logFormat, server.LogFormat, "text", oneOf(logFormats, "text", "json"))
 	s.sources = many(j, "sources", nil, server.Sources, nil, parseSource)
-	s.admin = one(j, "admin", s.admin, server.Admin, adminSocket(s.runtimeDir), parseSocket)
+	s.admin = one(j, "admin", s.admin, server.Admin, adminSocket(s.runtimeDir), pathOr(none))
 	s.metrics = one(j, "metrics", s.metrics, server.Metrics, none, parseMetrics)
 	s.outsideGuests = one(j, "vantage", "", server.Vantage, "guest", oneOf(map[string]bool{"guest": false, "host": true}, "guest", "host"))
 	s.addAddresses = s.addAddresses || server.AddAddresses
@@ -79,6 +79,9 @@ func (s *settings) settleTogether(j *judge) {
 	}
 	if s.mount == none && slices.Equal(s.listen, []string{none}) {
 		j.together("leave out one of them", "with neither a mount nor an address there is nothing to serve", "mount", "listen")
+	}
+	if len(s.admin) > maxSocketPath {
+		j.together("choose another with --admin, or say none", fmt.Sprintf("a socket's path has at most %d bytes: %s", maxSocketPath, s.admin), "admin", "runtime-dir")
 	}
 	if len(s.listen) > 1 && slices.Contains(s.listen, none) {
 		j.together("keep one or the other", `"none" stands beside an address`, "listen")
@@ -207,13 +210,6 @@ func pathOr(keyword string) func(string) (string, error) {
 }
 
 const maxSocketPath = 107 // bytes: sun_path of unix(7), and the NUL behind it
-
-func parseSocket(text string) (string, error) {
-	if len(text) > maxSocketPath {
-		return "", fmt.Errorf("%q: a socket's path has at most %d bytes; choose another with --admin, or say none", text, maxSocketPath)
-	}
-	return pathOr(none)(text)
-}
 
 func parseListen(text string) (string, error) {
 	if text == none || text == linkLocal {
