@@ -92,24 +92,31 @@ func (r *checked) print(w io.Writer, width int) error {
 	return err
 }
 
-// print prints a table, or, where that is too wide, each row on lines of its own.
+// print prints a table, or, where that is too wide, each row as "what = value", with where it comes from behind it or
+// below.
 func (s checkSection) print(b *strings.Builder, width int) {
-	var columns [2]int
-	widest := 0
+	var columns [3]int
 	for _, r := range s.rows {
-		columns[0] = max(columns[0], utf8.RuneCountInString(r[0]))
-		columns[1] = max(columns[1], utf8.RuneCountInString(r[1]))
-		widest = max(widest, utf8.RuneCountInString(r[2]))
-	}
-	table := width == 0 || 2+columns[0]+2+columns[1]+2+widest <= width
-	for _, r := range s.rows {
-		if table {
-			fmt.Fprintf(b, "  %-*s  %-*s  %s\n", columns[0], r[0], columns[1], r[1], r[2])
-			continue
+		for i, text := range r {
+			columns[i] = max(columns[i], utf8.RuneCountInString(text))
 		}
-		wrap(b, "  ", r[0], width)
-		wrap(b, "      = ", r[1], width)
-		wrap(b, "      ", r[2], width)
+	}
+	table := width == 0 || 2+columns[0]+2+columns[1]+2+columns[2] <= width
+	for _, r := range s.rows {
+		stated := r[0] + " = " + r[1]
+		switch room := width - 2; {
+		case table:
+			fmt.Fprintf(b, "  %-*s  %-*s  %s\n", columns[0], r[0], columns[1], r[1], r[2])
+		case utf8.RuneCountInString(stated+r[2])+2 <= room:
+			fmt.Fprintf(b, "  %s  %s\n", stated, r[2])
+		case utf8.RuneCountInString(stated) <= room:
+			fmt.Fprintf(b, "  %s\n", stated)
+			wrap(b, "      ", r[2], width)
+		default:
+			wrap(b, "  ", r[0], width)
+			wrap(b, "      = ", r[1], width)
+			wrap(b, "      ", r[2], width)
+		}
 	}
 }
 
