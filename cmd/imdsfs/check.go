@@ -37,7 +37,7 @@ With --json it prints one JSON document a file, each on a line of its own, also 
 The value of a secret is null.`,
 		Example: `  imdsfs check testdata/instances/web-1.toml
   imdsfs check --quiet testdata/instances/*.toml
-  imdsfs check --user nobody testdata/instances/minimal.toml
+  imdsfs check --user root testdata/instances/minimal.toml
   imdsfs check --json testdata/instances/minimal.toml`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
