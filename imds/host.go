@@ -18,13 +18,14 @@ type Hosts struct {
 
 var ownNames = map[string]bool{"localhost": true, "instance-data": true, "instance-data.ec2.internal": true}
 
-// NewHosts adds names: DNS names without port, in any case, with or without a final dot.
+// NewHosts adds names: DNS names without port, in any case, with or without a final dot. An error begins with the name
+// in quotes.
 func NewHosts(names ...string) (Hosts, error) {
 	h := Hosts{names: map[string]bool{}}
 	for _, name := range names {
 		normal := normalName(name)
 		if !isName(normal) {
-			return Hosts{}, fmt.Errorf("host %q: give a DNS name alone, without scheme, port or path", name)
+			return Hosts{}, fmt.Errorf("%q: give a DNS name alone, without scheme, port or path", name)
 		}
 		h.names[normal] = true
 	}

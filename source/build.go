@@ -28,10 +28,10 @@ func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
 	b.derive()
 	b.check()
 	if len(b.faults) > 0 {
-		b.faults.sort()
+		b.faults.Sort()
 		return nil, b.faults
 	}
-	b.warnings.sort()
+	b.warnings.Sort()
 	return b.assemble(prev), nil
 }
 

@@ -79,7 +79,7 @@ func TestTheTreeDependsOnNoOrder(t *testing.T) {
 	env := source.Env{Now: now, LaunchTime: now.Add(-time.Hour)}
 	for _, path := range files {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			f, err := tomlfile.New(path).Load(context.Background())
+			f, err := tomlfile.New(path, nil).Load(context.Background())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -77,8 +77,8 @@ func (f Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// sort puts faults in the order of files and lines; those of one line stay as they are.
-func (f Faults) sort() {
+// Sort puts faults in the order of files and lines; those of one line stay as they are.
+func (f Faults) Sort() {
 	position := func(x Fault) (file string, line int) {
 		i := strings.LastIndexByte(x.Place, ':')
 		if n, err := strconv.Atoi(x.Place[i+1:]); i >= 0 && err == nil {

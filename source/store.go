@@ -103,7 +103,7 @@ func (s *Store) allFaults(faults Faults, fragments []*Fragment) Faults {
 	if _, err := Build(s.current.Load(), s.env(), fragments...); errors.As(err, &more) {
 		faults = append(faults, more...)
 	}
-	faults.sort()
+	faults.Sort()
 	return faults
 }
 

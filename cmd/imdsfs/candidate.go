@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func isPrivileged() (bool, error) {
 	return isRoot() || data[0].Permitted != 0 || data[1].Permitted != 0, nil
 }
 
-// tryProgram has another program look at the instance file, as check does. One that finds fault, or does not
+// tryProgram has another program look at its flags, the instance file and the tree, as its start would. One that finds fault, or does not
 // even run, does not take our place. by is the user who names it. Where it would get capabilities, somebody other than
 // root may name only what root alone can change: otherwise his programs would get them.
 func (p *process) tryProgram(ctx context.Context, path string, by uint32) (*candidate, error) {
@@ -125,13 +126,30 @@ func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
 	if err == nil && !strings.HasPrefix(said, "imdsfs ") {
 		err = fmt.Errorf("%s is no imdsfs: it says %q to version", c.path, said)
 	}
-	if err == nil && p.settings.config != "" {
-		_, err = c.run(ctx, "check", "--quiet", p.settings.config)
+	if err == nil {
+		err = c.tryServe(ctx, os.Args[1:], p.settings.config)
 	}
 	if err != nil {
 		return err
 	}
 	return c.unchanged()
+}
+
+// trialFlag has serve end where it would begin to act.
+const trialFlag = "trial"
+
+// tryServe has the program judge the arguments with which it would be run, as a start would. One from before there was
+// a trial refuses its flag: then it reads the flags for its help, and the instance file with check.
+func (c *candidate) tryServe(ctx context.Context, args []string, config string) error {
+	said, err := c.run(ctx, slices.Insert(slices.Clone(args), 1, "--"+trialFlag)...)
+	if err == nil || !strings.Contains(said, "unknown flag: --"+trialFlag) {
+		return err
+	}
+	if _, err := c.run(ctx, append(slices.Clone(args), "--help")...); err != nil || config == "" {
+		return err
+	}
+	_, err = c.run(ctx, "check", "--quiet", config)
+	return err
 }
 
 // run runs the program, without any right that its user has not, and returns the beginning of what it says.

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -17,21 +15,30 @@ import (
 )
 
 func newCheckCommand(stdout, stderr io.Writer) *cobra.Command {
-	quiet := false
+	var c checkRequest
 	cmd := &cobra.Command{
 		Use:   "check FILE...",
 		Short: "Validate instance files and show where each value comes from",
-		Long: `check validates instance files without serving them and without running anything.
+		Long: `check validates instance files without serving them and without running anything. What it accepts,
+serve -c FILE accepts.
 
 For a good file it prints every setting and every leaf of the tree with its value and where that
 comes from: the file and line that state it, what it is derived from, or that it is a default.
 Secrets are masked. For a faulty file it prints every fault with file, line and key, and exits
 with 3. Warnings do not change the exit code.
 
-What a file may name and do depends on its owner and on who reads it: run check as the user that serves
-it, such as root, to get the same faults.`,
+What a file may name and do depends on its owner and on who reads it. With --user NAME, as root, the files are read
+as that user reads them, with his groups: what he may not read is a fault, with the directory or file that
+denies it and the command that mends it.
+
+With --json it prints one JSON document a file, each on a line of its own, also for a faulty one:
+{"file", "good", "faults": [{"file", "line", "key", "message", "hint"}], "warnings": [the same],
+"settings": [{"key", "value", "origin"}], "leaves": [{"path", "value", "secret", "origin"}]}.
+The value of a secret is null.`,
 		Example: `  imdsfs check testdata/instances/web-1.toml
-  imdsfs check --quiet testdata/instances/*.toml`,
+  imdsfs check --quiet testdata/instances/*.toml
+  imdsfs check --user root testdata/instances/minimal.toml
+  imdsfs check --json testdata/instances/minimal.toml`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return failure(exitUsage, "see imdsfs check --help", errors.New("imdsfs check takes one file or more"))
@@ -39,82 +46,112 @@ it, such as root, to get the same faults.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var faults source.Faults
-			for _, path := range args {
-				var bad source.Faults
-				err := checkFile(cmd.Context(), stdout, stderr, path, quiet)
-				switch {
-				case errors.As(err, &bad):
-					faults = append(faults, bad...)
-				case err != nil:
-					return err
-				}
-			}
-			return faults.Err()
+			return c.run(cmd.Context(), stdout, stderr, args)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print faults and warnings only")
+	f := cmd.Flags()
+	f.BoolVarP(&c.quiet, "quiet", "q", false, "print faults and warnings only")
+	f.BoolVar(&c.json, "json", false, "print JSON documents, a line each")
+	f.StringVar(&c.user, "user", "", "read the files as the user `NAME` would")
+	cmd.MarkFlagsMutuallyExclusive("quiet", "json")
 	return cmd
 }
 
-func checkFile(ctx context.Context, stdout, stderr io.Writer, path string, quiet bool) error {
-	file, err := tomlfile.Load(path)
-	if file == nil {
-		return err
+type checkRequest struct {
+	quiet, json bool
+	user        string
+}
+
+func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths []string) error {
+	var faults source.Faults
+	var failed error
+	for _, path := range paths {
+		r, err := c.look(ctx, path)
+		if err != nil {
+			return err
+		}
+		faults = append(faults, r.faults...)
+		failed = errors.Join(failed, r.err)
+		if c.json {
+			err = json.NewEncoder(stdout).Encode(r.document())
+		} else {
+			err = c.print(stdout, stderr, r)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	sources := sourcesOf(path, file.Server.Sources)
-	now := source.SystemClock().Now()
-	store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
-	if _, err := store.Reload(ctx); err != nil {
-		return err
+	if len(faults) == 0 {
+		return failed
 	}
-	snap := store.Snapshot()
-	for _, w := range snap.Warnings() {
+	if failed != nil {
+		report(stderr, failed)
+	}
+	if c.json {
+		return &exitError{exitInvalid} // they are told
+	}
+	return faults.Err()
+}
+
+func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
+	for _, w := range r.warnings {
 		fmt.Fprintf(stderr, "imdsfs: warning: %s\n", w)
 	}
-	if quiet {
+	if c.quiet || r.snap == nil {
 		return nil
 	}
-	return printTree(stdout, path, snap)
+	return r.print(stdout, terminalWidth(stdout))
 }
 
-// printTree prints a line for each setting and each leaf: where it is, what it is, where it comes from.
-func printTree(w io.Writer, path string, snap *source.Snapshot) error {
-	fmt.Fprintf(w, "%s: good\n", path)
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, s := range snap.Settings() {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\n", s.Key, short(s.Value), s.Origin)
-	}
-	latest, _ := snap.View(source.Latest)
-	for name, v := range latest.Walk() {
-		if v.IsDir() {
-			continue
-		}
-		value := mask
-		if !v.Secret() {
-			value = short(string(v.Bytes()))
-		}
-		fmt.Fprintf(tw, "  %s\t%s\t%s\n", name, value, v.Origin())
-	}
-	return tw.Flush()
+// A checked is what check found out about one file.
+type checked struct {
+	path             string
+	faults, warnings source.Faults
+	err              error            // why it could not be looked at
+	snap             *source.Snapshot // nil unless it is good
+	server           tomlfile.Server
 }
 
-const mask = "[secret]"
+// look reads a file as the user in question.
+func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err error) {
+	if c.user == "" {
+		return lookAt(ctx, path), nil
+	}
+	a, err := lookUpAccount(c.user)
+	if err != nil {
+		return nil, err
+	}
+	err = asAccount(a, func() error {
+		r = lookAt(ctx, path)
+		return nil
+	})
+	var denied *tomlfile.DeniedError
+	if err == nil && errors.As(r.err, &denied) {
+		r.faults, r.err = source.Faults{{Place: path, Text: denied.Error(), Hint: denied.Hint}}, nil
+	}
+	return r, err
+}
 
-// short shows a value on one line of at most 60 characters: as it is if it is plain, quoted if not.
-func short(s string) string {
-	const most = 60
-	cut := func(s string) string {
-		if utf8.RuneCountInString(s) <= most {
-			return s
+// lookAt builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time.
+func lookAt(ctx context.Context, path string) *checked {
+	r := &checked{path: path}
+	s := &settings{config: path, given: &settings{}}
+	file, err := tomlfile.Load(path, s.accept)
+	if file != nil {
+		r.server = file.Server
+		s.settle(&file.Server)
+		sources, _ := s.instanceSources()
+		now := source.SystemClock().Now()
+		store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
+		if _, err = store.Reload(ctx); err == nil {
+			r.snap = store.Snapshot()
+			r.warnings = r.snap.Warnings()
 		}
-		return string([]rune(s)[:most-1]) + "…"
 	}
-	plain := s != "" && strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == utf8.RuneError || r == 0x7f }) < 0
-	if plain {
-		return cut(s)
+	if !errors.As(err, &r.faults) {
+		r.err = err
 	}
-	return cut(fmt.Sprintf("%q", s))
+	return r
 }
 
 // environment is what a build needs to know of this process.

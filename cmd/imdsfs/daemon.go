@@ -54,6 +54,7 @@ type process struct {
 	asked        chan chan error // to reload
 	upgrades     chan upgrade
 	lastFault    atomic.Pointer[error]
+	warned       map[source.Fault]int // how often, without their places; by the last good reload
 	publishes    atomic.Uint64
 	reloads      atomic.Uint64
 	failures     atomic.Uint64 // of reloads
@@ -198,17 +199,9 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if p.overlay, err = overlay.Open(p.settings.stateDir); err != nil {
-		return failure(exitFailed, "move the file away: what was set at run time is then forgotten, locked options included", err)
+	if err := p.openStore(launch); err != nil {
+		return err
 	}
-	sources := sourcesOf(p.settings.config, p.settings.sources)
-	for _, src := range sources {
-		if f, ok := src.(*tomlfile.Source); ok {
-			p.file = f
-		}
-	}
-	env := func() source.Env { return environment(p.clock.Now(), launch) }
-	p.store = source.NewStore(env, append(sources, p.overlay)...)
 	if served != nil {
 		p.store.Restore(served)
 	}
@@ -221,6 +214,18 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 	default:
 		p.report("", change, err, true)
 	}
+	return nil
+}
+
+// openStore makes the store, of all sources: those of the settings, and what was changed at run time.
+func (p *process) openStore(launch time.Time) (err error) {
+	if p.overlay, err = overlay.Open(p.settings.stateDir); err != nil {
+		return failure(exitFailed, "move the file away: what was set at run time is then forgotten, locked options included", err)
+	}
+	var sources []source.Source
+	sources, p.file = p.settings.instanceSources()
+	env := func() source.Env { return environment(p.clock.Now(), launch) }
+	p.store = source.NewStore(env, append(sources, p.overlay)...)
 	return nil
 }
 

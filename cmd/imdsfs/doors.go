@@ -9,7 +9,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/imdsfs/imdsfs/fs"
-	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/token"
 )
@@ -20,16 +19,8 @@ func (p *process) newEdge() (*edge.Server, error) {
 	if err != nil {
 		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
 	}
-	hosts, err := s.ownHosts()
-	if err != nil {
-		return nil, err
-	}
-	allow, err := rules(s.allowFrom)
-	if err != nil {
-		return nil, failure(exitUsage, "", err)
-	}
 	return edge.New(edge.Config{
-		Tokens: tokens, Clock: p.clock, Hosts: hosts, Allow: allow, OutsideGuests: s.vantage == "host",
+		Tokens: tokens, Clock: p.clock, Hosts: s.names, Allow: s.allow, OutsideGuests: s.outsideGuests,
 		Addresses: p.addresses, MaxConns: p.descriptors.imds,
 		RefusedPeer: func(peer netip.Addr) {
 			p.peers.note(peer, "not in allow-from")
@@ -45,28 +36,6 @@ func (p *process) newEdge() (*edge.Server, error) {
 					"http-put-response-hop-limit=2), or bind-mount the files into the container")
 		},
 	}), nil
-}
-
-// ownHosts are the names that every port may be asked by.
-func (s *settings) ownHosts() (imds.Hosts, error) {
-	hosts, err := imds.NewHosts(s.hosts...)
-	if err != nil {
-		return hosts, failure(exitUsage, "", err)
-	}
-	return hosts, nil
-}
-
-// rules are the values of a flag that lists who is answered.
-func rules(texts []string) ([]edge.Rule, error) {
-	var rules []edge.Rule
-	for _, text := range texts {
-		rule, err := edge.ParseAllow(text)
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, rule)
-	}
-	return rules, nil
 }
 
 func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {

@@ -27,9 +27,10 @@ func (p *process) counters() control.Counters {
 
 // listenMetrics opens the address for metrics, if there is one.
 func (p *process) listenMetrics(ctx context.Context) (err error) {
-	if p.scrapers, err = p.metricsPort(); err != nil || p.settings.metrics == none {
-		return err
+	if p.settings.metrics == none {
+		return nil
 	}
+	p.scrapers = p.metricsPort()
 	if f := p.inherit(keptMetrics); f != nil {
 		defer f.Close()
 		p.metricsAt, err = net.FileListener(f)
@@ -42,19 +43,14 @@ func (p *process) listenMetrics(ctx context.Context) (err error) {
 }
 
 // metricsPort is who may scrape.
-func (p *process) metricsPort() (port metrics.Port, err error) {
-	if port.Hosts, err = p.settings.ownHosts(); err != nil {
-		return port, err
-	}
-	if port.Allow, err = rules(p.settings.metricsAllowFrom); err != nil {
-		return port, failure(exitUsage, "", fmt.Errorf("--metrics-%w", err))
-	}
+func (p *process) metricsPort() (port metrics.Port) {
+	port.Hosts, port.Allow = p.settings.names, p.settings.scrapers
 	port.Addresses, port.Clock, port.MaxConns = p.addresses, p.clock, p.descriptors.port
 	port.RefusedPeer = func(peer netip.Addr) {
 		p.peers.note(peer, "not in metrics-allow-from")
 		p.log.WithField("peer", peer).Warn("metrics refused: not in metrics-allow-from; to have it answered, add its network with --metrics-allow-from beside local")
 	}
-	return port, nil
+	return port
 }
 
 // startMetrics answers scrapes until ctx ends.

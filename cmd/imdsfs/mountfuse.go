@@ -167,10 +167,7 @@ func (m *mountRequest) mount(ctx context.Context) error {
 	if !m.fake {
 		return m.background(ctx)
 	}
-	if m.settings.config == "" {
-		return nil
-	}
-	if err := checkFile(ctx, io.Discard, m.stderr, m.settings.config, true); err != nil {
+	if err := m.settings.lookAtTree(ctx, m.stderr); err != nil {
 		return &mountError{mountFailed, err}
 	}
 	return nil

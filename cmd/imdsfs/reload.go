@@ -9,7 +9,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/imdsfs/imdsfs/source"
-	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
 func (p *process) startWatching(ctx context.Context) {
@@ -38,10 +37,10 @@ func (p *process) reload(ctx context.Context, asked bool) error {
 		if err != nil {
 			p.failures.Add(1)
 		}
-		p.report("reloaded", change, err, asked)
-		if err == nil && !change.Empty() {
+		if err == nil {
 			p.logWarnings()
 		}
+		p.report("reloaded", change, err, asked)
 		if err == nil {
 			p.warnOfServerKeys()
 		}
@@ -56,11 +55,7 @@ func (p *process) warnOfServerKeys() {
 	if p.file == nil {
 		return
 	}
-	file, err := tomlfile.Load(p.settings.config)
-	if err != nil {
-		return
-	}
-	was, is := p.settings.server, file.Server
+	was, is := p.settings.server, *p.file.Server()
 	p.settings.server = is // said once
 	was.Places, is.Places = nil, nil
 	if reflect.DeepEqual(was, is) {
@@ -106,12 +101,23 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 // maxLogged are the warnings, and the faults, that are logged of one tree; check prints all.
 const maxLogged = 20
 
+// logWarnings logs the warnings of the tree that were not logged before. One that has only moved to another line is not
+// new.
 func (p *process) logWarnings() {
-	warnings := p.store.Snapshot().Warnings()
-	for _, w := range warnings[:min(len(warnings), maxLogged)] {
+	logged := map[source.Fault]int{}
+	var fresh source.Faults
+	for _, w := range p.store.Snapshot().Warnings() {
+		same := w
+		same.Place = ""
+		if logged[same]++; logged[same] > p.warned[same] {
+			fresh = append(fresh, w)
+		}
+	}
+	p.warned = logged
+	for _, w := range fresh[:min(len(fresh), maxLogged)] {
 		p.log.Warn(w.String())
 	}
-	if more := len(warnings) - maxLogged; more > 0 {
+	if more := len(fresh) - maxLogged; more > 0 {
 		p.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
 	}
 }

@@ -95,10 +95,7 @@ func (r *runRequest) run(parent context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := newLogger(r.stderr, s.logLevel, s.logFormat)
-	if err != nil {
-		return err
-	}
+	log := newLogger(r.stderr, s)
 
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -39,6 +38,9 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
   imdsfs serve -c testdata/instances/web-1.toml --keep`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if s.trial {
+				return s.try(cmd.Context())
+			}
 			kept, others, err := fdstore.Open()
 			if err != nil {
 				return err
@@ -47,10 +49,7 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
 			if err := s.resolve(before); err != nil {
 				return err
 			}
-			log, err := newLogger(stderr, s.logLevel, s.logFormat)
-			if err != nil {
-				return err
-			}
+			log := newLogger(stderr, &s)
 			if bad {
 				log.Warn("what was kept of [server] makes no sense and is not used")
 			}
@@ -64,25 +63,12 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
 	return cmd
 }
 
-func newLogger(w io.Writer, level, format string) (*logrus.Logger, error) {
+func newLogger(w io.Writer, s *settings) *logrus.Logger {
 	log := logrus.New()
 	log.SetOutput(w)
-	l, ok := map[string]logrus.Level{
-		"debug": logrus.DebugLevel, "info": logrus.InfoLevel, "warn": logrus.WarnLevel, "error": logrus.ErrorLevel,
-	}[level]
-	if !ok {
-		return nil, failure(exitUsage, "", fmt.Errorf("--log-level %q: specify debug, info, warn or error", level))
-	}
-	log.SetLevel(l)
-	switch format {
-	case "json":
-		log.SetFormatter(&logrus.JSONFormatter{})
-	case "text":
-		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
-	default:
-		return nil, failure(exitUsage, "", fmt.Errorf("--log-format %q: specify text or json", format))
-	}
-	return log, nil
+	log.SetLevel(s.level)
+	log.SetFormatter(s.formatter)
+	return log
 }
 
 // signals returns a context that SIGTERM and SIGINT end, and a channel of what else is taken: SIGHUP (reload),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -46,7 +45,6 @@ type settings struct {
 	metrics      string // address, or none
 	// metricsAllowFrom is who may scrape; allowFrom says nothing about that.
 	metricsAllowFrom []string
-	vantage          string // guest or host
 	sources          []string
 	// addAddresses puts the link-local addresses on a link of our own, force although somebody
 	// else seems to have them.
@@ -58,6 +56,10 @@ type settings struct {
 	user     string
 	watchdog time.Duration
 	server   tomlfile.Server // as read at the start, to notice changes
+	values
+	given *settings // the flags alone
+	// trial: the settings and the tree are looked at, as an upgrade does first, and nothing is served.
+	trial bool
 	// environment are the variables that the file names.
 	environment []string
 	// within is set where another command runs the daemon in its own process, and is called when the daemon is ready.
@@ -83,6 +85,8 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&s.keep, "keep", false, "supervise the daemon: start it again when it dies or hangs, and lose nothing by that")
 	f.StringVar(&s.user, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
 	f.DurationVar(&s.watchdog, "watchdog", 0, "with --keep: how long the daemon may be silent (default 15s)")
+	f.BoolVar(&s.trial, trialFlag, false, "look at the settings and the tree as they would be served, and end")
+	f.MarkHidden(trialFlag)
 	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 }
 
@@ -99,31 +103,27 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 			return err
 		}
 	}
-	var server tomlfile.Server
+	given := *s
+	s.given = &given
+	server := &tomlfile.Server{}
 	if s.config != "" {
 		path, err := filepath.Abs(s.config) // a reload must find it again
 		if err != nil {
 			return err
 		}
-		file, err := tomlfile.Load(s.config)
+		file, err := tomlfile.Load(s.config, s.accept)
 		switch {
 		case err == nil:
-			server, s.environment = file.Server, file.Environment
-		case before != nil:
-			server = *before
+			server, s.environment = &file.Server, file.Environment
+		case before != nil && s.accept(before) == nil:
+			server = before
 		default:
 			return invalid(s.config, err)
 		}
 		s.config = path
-		s.server = server
 	}
-	s.mountFlag = s.mount
-	s.mount = s.mountOf(&server)
-	s.listenStated = len(s.listen)+len(server.Listen) > 0
-	s.listen = firstList(s.listen, server.Listen, []string{defaultListen})
-	s.runtimeDir = first(s.runtimeDir, server.RuntimeDir, defaultRuntimeDir())
-	if s.stateDir = first(s.stateDir, server.StateDir, defaultStateDir()); s.stateDir == "" {
-		return failure(exitUsage, "give --state-dir, or set HOME", errors.New("there is no home directory to keep the state in"))
+	if _, err := s.settle(server); err != nil {
+		return err
 	}
 	for _, dir := range []*string{&s.runtimeDir, &s.stateDir} {
 		path, err := filepath.Abs(*dir)
@@ -132,34 +132,7 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 		}
 		*dir = path
 	}
-	s.allowFrom = firstList(s.allowFrom, server.AllowFrom, []string{"local"})
-	s.hosts = firstList(s.hosts, server.Hosts)
-	s.logLevel = first(s.logLevel, server.LogLevel, "info")
-	s.logFormat = first(s.logFormat, server.LogFormat, "text")
-	s.sources = server.Sources
-	s.admin = first(s.admin, server.Admin, adminSocket(s.runtimeDir))
-	s.metrics = first(s.metrics, server.Metrics, none)
-	s.metricsAllowFrom = firstList(s.metricsAllowFrom, server.MetricsAllowFrom, []string{"local"})
-	s.vantage = first(server.Vantage, "guest")
-	s.addAddresses = s.addAddresses || server.AddAddresses
-	s.keep = s.keep || server.Keep
-	s.user = first(s.user, server.User)
-	s.watchdog = cmp.Or(s.watchdog, server.Watchdog, defaultWatchdog)
-	if s.watchdog < leastWatchdog {
-		return failure(exitUsage, "give it some seconds, such as 15s", fmt.Errorf("--watchdog %v is too short", s.watchdog))
-	}
-	if s.user != "" && !s.keep {
-		return failure(exitUsage, "give --keep as well; with systemd say User= in the unit", errors.New("--user needs a keeper"))
-	}
-	if s.mount == none && len(s.listen) == 1 && s.listen[0] == none {
-		return failure(exitUsage, "leave out --mount none or --listen none", errors.New("with neither a mount nor an address there is nothing to serve"))
-	}
 	return nil
-}
-
-// mountOf is where to mount if the file says this.
-func (s *settings) mountOf(server *tomlfile.Server) string {
-	return first(s.mountFlag, server.Mount, os.Getenv(mountVariable), defaultMount)
 }
 
 // invalid makes err end the program as invalid input, unless the file could not be read at all.
@@ -183,15 +156,6 @@ func first(values ...string) string {
 	return ""
 }
 
-func firstList(lists ...[]string) []string {
-	for _, l := range lists {
-		if len(l) > 0 {
-			return l
-		}
-	}
-	return nil
-}
-
 // listenBeside are the addresses to open besides sockets that systemd hands over: without a word about
 // them there are none.
 func (s *settings) listenBeside(activated []net.Listener) []string {
@@ -201,24 +165,25 @@ func (s *settings) listenBeside(activated []net.Listener) []string {
 	return s.listen
 }
 
-// sourcesOf are the sources by the names of [server] sources; nil means the file alone, or without
+// instanceSources are the sources by the names of [server] sources; without any the file alone, or without
 // a file the host alone.
-func sourcesOf(config string, names []string) []source.Source {
+func (s *settings) instanceSources() (sources []source.Source, file *tomlfile.Source) {
+	names := s.sources
 	switch {
-	case len(names) == 0 && config == "":
+	case len(names) == 0 && s.config == "":
 		names = []string{"host"}
 	case len(names) == 0:
 		names = []string{"file"}
 	}
-	var sources []source.Source
 	for _, name := range names {
 		if name == "host" {
 			sources = append(sources, host.New(host.Options{}))
 		} else {
-			sources = append(sources, tomlfile.New(config))
+			file = tomlfile.New(s.config, s.accept)
+			sources = append(sources, file)
 		}
 	}
-	return sources
+	return sources, file
 }
 
 func ids() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }

@@ -104,24 +104,34 @@ const maxLaunchFile = 4 << 10 // bytes
 // launchTime is when imdsfs first served in this state directory: the instance's launch, if nobody
 // states another.
 func launchTime(stateDir string, now time.Time) (time.Time, error) {
-	path := filepath.Join(stateDir, "launch.json")
-	var state struct {
-		LaunchTime time.Time `json:"launch-time"`
+	launch, err := readLaunchTime(stateDir)
+	if !errors.Is(err, os.ErrNotExist) {
+		return launch, err
 	}
-	text, err := atomicfile.Read(path, maxLaunchFile)
-	switch {
-	case err == nil:
-		if err := json.Unmarshal(text, &state); err != nil {
-			return time.Time{}, failure(exitFailed, "remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
-		}
-		return state.LaunchTime, nil
-	case !errors.Is(err, os.ErrNotExist):
-		return time.Time{}, err
-	}
-	state.LaunchTime = now.UTC().Truncate(time.Second)
-	text, err = json.Marshal(state)
+	launch = now.UTC().Truncate(time.Second)
+	text, err := json.Marshal(launchState{launch})
 	if err != nil {
 		return time.Time{}, err
 	}
-	return state.LaunchTime, noRoom(atomicfile.Write(path, append(text, '\n'), 0o600), stateDir, "--state-dir")
+	return launch, noRoom(atomicfile.Write(launchFile(stateDir), append(text, '\n'), 0o600), stateDir, "--state-dir")
+}
+
+type launchState struct {
+	LaunchTime time.Time `json:"launch-time"`
+}
+
+func launchFile(stateDir string) string { return filepath.Join(stateDir, "launch.json") }
+
+// readLaunchTime is launchTime where it was fixed before; the error is [os.ErrNotExist] elsewhere.
+func readLaunchTime(stateDir string) (time.Time, error) {
+	path := launchFile(stateDir)
+	text, err := atomicfile.Read(path, maxLaunchFile)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var state launchState
+	if err := json.Unmarshal(text, &state); err != nil {
+		return time.Time{}, failure(exitFailed, "remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
+	}
+	return state.LaunchTime, nil
 }

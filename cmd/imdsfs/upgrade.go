@@ -26,7 +26,8 @@ func newUpgradeCommand(stdout io.Writer) *cobra.Command {
 same process, with the same mount, the same sockets and the same flags. Who reads the mount waits for
 some milliseconds, connections are accepted a moment later, tokens stay valid.
 
-First the new program looks at the instance file (imdsfs check). If it finds fault, nothing changes.
+First the new program judges the daemon's flags, the instance file and the tree, with what was changed at run
+time, as its start would. If it finds fault, nothing changes.
 
 A daemon that has capabilities takes any program from root. From its own user it takes only one that
 nobody but root can change: the file, and each directory on the way to it.`,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode"
 )
 
 // A Rule says which peers are answered. Make one with [ParseAllow] or [Local].
@@ -24,30 +25,37 @@ func Local() Rule { return Rule{text: "local"} }
 //	10.0.0.0/8   peers in that network, IPv4 or IPv6
 //	iface:NAME   peers in a network of that interface's addresses, as they are at the time
 //
-// The interface need not exist yet.
+// The interface need not exist yet. An error begins with s in quotes.
 func ParseAllow(s string) (Rule, error) {
 	if s == "local" {
 		return Local(), nil
 	}
 	if name, ok := strings.CutPrefix(s, "iface:"); ok {
-		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t\n") {
-			return Rule{}, fmt.Errorf("allow-from %q: %q is no name of an interface", s, name)
+		if !isInterfaceName(name) {
+			return Rule{}, fmt.Errorf("%q: %q is no name of an interface", s, name)
 		}
 		return Rule{text: s, iface: name}, nil
 	}
 	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
-		return Rule{}, fmt.Errorf("allow-from %q: an address alone is no network, write %s/%d", s, addr, addr.BitLen())
+		return Rule{}, fmt.Errorf("%q: an address alone is no network, write %s/%d", s, addr, addr.BitLen())
 	}
 	prefix, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil:
-		return Rule{}, fmt.Errorf("allow-from %q: give local, a network such as 172.17.0.0/16, or iface:NAME", s)
+		return Rule{}, fmt.Errorf("%q: give local, a network such as 172.17.0.0/16, or iface:NAME", s)
 	case prefix.Addr().Is4In6():
-		return Rule{}, fmt.Errorf("allow-from %q: write an IPv4 network as IPv4", s)
+		return Rule{}, fmt.Errorf("%q: write an IPv4 network as IPv4", s)
 	case prefix != prefix.Masked():
-		return Rule{}, fmt.Errorf("allow-from %q: there are bits set after the prefix, write %s", s, prefix.Masked())
+		return Rule{}, fmt.Errorf("%q: there are bits set after the prefix, write %s", s, prefix.Masked())
 	}
 	return Rule{text: s, prefix: prefix}, nil
+}
+
+// isInterfaceName is dev_valid_name of the kernel.
+func isInterfaceName(name string) bool {
+	return name != "" && len(name) <= 15 && name != "." && name != ".." && !strings.ContainsFunc(name, func(r rune) bool {
+		return r == '/' || r == ':' || r == 0 || unicode.IsSpace(r)
+	})
 }
 
 // String is the rule as ParseAllow reads it.

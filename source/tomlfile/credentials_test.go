@@ -62,7 +62,7 @@ func TestCredentials(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, "web-1.toml")
 			write(t, path, c.text)
-			_, err := Load(path)
+			_, err := Load(path, nil)
 			compare(t, path, faultsOf(t, err), c.want)
 		})
 	}
@@ -78,7 +78,7 @@ func TestSecretInAFileLosesOneNewline(t *testing.T) {
 		if err := os.Chtimes(file, later, later); err != nil {
 			t.Fatal(err)
 		}
-		f, err := Load(path)
+		f, err := Load(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,7 @@ func (r reader) readFile(path string, limit int) ([]byte, *unix.Stat_t, error) {
 	way := &way{reader: r}
 	held, entry, err := safepath.Walk(path, way)
 	if err != nil {
-		return nil, nil, withoutPath(err)
+		return nil, nil, withoutPath(deniedDir(err))
 	}
 	defer held.Close()
 	if err := way.target(held, entry); err != nil {
@@ -35,6 +35,9 @@ func (r reader) readFile(path string, limit int) ([]byte, *unix.Stat_t, error) {
 	}
 	// O_NONBLOCK: the owner's lease does not hold us up.
 	f, err := safepath.Reopen(held, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if errors.Is(err, fs.ErrPermission) {
+		err = denied(entry.Path, &entry.Stat, unix.R_OK)
+	}
 	if err != nil {
 		return nil, nil, withoutPath(err)
 	}
@@ -87,7 +90,10 @@ func (n node) contents(limit int) (data []byte, mtime time.Time, ok bool) {
 	}
 	var tooLarge sizeError
 	var refused *safepath.Error
+	var denied *DeniedError
 	switch {
+	case errors.As(err, &denied):
+		n.fault("the file that it names cannot be read: "+denied.Error(), denied.Hint)
 	case errors.As(err, &tooLarge):
 		n.fault(fmt.Sprintf("the file that it names has %d bytes: %d are allowed", int64(tooLarge), limit), "")
 	case errors.As(err, &refused):

@@ -176,7 +176,7 @@ func TestFilesAreReadForTheOwnerOfTheInstanceFile(t *testing.T) {
 		{alice, 0o664, "alice/own", "{TOP}/alice/own belongs to uid 61021 (mode 0600): others can write the instance file, and not everybody may read this (name a file that everybody may read, or check what the instance file says, and then chown root {FILE} && chmod go-w {FILE})"},
 	} {
 		file := l.file("web.toml", test.uid, test.mode, fmt.Sprintf("user-data-file = %q\n", test.name))
-		f, err := Load(file)
+		f, err := Load(file, nil)
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -207,7 +207,7 @@ func TestInstanceFileIsThatOfWhomItBelongsToBehindLinks(t *testing.T) {
 		{alice, "alice/roots", "/alice/link is a symbolic link of uid 61021 that leads to a file of uid 0"},
 	} {
 		link := l.link(filepath.Join(l.top, test.target), "alice/link", test.uid)
-		_, err := Load(link)
+		_, err := Load(link, nil)
 		must(t, os.Remove(link))
 		if err == nil != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("a link of uid %d to %s: %v, want %q", test.uid, test.target, err, test.want)
@@ -247,7 +247,7 @@ runtime-dir = "/run/x"
 		{0, 0o644, "", ""},
 	} {
 		file := l.file("web.toml", test.uid, test.mode, text)
-		f, err := Load(file)
+		f, err := Load(file, nil)
 		if test.why == "" {
 			if err != nil || f.Server.User != "root" {
 				t.Errorf("root's own: %v, %+v", err, f)
@@ -265,7 +265,7 @@ runtime-dir = "/run/x"
 			want(9, "server.admin", flag), want(10, "server.add-addresses", flag), want(11, "server.keep", flag),
 			want(12, "server.user", flag), want(13, "server.runtime-dir", flag),
 		})
-		if s := f.Server; s.Mount != none || len(s.Listen) != 1 || s.Admin+s.User+s.RuntimeDir != "" || s.Keep || s.AddAddresses || len(s.Places) != 2 {
+		if s := f.Server; s.Mount != none || len(s.Listen) != 1 || s.Admin+s.User+s.RuntimeDir != "" || s.Keep || s.AddAddresses || len(s.Places) != 3 {
 			t.Errorf("it has a say: %+v", s)
 		}
 		if strings.Contains(fmt.Sprint(err), secret) {
@@ -299,13 +299,13 @@ func TestOnlyRegularFilesAreOpened(t *testing.T) {
 	for _, uid := range []int{0, alice} {
 		for _, name := range names {
 			l.own(name, alice, 0o777)
-			_, err := Load(l.file("web.toml", uid, 0o644, fmt.Sprintf("user-data-file = %q\n", name)))
+			_, err := Load(l.file("web.toml", uid, 0o644, fmt.Sprintf("user-data-file = %q\n", name)), nil)
 			want := "the file that it names is refused: " + path(name) + " is not a regular file (it belongs to uid 61021) (name a regular file)"
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", name, err, want)
 			}
 		}
-		_, err := Load(l.file("web.toml", uid, 0o644, "user-data-file = 'large'\n"))
+		_, err := Load(l.file("web.toml", uid, 0o644, "user-data-file = 'large'\n"), nil)
 		if err == nil || !strings.Contains(err.Error(), "the file that it names has 16385 bytes: 16384 are allowed") {
 			t.Errorf("large: %v", err)
 		}
@@ -329,12 +329,12 @@ func TestNoFileOfProcIsReadForAUser(t *testing.T) {
 	defer func() { process.Process.Kill(); process.Wait() }()
 	maps := fmt.Sprintf("/proc/%d/maps", process.Process.Pid)
 	file := l.file("web.toml", 0, 0o644, fmt.Sprintf("user-data-file = %q\n", maps))
-	if _, err := Load(file); err != nil {
+	if _, err := Load(file, nil); err != nil {
 		t.Errorf("root's own: %v", err)
 	}
 	l.own("web.toml", alice, 0o644)
 	want := maps + " is not stored anywhere (it is a file of the kernel's, and belongs to uid 0)"
-	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := Load(file, nil); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("alice's: %v, want %q", err, want)
 	}
 	// A process of hers whose files she has a link to can become root's at any time, by a set-user-ID program.
@@ -345,7 +345,7 @@ func TestNoFileOfProcIsReadForAUser(t *testing.T) {
 	maps = fmt.Sprintf("/proc/%d/maps", hers.Process.Pid)
 	l.link(maps, "link", alice)
 	want = maps + " is not stored anywhere (it is a file of the kernel's, and belongs to uid 61021)"
-	if _, err := Load(l.file("roots.toml", 0, 0o644, "user-data-file = 'link'\n")); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := Load(l.file("roots.toml", 0, 0o644, "user-data-file = 'link'\n"), nil); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("root's, through her link: %v, want %q", err, want)
 	}
 }

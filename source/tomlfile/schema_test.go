@@ -206,29 +206,12 @@ func TestWrongValues(t *testing.T) {
 		"access, owner negative":   {"[[access]]\nowner = -1\npath = '/'", "access.owner", "not the number of a user"},
 		"access, owner too high":   {"[[access]]\nowner = '4294967295'\npath = '/'", "access.owner", "not the number of a user"},
 		"access, owner's type":     {"[[access]]\nowner = true\npath = '/'", "access.owner", "name or number of a user"},
-		"listen, no port":          {"[server]\nlisten = ['::1']", "server.listen", "not an address"},
-		"listen, port":             {"[server]\nlisten = ['[::1]:65536']", "server.listen", "0 to 65535"},
-		"listen, host":             {"[server]\nlisten = ['a b:80']", "server.listen", "not a host"},
-		"listen, none and more":    {"[server]\nlisten = ['none', 'link-local']", "server.listen", "beside an address"},
 		"listen, twice":            {"[server]\nlisten = [':80', ':80']", "server.listen", "given twice"},
 		"listen's type":            {"[server]\nlisten = ':80'", "server.listen", "must be an array"},
-		"mount":                    {"[server]\nmount = 'run/metadata'", "server.mount", `or say "none"`},
-		"runtime-dir":              {"[server]\nruntime-dir = 'none'", "server.runtime-dir", "absolute path"},
-		"state-dir":                {"[server]\nstate-dir = ''", "server.state-dir", "absolute path"},
-		"sources":                  {"[server]\nsources = ['files']", "server.sources", `"host" or "file"`},
 		"sources, twice":           {"[server]\nsources = ['file', 'file']", "server.sources", "given twice"},
 		"sources, none":            {"[server]\nsources = []", "server.sources", "names no source"},
-		"allow-from":               {"[server]\nallow-from = ['all']", "server.allow-from", "not a description of peers"},
-		"allow-from, address":      {"[server]\nallow-from = ['10.0.0.1']", "server.allow-from", "write 10.0.0.1/32"},
-		"allow-from, interface":    {"[server]\nallow-from = ['iface:name-longer-than-15']", "server.allow-from", "network interface"},
-		"hosts":                    {"[server]\nhosts = ['*.example.com']", "server.hosts", "not a host name"},
-		"hosts, port":              {"[server]\nhosts = ['metadata:80']", "server.hosts", "without port"},
-		"log-level":                {"[server]\nlog-level = 'trace'", "server.log-level", `"warn" or "error"`},
-		"log-format":               {"[server]\nlog-format = 'xml'", "server.log-format", `"text" or "json"`},
-		"admin":                    {"[server]\nadmin = 'run/x'", "server.admin", "must be an absolute path"},
-		"metrics":                  {"[server]\nmetrics = 'link-local'", "server.metrics", "not an address"},
-		"metrics-allow-from":       {"[server]\nmetrics-allow-from = ['10.0.0.1']", "server.metrics-allow-from", "write 10.0.0.1/32"},
-		"vantage":                  {"[server]\nvantage = 'above'", "server.vantage", "unknown value"},
+		"a text's type":            {"[server]\nmount = 1", "server.mount", "must be a string"},
+		"a text, empty":            {"[server]\nstate-dir = ''", "server.state-dir", "is empty"},
 		"add-addresses":            {"[server]\nadd-addresses = 'yes'", "server.add-addresses", "must be true or false"},
 		"account default":          {"[account-defaults]\nhttp-tokens = 'maybe'", "account-defaults.http-tokens", "a value of 'maybe' is not valid"},
 		"account hop limit":        {"[account-defaults]\nhttp-put-response-hop-limit = 0", "account-defaults.http-put-response-hop-limit", "a value of '0' is not valid"},
@@ -247,8 +230,8 @@ func TestWrongValues(t *testing.T) {
 }
 
 func TestFaultInAnArrayNamesTheElementsLine(t *testing.T) {
-	wantFaults(t, "[server]\nlisten = [\n  ':80',\n  # a comment\n  'x',\n]\n[[access]]\npath = '/'\ngroup = 0\n[[access]]\npath = '/'\nmode = '1'\n",
-		faultWant{5, "server.listen", "not an address"},
+	wantFaults(t, "[server]\nlisten = [\n  ':80',\n  # a comment\n  80,\n]\n[[access]]\npath = '/'\ngroup = 0\n[[access]]\npath = '/'\nmode = '1'\n",
+		faultWant{5, "server.listen", "must be a string"},
 		faultWant{12, "access.mode", "read bits"})
 	wantFaults(t, "access = [\n  { path = '/', group = 0 },\n  { path = '/x',\n    group = 0 },\n  5,\n]\n",
 		faultWant{3, "access.path", "leads nowhere"},
@@ -288,7 +271,7 @@ func TestUserData(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, "web-1.toml")
 			write(t, path, c.text)
-			f, err := Load(path)
+			f, err := Load(path, nil)
 			if c.fault != "" {
 				if faults := faultsOf(t, err); len(faults) != 1 || !strings.Contains(faults[0].String(), c.fault) {
 					t.Errorf("got %v, want %q", err, c.fault)
@@ -315,7 +298,7 @@ func TestNamesAreRelativeToTheFileNotToTheWorkingDirectory(t *testing.T) {
 	write(t, filepath.Join(dir, "script"), "wrong")
 	write(t, filepath.Join(dir, "etc", "d", "web-1.toml"), "user-data-file = '../script'")
 	t.Chdir(dir)
-	f, err := Load("etc/d/web-1.toml")
+	f, err := Load("etc/d/web-1.toml", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

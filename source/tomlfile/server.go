@@ -1,17 +1,15 @@
 package tomlfile
 
 import (
-	"net"
-	"net/netip"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
+
+	"github.com/imdsfs/imdsfs/source"
 )
 
-// Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins.
+// Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins. The texts are as they stand in the
+// file: what they mean, and whether they mean anything, is for whoever serves to say, see [Accept].
 type Server struct {
 	Listen     []string // "HOST:PORT" or "link-local"; or "none" alone
 	Mount      string   // absolute path, or "none"
@@ -34,9 +32,25 @@ type Server struct {
 	Watchdog     time.Duration // how long it may be silent then; 0: not said
 
 	// Places tells for each key that the file gives, by its name there ("allow-from"), the
-	// "FILE:LINE" where it does. What is not here was not said.
+	// "FILE:LINE" where it does, and likewise for the elements of an array ("allow-from[0]").
+	// What is not here was not said.
 	Places map[string]string
 }
+
+// An Accept is asked about [server] whenever a file is read, also about what could be made out of a faulty one. The
+// faults that it returns are faults of the file. Their places are those of [Server.At].
+type Accept func(*Server) source.Faults
+
+// At is the beginning of a fault of a key, or, with index ≥ 0, of an element of its array.
+func (s *Server) At(key string, index int) source.Fault {
+	f := source.Fault{Place: s.Places[key], Key: "server." + key}
+	if place, ok := s.Places[element(key, index)]; ok {
+		f.Place = place
+	}
+	return f
+}
+
+func element(key string, index int) string { return key + "[" + strconv.Itoa(index) + "]" }
 
 // server decodes [server].
 func (d *decoder) server(t table) {
@@ -52,45 +66,22 @@ func (d *decoder) server(t table) {
 			continue
 		}
 		s.Places[n.name] = d.at(n.line())
+		if list := map[string]*[]string{
+			"listen": &s.Listen, "sources": &s.Sources, "allow-from": &s.AllowFrom, "hosts": &s.Hosts, "metrics-allow-from": &s.MetricsAllowFrom,
+		}[n.name]; list != nil {
+			*list = n.placedTexts(s)
+		}
+		if text := map[string]*string{
+			"mount": &s.Mount, "runtime-dir": &s.RuntimeDir, "state-dir": &s.StateDir, "log-level": &s.LogLevel, "log-format": &s.LogFormat,
+			"admin": &s.Admin, "metrics": &s.Metrics, "vantage": &s.Vantage, "user": &s.User,
+		}[n.name]; text != nil {
+			*text = n.placedText(s)
+		}
 		switch n.name {
-		case "listen":
-			s.Listen, _ = n.texts(checkListen)
-			if len(s.Listen) > 1 && slices.Contains(s.Listen, "none") {
-				n.fault(`"none" stands beside an address`, "keep one or the other")
-			}
-		case "mount":
-			s.Mount = n.directoryPath("none")
-		case "runtime-dir":
-			s.RuntimeDir = n.directoryPath("")
-		case "state-dir":
-			s.StateDir = n.directoryPath("")
-		case "sources":
-			s.Sources, _ = n.texts(checkSource)
-			if s.Sources != nil && len(s.Sources) == 0 {
-				n.fault("names no source", `specify "host", "file" or both`)
-			}
-		case "allow-from":
-			s.AllowFrom, _ = n.texts(checkPeer)
-		case "hosts":
-			s.Hosts, _ = n.texts(checkHost)
-		case "log-level":
-			s.LogLevel, _ = n.oneOf("debug", "info", "warn", "error")
-		case "log-format":
-			s.LogFormat, _ = n.oneOf("text", "json")
-		case "admin":
-			s.Admin = n.directoryPath("none")
-		case "metrics":
-			s.Metrics = n.metricsAddress()
-		case "metrics-allow-from":
-			s.MetricsAllowFrom, _ = n.texts(checkPeer)
-		case "vantage":
-			s.Vantage, _ = n.oneOf("guest", "host")
 		case "add-addresses":
 			s.AddAddresses = n.boolean()
 		case "keep":
 			s.Keep = n.boolean()
-		case "user":
-			s.User = n.userName()
 		case "watchdog":
 			s.Watchdog = n.duration()
 		}
@@ -101,29 +92,32 @@ func (d *decoder) server(t table) {
 	}
 }
 
-// metricsAddress is where metrics are to be had: one address, or "none".
-func (n node) metricsAddress() string {
-	address, ok := n.text()
-	if !ok {
-		return ""
+// placedText is n's string. What is none, or empty, is a fault, and was not said.
+func (n node) placedText(s *Server) string {
+	text, ok := n.text()
+	if ok && text == "" {
+		n.fault("is empty", "leave it out to have the default")
 	}
-	text, hint := checkListen(address)
-	if address == "link-local" {
-		text, hint = "not an address", `HOST:PORT such as "127.0.0.1:9338", or "none"`
+	if text == "" {
+		delete(s.Places, n.name)
 	}
-	if text != "" {
-		n.fault(text, hint)
-	}
-	return address
+	return text
 }
 
-// userName is the name of a user, who need not exist where the file is checked.
-func (n node) userName() string {
-	name, ok := n.text()
-	if ok && !userName.MatchString(name) {
-		n.fault("not the name of a user", "letters, digits, - and _")
+// placedTexts are the strings of n's array, and notes their places. If anything else is in it, none of them was said.
+func (n node) placedTexts(s *Server) []string {
+	texts, ok := n.texts(func(string) (string, string) { return "", "" })
+	switch {
+	case !ok:
+		delete(s.Places, n.name)
+		return nil
+	case len(texts) == 0 && n.name == "sources":
+		n.fault("names no source", `specify "host", "file" or both`)
 	}
-	return name
+	for i := range texts {
+		s.Places[element(n.name, i)] = n.d.at(node{d: n.d, place: n.elem(i)}.line())
+	}
+	return texts
 }
 
 // duration is a positive time.
@@ -147,72 +141,4 @@ func (n node) boolean() bool {
 		n.fault("must be true or false", "without quotes")
 	}
 	return b
-}
-
-// directoryPath is an absolute path, or the keyword if there is one.
-func (n node) directoryPath(keyword string) string {
-	path, ok := n.text()
-	switch {
-	case !ok || keyword != "" && path == keyword:
-	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0):
-		hint := "start it with /"
-		if keyword != "" {
-			hint += ", or say " + strconv.Quote(keyword)
-		}
-		n.fault("must be an absolute path", hint)
-	}
-	return path
-}
-
-var (
-	hostName      = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?$`)
-	userName      = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
-	interfaceName = regexp.MustCompile(`^[^/:\s\x00]{1,15}$`) // dev_valid_name of the kernel
-)
-
-func checkListen(s string) (text, hint string) {
-	if s == "link-local" || s == "none" {
-		return "", ""
-	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return "not an address", `HOST:PORT such as "127.0.0.1:1338" or "[::1]:1338", "link-local", or "none"`
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return "not a port", "0 to 65535, where 0 is any free one"
-	}
-	if _, err := netip.ParseAddr(host); err != nil && host != "" && !hostName.MatchString(host) {
-		return "not a host", "an IP address or a name"
-	}
-	return "", ""
-}
-
-func checkSource(s string) (text, hint string) {
-	if s != "host" && s != "file" {
-		return "unknown source", `specify "host" or "file"`
-	}
-	return "", ""
-}
-
-func checkPeer(s string) (text, hint string) {
-	if name, ok := strings.CutPrefix(s, "iface:"); ok {
-		if !interfaceName.MatchString(name) || name == "." || name == ".." {
-			return "not the name of a network interface", ""
-		}
-		return "", ""
-	}
-	if _, err := netip.ParsePrefix(s); err == nil || s == "local" {
-		return "", ""
-	}
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
-		return "an address, not a network", "write " + netip.PrefixFrom(addr, addr.BitLen()).String()
-	}
-	return "not a description of peers", `"local", a network such as "10.0.0.0/8", or "iface:NAME"`
-}
-
-func checkHost(s string) (text, hint string) {
-	if !hostName.MatchString(s) {
-		return "not a host name", "a name without port and wildcard, as clients have it in their URL"
-	}
-	return "", ""
 }

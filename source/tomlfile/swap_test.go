@@ -65,7 +65,7 @@ func TestNothingIsReadThatIsSwappedIn(t *testing.T) {
 	begin := time.Now()
 	for since := time.Duration(0); since < last || since < 30*time.Second && !(all(good) && all(refused)); since = time.Since(begin) {
 		for _, file := range files {
-			f, err := Load(file)
+			f, err := Load(file, nil)
 			switch {
 			case err != nil && strings.Contains(err.Error(), secret):
 				t.Fatalf("%s: a fault tells it: %v", file, err)

@@ -48,8 +48,8 @@ type File struct {
 // Load reads the instance file at path. If the file can be read but not used, the error is
 // [source.Faults], sorted by line; Place is "PATH:LINE" with path as given, without a line if the way to the file is
 // refused. Unless the file is no TOML
-// at all, what could be made out of it comes with the faults.
-func Load(path string) (*File, error) {
+// at all, what could be made out of it comes with the faults. accept, if it is not nil, decides about [server].
+func Load(path string, accept Accept) (*File, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("instance file %s: %w", path, err)
@@ -68,7 +68,15 @@ func Load(path string) (*File, error) {
 		// An editor that writes in place empties the file first: what is served has to stay.
 		return nil, source.Faults{{Place: path + ":1", Text: "the file is empty", Hint: "state at least an instance-id under [meta-data]"}}
 	}
-	return readerFor(path, st).decode(path, string(data), mtimeOf(st))
+	file, err := readerFor(path, st).decode(path, string(data), mtimeOf(st))
+	if file == nil || accept == nil {
+		return file, err
+	}
+	var faults source.Faults
+	errors.As(err, &faults)
+	faults = append(faults, accept(&file.Server)...)
+	faults.Sort()
+	return file, faults.Err()
 }
 
 // decode is Load for a text that has been read already.
@@ -106,13 +114,14 @@ func (d *decoder) refer(path string) string {
 // A Source is an instance file as a source of metadata. Load may not be called concurrently.
 type Source struct {
 	path   string
-	refers []string
+	accept Accept
+	last   *File // nil before the first that was any TOML
 }
 
 var _ source.Source = (*Source)(nil)
 
-// New returns the source that reads the instance file at path.
-func New(path string) *Source { return &Source{path: path} }
+// New returns the source that reads the instance file at path; accept is as for the function [Load].
+func New(path string, accept Accept) *Source { return &Source{path: path, accept: accept} }
 
 // Name is the source's name in [server] sources.
 func (s *Source) Name() string { return "file" }
@@ -122,20 +131,30 @@ func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := Load(s.path)
+	f, err := Load(s.path, s.accept)
 	if f == nil {
 		return nil, err // what it referred to last time still counts
 	}
-	s.refers = f.Refers
+	s.last = f
 	return f.Fragment, err
 }
 
 // Refers are the absolute paths of the files that the last Load read; see [File].
 func (s *Source) Refers() []string {
-	if s.refers == nil {
-		if abs, err := filepath.Abs(s.path); err == nil {
-			return []string{abs}
-		}
+	if s.last != nil {
+		return s.last.Refers
 	}
-	return s.refers
+	abs, err := filepath.Abs(s.path)
+	if err != nil {
+		return nil
+	}
+	return []string{abs}
+}
+
+// Server is what [server] said to the last Load, nil before the first.
+func (s *Source) Server() *Server {
+	if s.last == nil {
+		return nil
+	}
+	return &s.last.Server
 }

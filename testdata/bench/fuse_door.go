@@ -38,7 +38,7 @@ type door struct {
 }
 
 func (e *env) mountHere(ctx context.Context, name, file string) (*door, error) {
-	fragment, err := tomlfile.New(file).Load(ctx)
+	fragment, err := tomlfile.New(file, nil).Load(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+// settings are those of [server] that the file states, and those of the instance.
+func (r *checked) settings() (all []source.Setting) {
+	texts := serverTexts(&r.server)
+	for key, text := range texts {
+		if place, ok := r.server.Places[key]; ok {
+			all = append(all, source.Setting{Key: "server." + key, Value: text, Origin: source.Origin{Kind: source.Stated, Place: place, Key: "server." + key}})
+		}
+	}
+	slices.SortFunc(all, func(a, b source.Setting) int { return cmp.Compare(a.Key, b.Key) })
+	if r.snap != nil {
+		all = append(all, r.snap.Settings()...)
+	}
+	return all
+}
+
+// serverTexts are the keys of [server] and what stands there, a list with blanks between.
+func serverTexts(s *tomlfile.Server) map[string]string {
+	list := func(texts []string) string { return strings.Join(texts, " ") }
+	return map[string]string{
+		"listen": list(s.Listen), "mount": s.Mount, "runtime-dir": s.RuntimeDir, "state-dir": s.StateDir, "sources": list(s.Sources),
+		"allow-from": list(s.AllowFrom), "hosts": list(s.Hosts), "log-level": s.LogLevel, "log-format": s.LogFormat, "admin": s.Admin,
+		"metrics": s.Metrics, "metrics-allow-from": list(s.MetricsAllowFrom), "vantage": s.Vantage,
+		"add-addresses": strconv.FormatBool(s.AddAddresses), "keep": strconv.FormatBool(s.Keep), "user": s.User, "watchdog": s.Watchdog.String(),
+	}
+}
+
+// A checkRow is a line of what check prints: what, its value, and where that comes from.
+type checkRow [3]string
+
+// A checkSection is the rows of a table of the file, or of a directory of the tree.
+type checkSection struct {
+	heading string
+	rows    []checkRow
+}
+
+// sections are the settings by their tables, and then the leaves by their directories in a version.
+func (r *checked) sections() (all []checkSection) {
+	add := func(heading string, row checkRow) {
+		if i := slices.IndexFunc(all, func(s checkSection) bool { return s.heading == heading }); i >= 0 {
+			all[i].rows = append(all[i].rows, row)
+			return
+		}
+		all = append(all, checkSection{heading, []checkRow{row}})
+	}
+	for _, s := range r.settings() {
+		table, _, _ := strings.Cut(s.Key, ".")
+		add("["+table+"]", checkRow{s.Key, short(s.Value), s.Origin.String()})
+	}
+	latest, _ := r.snap.View(source.Latest)
+	for _, root := range []string{source.MetaData, source.Dynamic, source.UserData} {
+		for name, v := range latest.Walk() {
+			if first, _, _ := strings.Cut(name, "/"); v.IsDir() || first != root {
+				continue
+			}
+			value := mask
+			if !v.Secret() {
+				value = short(string(v.Bytes()))
+			}
+			add("/latest/"+root, checkRow{name, value, v.Origin().String()})
+		}
+	}
+	return all
+}
+
+// print prints a line for each setting and each leaf, in no more than width columns; 0 is any number.
+func (r *checked) print(w io.Writer, width int) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: good\n", r.path)
+	for _, s := range r.sections() {
+		fmt.Fprintf(&b, "\n%s\n", s.heading)
+		s.print(&b, width)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// print prints a table, or, where that is too wide, each row as "what = value", with where it comes from behind it or
+// below.
+func (s checkSection) print(b *strings.Builder, width int) {
+	var columns [3]int
+	for _, r := range s.rows {
+		for i, text := range r {
+			columns[i] = max(columns[i], utf8.RuneCountInString(text))
+		}
+	}
+	table := width == 0 || 2+columns[0]+2+columns[1]+2+columns[2] <= width
+	for _, r := range s.rows {
+		stated := r[0] + " = " + r[1]
+		switch room := width - 2; {
+		case table:
+			fmt.Fprintf(b, "  %-*s  %-*s  %s\n", columns[0], r[0], columns[1], r[1], r[2])
+		case utf8.RuneCountInString(stated+r[2])+2 <= room:
+			fmt.Fprintf(b, "  %s  %s\n", stated, r[2])
+		case utf8.RuneCountInString(stated) <= room:
+			fmt.Fprintf(b, "  %s\n", stated)
+			wrap(b, "      ", r[2], width)
+		default:
+			wrap(b, "  ", r[0], width)
+			wrap(b, "      = ", r[1], width)
+			wrap(b, "      ", r[2], width)
+		}
+	}
+}
+
+// wrap prints a text that begins after prefix in lines of at most width columns: broken at blanks, else anywhere.
+func wrap(b *strings.Builder, prefix, text string, width int) {
+	rest := []rune(text)
+	room := max(width-len(prefix), 8)
+	for len(rest) > room {
+		end := room
+		for i := room; i > room/2; i-- {
+			if rest[i] == ' ' {
+				end = i
+				break
+			}
+		}
+		fmt.Fprintf(b, "%s%s\n", prefix, string(rest[:end]))
+		rest = []rune(strings.TrimLeft(string(rest[end:]), " "))
+		prefix = strings.Repeat(" ", len(prefix))
+	}
+	fmt.Fprintf(b, "%s%s\n", prefix, string(rest))
+}
+
+// terminalWidth is how many columns the terminal has that w is, by $COLUMNS or the kernel; 0 for no terminal.
+func terminalWidth(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		return n
+	}
+	return int(size.Col)
+}
+
+const mask = "[secret]"
+
+// short shows a value on one line of at most 60 characters: as it is if it is plain, quoted if not.
+func short(s string) string {
+	const most = 60
+	cut := func(s string) string {
+		if utf8.RuneCountInString(s) <= most {
+			return s
+		}
+		return string([]rune(s)[:most-1]) + "…"
+	}
+	plain := s != "" && strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == utf8.RuneError || r == 0x7f }) < 0
+	if plain {
+		return cut(s)
+	}
+	return cut(fmt.Sprintf("%q", s))
+}

@@ -1,0 +1,333 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/imdsfs/imdsfs/imds"
+	"github.com/imdsfs/imdsfs/imds/edge"
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+// values are what the texts of settings mean. The daemon is built from them: nobody reads the texts again, so
+// nothing is refused later that was accepted here.
+type values struct {
+	allow, scrapers []edge.Rule // who is answered, and who may read the metrics
+	names           imds.Hosts  // that every port may be asked by
+	level           logrus.Level
+	formatter       logrus.Formatter
+	outsideGuests   bool // vantage = "host"
+}
+
+// accept is what an instance file has to pass, besides being one: together with the flags it must say what the daemon
+// can be built from. It changes nothing.
+func (s *settings) accept(server *tomlfile.Server) source.Faults {
+	trial := *s.given
+	faults, _ := trial.settle(server)
+	return faults
+}
+
+// settle works every setting out: what the flag says, else the file's [server], else the default; and what that means.
+// Nothing else decides whether a setting is good: check, serve, a reload and an upgrade all ask it. inFile is what is
+// wrong with the file, also where a flag wins over it; inFlags is what is wrong without any fault of the file.
+func (s *settings) settle(server *tomlfile.Server) (inFile source.Faults, inFlags error) {
+	j := &judge{server: server}
+	s.server = *server
+	s.mountFlag = s.mount
+	s.mount = one(j, "mount", s.mount, server.Mount, first(os.Getenv(mountVariable), defaultMount), pathOr(none))
+	s.listenStated = len(s.listen)+len(server.Listen) > 0
+	s.listen = many(j, "listen", s.listen, server.Listen, []string{defaultListen}, parseListen)
+	s.runtimeDir = one(j, "runtime-dir", s.runtimeDir, server.RuntimeDir, defaultRuntimeDir(), pathOr(""))
+	if s.stateDir = one(j, "state-dir", s.stateDir, server.StateDir, defaultStateDir(), pathOr("")); s.stateDir == "" {
+		j.flagFault("give --state-dir, or set HOME", errors.New("there is no home directory to keep the state in"))
+	}
+	s.allow = many(j, "allow-from", s.allowFrom, server.AllowFrom, []string{"local"}, edge.ParseAllow)
+	s.scrapers = many(j, "metrics-allow-from", s.metricsAllowFrom, server.MetricsAllowFrom, []string{"local"}, edge.ParseAllow)
+	s.hosts = many(j, "hosts", s.hosts, server.Hosts, nil, parseHost)
+	s.names, _ = imds.NewHosts(s.hosts...) // each was judged
+	s.level = one(j, "log-level", s.logLevel, server.LogLevel, "info", oneOf(logLevels, "debug", "info", "warn", "error"))
+	s.formatter = one(j, "log-format", s.logFormat, server.LogFormat, "text", oneOf(logFormats, "text", "json"))
+	s.sources = many(j, "sources", nil, server.Sources, nil, parseSource)
+	s.admin = one(j, "admin", s.admin, server.Admin, adminSocket(s.runtimeDir), pathOr(none))
+	s.metrics = one(j, "metrics", s.metrics, server.Metrics, none, parseMetrics)
+	s.outsideGuests = one(j, "vantage", "", server.Vantage, "guest", oneOf(map[string]bool{"guest": false, "host": true}, "guest", "host"))
+	s.addAddresses = s.addAddresses || server.AddAddresses
+	s.keep = s.keep || server.Keep
+	s.user = one(j, "user", s.user, server.User, "", parseUser)
+	s.watchdog = one(j, "watchdog", durationText(s.watchdog), durationText(server.Watchdog), defaultWatchdog.String(), parseWatchdog)
+	s.settleTogether(j)
+	return j.faults, j.err
+}
+
+// settleTogether refuses what is good alone and not together.
+func (s *settings) settleTogether(j *judge) {
+	if s.user != "" && !s.keep {
+		j.together("give --keep as well (keep = true); with systemd say User= in the unit", "--user needs a keeper", "user")
+	}
+	if s.mount == none && slices.Equal(s.listen, []string{none}) {
+		j.together("leave out one of them", "with neither a mount nor an address there is nothing to serve", "mount", "listen")
+	}
+	if len(s.admin) > maxSocketPath {
+		j.together("choose another with --admin, or say none", fmt.Sprintf("a socket's path has at most %d bytes: %s", maxSocketPath, s.admin), "admin", "runtime-dir")
+	}
+	if len(s.listen) > 1 && slices.Contains(s.listen, none) {
+		j.together("keep one or the other", `"none" stands beside an address`, "listen")
+	}
+	for i, a := range s.listen {
+		for _, b := range s.listen[:i] {
+			if collide(a, b) {
+				j.together("keep one of them", fmt.Sprintf("%s and %s cannot both be listened on", b, a), "listen")
+			}
+		}
+		if collide(a, s.metrics) {
+			j.together("choose another port", fmt.Sprintf("%s is an address of --listen already: %s", s.metrics, a), "metrics", "listen")
+		}
+	}
+	for _, d := range s.dirs() {
+		if s.mount != none && isAtOrAbove(s.mount, d.path) {
+			j.together("choose another with --mount", fmt.Sprintf("the %s %s would lie below the mount %s", d.name, d.path, s.mount), "mount", strings.TrimPrefix(d.flag, "--"))
+		}
+	}
+}
+
+// A judge gathers what is wrong with settings.
+type judge struct {
+	server *tomlfile.Server
+	faults source.Faults
+	err    error // the first of flags and defaults
+	// flags are the keys for which a flag is given.
+	flags []string
+}
+
+func (j *judge) fault(key string, index int, err error, hint string) {
+	f := j.server.At(key, index)
+	f.Text, f.Hint = err.Error(), hint
+	j.faults = append(j.faults, f)
+}
+
+func (j *judge) flagFault(hint string, err error) {
+	if j.err == nil {
+		j.err = failure(exitUsage, hint, err)
+	}
+}
+
+// together is a fault of the first of these keys that the file decides, and else of the flags.
+func (j *judge) together(hint, text string, keys ...string) {
+	for _, key := range keys {
+		if _, ok := j.server.Places[key]; ok && !slices.Contains(j.flags, key) {
+			j.fault(key, -1, errors.New(text), hint)
+			return
+		}
+	}
+	j.flagFault(hint, errors.New(text))
+}
+
+// one settles a setting that is one text, "" for what is not said. The errors of parse begin with that text in quotes.
+func one[T any](j *judge, key, flag, file, fallback string, parse func(string) (T, error)) T {
+	list := func(text string) []string {
+		if text == "" {
+			return nil
+		}
+		return []string{text}
+	}
+	settled := many(j, key, list(flag), list(file), list(fallback), parse)
+	if len(settled) == 0 {
+		var zero T
+		return zero
+	}
+	return settled[0]
+}
+
+// many settles a setting that is a list. What is wrong in it is left out.
+func many[T any](j *judge, key string, flags, file, fallback []string, parse func(string) (T, error)) []T {
+	var inFile, settled []T
+	for i, text := range file {
+		v, err := parse(text)
+		if err == nil && needsAbsolute(key, text) {
+			err = fmt.Errorf("%q: must be an absolute path", text)
+		}
+		if err != nil {
+			j.fault(key, i, err, "")
+			continue
+		}
+		inFile = append(inFile, v)
+	}
+	if len(flags) > 0 {
+		j.flags = append(j.flags, key)
+	} else if len(file) > 0 {
+		return inFile
+	} else {
+		flags = fallback
+	}
+	for _, text := range flags {
+		v, err := parse(text)
+		if err != nil {
+			j.flagFault("", fmt.Errorf("--%s %w", flagOf(key), err))
+			continue
+		}
+		settled = append(settled, v)
+	}
+	return settled
+}
+
+// flagOf is the flag of a key of [server].
+func flagOf(key string) string {
+	if key == "hosts" {
+		return "host"
+	}
+	return key
+}
+
+// needsAbsolute: a flag may be relative to where the program is started, which a file knows nothing of.
+func needsAbsolute(key, text string) bool {
+	return slices.Contains([]string{"mount", "runtime-dir", "state-dir", "admin"}, key) && text != none && !filepath.IsAbs(text)
+}
+
+// pathOr reads a path, or a keyword; "" for none.
+func pathOr(keyword string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		switch {
+		case strings.ContainsRune(text, 0):
+			return "", fmt.Errorf("%q: not a path", text)
+		case text == none && keyword == "":
+			return "", fmt.Errorf("%q: must be a path: it cannot be done without", text)
+		}
+		return text, nil
+	}
+}
+
+const maxSocketPath = 107 // bytes: sun_path of unix(7), and the NUL behind it
+
+func parseListen(text string) (string, error) {
+	if text == none || text == linkLocal {
+		return text, nil
+	}
+	return parseAddress(text, ", link-local, or none")
+}
+
+func parseMetrics(text string) (string, error) {
+	if text == none {
+		return text, nil
+	}
+	return parseAddress(text, ", or none")
+}
+
+var (
+	hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?$`)
+	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
+	number   = regexp.MustCompile(`(^|\.)[0-9]+\.?$`) // at the end of what is no name, but meant as an address
+)
+
+// parseAddress reads HOST:PORT, and returns it in one form. Whether a name leads to an address of this machine is not
+// known before it is looked up.
+func parseAddress(text, orElse string) (string, error) {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", fmt.Errorf("%q: not an address; give HOST:PORT such as 127.0.0.1:1338 or [::1]:1338%s", text, orElse)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", fmt.Errorf("%q: not a port; give 0 to 65535, where 0 is any free one", text)
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && (!hostName.MatchString(host) || number.MatchString(host)) {
+		return "", fmt.Errorf("%q: not a host; give an IP address or a name", text)
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
+}
+
+// collide reports whether the kernel refuses to listen on one of two addresses while the other is listened on: a
+// wildcard is both IPv4's and IPv6's.
+func collide(a, b string) bool {
+	for _, x := range expand(a, &source.Options{HTTPProtocolIPv6: true}) {
+		for _, y := range expand(b, &source.Options{HTTPProtocolIPv6: true}) {
+			hostX, portX, _ := net.SplitHostPort(x)
+			hostY, portY, _ := net.SplitHostPort(y)
+			if portX != portY || portX == "0" {
+				continue
+			}
+			ipX, _ := netip.ParseAddr(cmp.Or(hostX, "::"))
+			ipY, _ := netip.ParseAddr(cmp.Or(hostY, "::"))
+			if hostX == hostY || ipX.IsValid() && ipX.Unmap() == ipY.Unmap() || ipX.IsUnspecified() || ipY.IsUnspecified() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isAtOrAbove reports whether dir is path or a directory above it, by their names.
+func isAtOrAbove(dir, path string) bool {
+	above, errAbove := filepath.Abs(dir)
+	below, errBelow := filepath.Abs(path)
+	rel, err := filepath.Rel(above, below)
+	return errors.Join(errAbove, errBelow, err) == nil && path != "" && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+func parseHost(text string) (string, error) {
+	_, err := imds.NewHosts(text)
+	return text, err
+}
+
+func parseSource(text string) (string, error) {
+	if text != "host" && text != "file" {
+		return "", fmt.Errorf("%q: specify host or file", text)
+	}
+	return text, nil
+}
+
+// parseUser reads the name of a user, who need not exist where the file is checked.
+func parseUser(text string) (string, error) {
+	if !userName.MatchString(text) {
+		return "", fmt.Errorf("%q: not the name of a user", text)
+	}
+	return text, nil
+}
+
+func durationText(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
+func parseWatchdog(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < leastWatchdog {
+		return 0, fmt.Errorf("%q: too short; give it some seconds, such as 15s", text)
+	}
+	return d, nil
+}
+
+var (
+	logLevels = map[string]logrus.Level{
+		"debug": logrus.DebugLevel, "info": logrus.InfoLevel, "warn": logrus.WarnLevel, "error": logrus.ErrorLevel,
+	}
+	logFormats = map[string]logrus.Formatter{
+		"json": &logrus.JSONFormatter{}, "text": &logrus.TextFormatter{FullTimestamp: true, DisableColors: true},
+	}
+)
+
+// oneOf reads one of these names, which are known.
+func oneOf[T any](known map[string]T, names ...string) func(string) (T, error) {
+	return func(text string) (T, error) {
+		v, ok := known[text]
+		if !ok {
+			last := len(names) - 1
+			return v, fmt.Errorf("%q: specify %s or %s", text, strings.Join(names[:last], ", "), names[last])
+		}
+		return v, nil
+	}
+}
