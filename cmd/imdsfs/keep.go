@@ -40,7 +40,7 @@ type account struct {
 func lookUpAccount(name string) (*account, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, failure(exitFailed, "create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
+		return nil, failure(exitInvalid, "create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
 	}
 	uid, uidErr := strconv.Atoi(u.Uid)
 	gid, gidErr := strconv.Atoi(u.Gid)
@@ -120,7 +120,12 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	}
 	code := k.Run(ctx, signals)
 	// After an orderly end there is nothing, unless the daemon might not unmount.
-	if err := cleanUp(s, k.Mounted()); err != nil {
+	known := fs.MayLive
+	if k.Mounted() {
+		known = fs.EndedForGood
+	}
+	// If none of ours has mounted, what is served there is another daemon's.
+	if err := cleanUp(s, known); err != nil && (k.Mounted() || !errors.Is(err, fs.ErrServed)) {
 		log.WithError(err).Warn("keeper: clean up")
 	}
 	if code != 0 {

@@ -159,16 +159,16 @@ func (s *settings) mountOf(server *tomlfile.Server) string {
 	return first(s.mountFlag, server.Mount, os.Getenv(mountVariable), defaultMount)
 }
 
-// invalid makes err end the program as invalid input, unless the file could not be read at all.
+// invalid makes err end the program as invalid input.
 func invalid(path string, err error) error {
 	var faults source.Faults
 	if errors.As(err, &faults) {
 		return failure(exitInvalid, "see all of it with: imdsfs check "+path, err)
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return failure(exitFailed, "run as root, or give a file of your own with -c", err)
+		return failure(exitInvalid, "run as root, or give a file of your own with -c", err)
 	}
-	return failure(exitFailed, "give another file with -c", err)
+	return failure(exitInvalid, "give another file with -c", err)
 }
 
 func first(values ...string) string {

@@ -55,13 +55,13 @@ func (d dir) open(policy safepath.Policy) (*os.File, error) {
 	case errors.As(err, &refused):
 		return nil, d.refuse(refused)
 	case err != nil:
-		return nil, noRoom(failure(exitFailed, "choose another with "+d.flag, err), d.path, d.flag)
+		return nil, noRoom(failure(exitInvalid, "choose another with "+d.flag, err), d.path, d.flag)
 	}
 	return f, nil
 }
 
 func (d dir) refuse(err error) error {
-	return failure(exitFailed, "name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
+	return failure(exitInvalid, "name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
 		fmt.Errorf("%s: %w", d.name, err))
 }
 
@@ -69,6 +69,10 @@ func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid
 
 // alreadyRunning is said before the name of a run-time directory.
 const alreadyRunning = "an imdsfs is already running with the run-time directory"
+
+func isRunning(runtimeDir string) error {
+	return failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", alreadyRunning, runtimeDir))
+}
 
 // lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
 // predecessor's lock is gone on with, so that nobody gets in between.
@@ -91,12 +95,21 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own",
-				fmt.Errorf("%s %s", alreadyRunning, dir))
+			return nil, isRunning(dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return f, p.kept.Keep(keptLock, f)
+}
+
+// unlock lets another daemon have the run-time directory, at once: whoever keeps the lock for us may take a while to
+// close it.
+func (p *process) unlock(lock *os.File) {
+	if !p.successor {
+		unix.Flock(int(lock.Fd()), unix.LOCK_UN)
+		p.kept.Drop(keptLock)
+	}
+	lock.Close()
 }
 
 const maxLaunchFile = 4 << 10 // bytes
@@ -112,7 +125,7 @@ func launchTime(stateDir string, now time.Time) (time.Time, error) {
 	switch {
 	case err == nil:
 		if err := json.Unmarshal(text, &state); err != nil {
-			return time.Time{}, failure(exitFailed, "remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
+			return time.Time{}, failure(exitInvalid, "remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
 		}
 		return state.LaunchTime, nil
 	case !errors.Is(err, os.ErrNotExist):
