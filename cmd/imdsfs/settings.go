@@ -221,28 +221,3 @@ func sourcesOf(config string, names []string) []source.Source {
 func ids() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }
 
 func isRoot() bool { return os.Geteuid() == 0 }
-
-func defaultRuntimeDir() string {
-	if isRoot() {
-		return "/run/imdsfs"
-	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(dir, "imdsfs")
-	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
-}
-
-func defaultStateDir() string {
-	if isRoot() {
-		return "/var/lib/imdsfs"
-	}
-	dir := os.Getenv("XDG_STATE_HOME")
-	if dir == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return ""
-		}
-		dir = filepath.Join(home, ".local/state")
-	}
-	return filepath.Join(dir, "imdsfs")
-}

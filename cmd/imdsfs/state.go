@@ -6,69 +6,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source/atomicfile"
-	"github.com/imdsfs/imdsfs/source/safepath"
 )
-
-// A dir is a directory of the daemon's, and the flag that chooses another.
-type dir struct {
-	name, path string
-	mode       os.FileMode
-	flag       string
-}
-
-// dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
-// business).
-func (s *settings) dirs() []dir {
-	return []dir{{"run-time directory", s.runtimeDir, 0o755, "--runtime-dir"}, {"state directory", s.stateDir, 0o700, "--state-dir"}}
-}
-
-// makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
-func makeDirs(s *settings) error {
-	for _, d := range s.dirs() {
-		f, err := d.open(safepath.Policy{})
-		if err != nil {
-			return err
-		}
-		info, err := f.Stat()
-		f.Close()
-		if err != nil {
-			return err
-		}
-		if uid := ownerOf(info); uid != os.Geteuid() {
-			return d.refuse(fmt.Errorf("%s belongs to uid %d, not to us", d.path, uid))
-		}
-	}
-	return nil
-}
-
-// open opens the directory, O_PATH, and makes it if it is missing.
-func (d dir) open(policy safepath.Policy) (*os.File, error) {
-	f, err := policy.MakeDir(d.path, d.mode)
-	var refused *safepath.Error
-	switch {
-	case errors.As(err, &refused):
-		return nil, d.refuse(refused)
-	case err != nil:
-		return nil, noRoom(failure(exitInvalid, "choose another with "+d.flag, err), d.path, d.flag)
-	}
-	return f, nil
-}
-
-func (d dir) refuse(err error) error {
-	return failure(exitInvalid, "name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
-		fmt.Errorf("%s: %w", d.name, err))
-}
-
-func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // alreadyRunning is said before the name of a run-time directory.
 const alreadyRunning = "an imdsfs is already running with the run-time directory"
+
+// lockName is the file of the run-time directory that a daemon locks.
+const lockName = "daemon.lock"
 
 func isRunning(runtimeDir string) error {
 	return failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", alreadyRunning, runtimeDir))
@@ -78,7 +27,7 @@ func isRunning(runtimeDir string) error {
 // predecessor's lock is gone on with, so that nobody gets in between.
 func (p *process) lockRuntimeDir() (*os.File, error) {
 	dir := p.settings.runtimeDir
-	path := filepath.Join(dir, "daemon.lock")
+	path := filepath.Join(dir, lockName)
 	if f := p.inherit(keptLock); f != nil {
 		a, errA := f.Stat()
 		b, errB := os.Lstat(path)
