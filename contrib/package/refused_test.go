@@ -101,7 +101,7 @@ func TestARefusedStartLeavesNothing(t *testing.T) {
 			},
 			givenUp, retries, "link-local addresses: the address belongs to another link: 169.254.169.254 is on lo", "ip address delete 169.254.169.254/32 dev lo"},
 		{"no TOML", spoil("nonsense", plain), invalid, onceOnly, configPath + ":1: ", "sed -i 1d " + configPath},
-		{"an address that is none", spoil("", "listen = ['127.0.0.1']"), invalid, onceOnly, "127.0.0.1: missing port in address",
+		{"an address that is none", spoil("", "listen = ['127.0.0.1']"), invalid, onceOnly, configPath + ":6: server.listen: not an address",
 			"sed -i \"s/'127.0.0.1'/'127.0.0.1:1338'/\" " + configPath},
 		{"a file for a mount point", run("touch /run/metadata"), invalid, onceOnly, "mount /run/metadata: not a directory", "rm /run/metadata"},
 		{"something else mounted", run("mkdir /run/metadata; mount -t tmpfs theirs /run/metadata"), givenUp, retries,
@@ -146,15 +146,23 @@ func TestARefusedStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// Who acts while a retry waits does not wait.
-func TestNobodyWaitsForARetry(t *testing.T) {
+func TestARefusedStartIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	m := refusable(t, "25s")
+	m.nobodyWaits()
+	m.theServedStays()
+}
+
+// Who acts while a retry waits does not wait.
+func (m *machine) nobodyWaits() {
+	m.t.Helper()
 	m.configure("", plain)
 	refuse := func() {
-		t.Helper()
+		m.t.Helper()
 		m.run(squat + "; ! systemctl start imdsfs 2>/dev/null")
-		eventually(t, "the helper waits", func() bool { return m.property("imdsfs", "SubState") == "start-pre" && m.property("imdsfs", "NRestarts") == "1" })
+		eventually(m.t, "the helper waits", func() bool {
+			return m.property("imdsfs", "SubState") == "start-pre" && m.property("imdsfs", "NRestarts") == "1"
+		})
 		m.run("! grep fuse.imdsfs /proc/mounts; " + leave)
 	}
 	for _, command := range []string{"systemctl restart imdsfs", "systemctl stop imdsfs; systemctl start imdsfs"} {
@@ -162,7 +170,7 @@ func TestNobodyWaitsForARetry(t *testing.T) {
 		begin := time.Now()
 		m.run(command)
 		if took := time.Since(begin); took > 20*time.Second {
-			t.Errorf("%s takes %v", command, took)
+			m.t.Errorf("%s takes %v", command, took)
 		}
 		m.run("cat /run/metadata/" + idPath + " && systemctl stop imdsfs")
 		m.nothingServed()
@@ -171,23 +179,23 @@ func TestNobodyWaitsForARetry(t *testing.T) {
 }
 
 // What a predecessor has served stays for the next try, also in containers.
-func TestARefusedSuccessorKeepsWhatWasServed(t *testing.T) {
-	t.Parallel()
-	m := refusable(t, "300ms")
+func (m *machine) theServedStays() {
+	m.t.Helper()
+	m.step("300ms")
 	restart := func() {
-		t.Helper()
+		m.t.Helper()
 		m.configure("", "listen = ['127.0.0.1:1340']")
 		m.run("systemctl start imdsfs; mount --bind /run/metadata /mnt; " + squat)
 		m.configure("", plain)
 		m.run("systemctl restart --no-block imdsfs")
 	}
 	restart()
-	eventually(t, "it is refused twice", func() bool { return m.property("imdsfs", "NRestarts") == "2" })
+	eventually(m.t, "it is refused twice", func() bool { return m.property("imdsfs", "NRestarts") == "2" })
 	m.run("grep '/run/metadata fuse.imdsfs' /proc/mounts; " + leave)
 	if got := m.run("cat /mnt/" + idPath); got != "i-0a1b2c3d4e5f67890" { // waits for the one that is not refused
-		t.Errorf("it reads %q", got)
+		m.t.Errorf("it reads %q", got)
 	}
-	eventually(t, "it is well", func() bool { return m.property("imdsfs", "ActiveState") == "active" })
+	eventually(m.t, "it is well", func() bool { return m.property("imdsfs", "ActiveState") == "active" })
 	m.run("umount /mnt; systemctl stop imdsfs")
 	m.nothingServed()
 
