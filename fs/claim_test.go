@@ -78,7 +78,7 @@ func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
 		if mounted, err := MountFor(Config{Dir: h.dir, RuntimeDir: h.runtime, Keeper: h.keeper}, nobody, nobody); mounted || err != nil {
 			t.Errorf("while it is kept: mounted %v, %v", mounted, err)
 		}
-		if err := CleanUp(h.dir, h.runtime, false); !errors.Is(err, ErrServed) || !isMounted(t, h.dir) {
+		if err := CleanUp(h.dir, h.runtime, MayLive); !errors.Is(err, ErrServed) || !isMounted(t, h.dir) {
 			t.Errorf("while it is kept: %v, mounted %v", err, isMounted(t, h.dir))
 		}
 		dirs, err := Mounts(h.runtime)
@@ -96,10 +96,10 @@ func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
 			t.Errorf("for another run-time directory: mounted %v, %v", mounted, err)
 		}
 		h.abandon(keptLock, KeptDevice)
-		if err := CleanUp(h.dir, other, true); err != nil || !isMounted(t, h.dir) {
+		if err := CleanUp(h.dir, other, EndedForGood); err != nil || !isMounted(t, h.dir) {
 			t.Errorf("for another run-time directory: %v, mounted %v", err, isMounted(t, h.dir))
 		}
-		if err := CleanUp(h.dir, h.runtime, false); err != nil {
+		if err := CleanUp(h.dir, h.runtime, MayLive); err != nil {
 			t.Error(err)
 		}
 		h.gone()
@@ -120,7 +120,7 @@ func TestAMountIsKeptForARunTimeDirectoryThatWasMoved(t *testing.T) {
 	if dirs, err := Mounts(moved); err != nil || len(dirs) != 1 {
 		t.Errorf("claimed: %v, %v", dirs, err)
 	}
-	if err := CleanUp(h.dir, moved, false); err != nil {
+	if err := CleanUp(h.dir, moved, MayLive); err != nil {
 		t.Error(err)
 	}
 	h.gone()
@@ -144,13 +144,13 @@ func TestOnlyTheMountThatTheClaimTellsOfIsForced(t *testing.T) {
 	forced(t, func(t *testing.T) {
 		h := newHelped(t)
 		h.abandon(keptLock)
-		if err := CleanUp(h.dir, h.runtime, false); !errors.Is(err, ErrServed) {
+		if err := CleanUp(h.dir, h.runtime, MayLive); !errors.Is(err, ErrServed) {
 			t.Errorf("without force: %v", err)
 		}
 		if !isMounted(t, h.dir) {
 			t.Fatal("a mount that does not answer was taken off without force")
 		}
-		if err := CleanUp(h.dir, h.runtime, true); err != nil {
+		if err := CleanUp(h.dir, h.runtime, EndedForGood); err != nil {
 			t.Error(err)
 		}
 		h.abandon(KeptDevice)
@@ -162,14 +162,14 @@ func TestOnlyTheMountThatTheClaimTellsOfIsForced(t *testing.T) {
 func TestWhatADaemonLeavesBehindKeepsNoMount(t *testing.T) {
 	forced(t, func(t *testing.T) {
 		h := newHelped(t)
-		if err := CleanUp(h.dir, h.runtime, true); err != nil {
+		if err := CleanUp(h.dir, h.runtime, EndedForGood); err != nil {
 			t.Error(err)
 		}
 		h.gone()
 		h.abandon(keptLock, KeptDevice)
 		h.mount() // the next one is not held up
 		h.abandon(keptLock, KeptDevice)
-		if err := CleanUp(h.dir, h.runtime, false); err != nil {
+		if err := CleanUp(h.dir, h.runtime, MayLive); err != nil {
 			t.Error(err)
 		}
 		h.gone()
@@ -186,7 +186,7 @@ func TestAStaleClaimTakesNoMountAway(t *testing.T) {
 	}
 	name := h.claims()[0]
 	h.abandon(keptLock, KeptDevice)
-	if err := CleanUp(h.dir, h.runtime, false); err != nil {
+	if err := CleanUp(h.dir, h.runtime, MayLive); err != nil {
 		t.Fatal(err)
 	}
 	d, err := Mount(Config{Dir: h.dir, RuntimeDir: t.TempDir()}, build(t, nil))
@@ -197,7 +197,7 @@ func TestAStaleClaimTakesNoMountAway(t *testing.T) {
 	if err := os.WriteFile(name, stale, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := CleanUp(h.dir, h.runtime, true); err != nil {
+	if err := CleanUp(h.dir, h.runtime, EndedForGood); err != nil {
 		t.Errorf("%v", err)
 	}
 	if got, err := read(h.dir + "/latest/meta-data/mac"); got != standard["meta-data/mac"] || err != nil {
@@ -212,7 +212,7 @@ func TestAStaleClaimTakesNoMountAway(t *testing.T) {
 func TestAMountThatAnOlderVersionKeepsIsLeftAlone(t *testing.T) {
 	h := newHelped(t)
 	h.abandon(keptLock, KeptDevice)
-	if err := CleanUp(h.dir, h.runtime, false); err != nil {
+	if err := CleanUp(h.dir, h.runtime, MayLive); err != nil {
 		t.Fatal(err)
 	}
 	old, err := os.Create(filepath.Join(h.runtime, claimName(h.dir)))
@@ -229,7 +229,7 @@ func TestAMountThatAnOlderVersionKeepsIsLeftAlone(t *testing.T) {
 	old.Close()
 	h.mount()
 	h.abandon(keptLock, KeptDevice)
-	if err := CleanUp(h.dir, h.runtime, false); err != nil {
+	if err := CleanUp(h.dir, h.runtime, MayLive); err != nil {
 		t.Error(err)
 	}
 }

@@ -83,13 +83,20 @@ func (p *point) isClaimed(m mounted, f *os.File) bool {
 	return p.claim.text.Mount != nil && *p.claim.text.Mount == identityOf(m, f)
 }
 
+// How much is known of the daemon when [CleanUp] looks at a mount that does not answer.
+const (
+	MayLive      = iota // the mount stays unless it says that it is dead
+	Ended               // if the lock is held, a successor gets the mount, which stays
+	EndedForGood        // no successor comes
+)
+
 // CleanUp takes what a daemon with this run-time directory has left on a mount point that nobody serves: dead mounts,
 // and the directory if it was made for them. It is no error if there is nothing. The error is ErrServed if somebody does.
 //
-// A mount that does not answer may be of a daemon that lives. With force, which says that the daemon has ended, it is
-// taken off all the same if it is the very one that was made for this daemon, and whoever holds its lock: without a
+// A mount that does not answer may be of a daemon that lives. If that is known to have ended, the mount is taken off all
+// the same if it is the very one that was made for this daemon; with EndedForGood also if somebody holds its lock: without a
 // daemon, whoever waits for an answer waits in vain, and what the daemon has left behind may keep the mount.
-func CleanUp(dir, runtimeDir string, force bool) error {
+func CleanUp(dir, runtimeDir string, known int) error {
 	folder, err := claimDir(runtimeDir, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -100,7 +107,7 @@ func CleanUp(dir, runtimeDir string, force bool) error {
 	c := &claim{dir: folder, name: claimName(dir), text: claimText{RuntimeDir: runtimeDir, Dir: dir}}
 	err = c.acquire(false)
 	served := errors.Is(err, ErrServed)
-	if served && force {
+	if served && known == EndedForGood {
 		err = c.look()
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +125,7 @@ func CleanUp(dir, runtimeDir string, force bool) error {
 		c.text.Made = false // nor is there anything to remove
 		return p.release()
 	}
-	if err == nil && force {
+	if err == nil && known != MayLive {
 		_, err = p.detach(unix.MNT_DETACH|unix.MNT_FORCE, p.isForced)
 	}
 	if err == nil {

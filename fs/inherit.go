@@ -162,7 +162,11 @@ func (p *Predecessor) Discard(runtimeDir string, k Keeper) error {
 		err = p.takeOff(runtimeDir)
 	}
 	p.drop(k)
-	p.lock.Close() // nil or not
+	if p.lock != nil {
+		// Whoever keeps a copy may take a while to close it.
+		unix.Flock(int(p.lock.Fd()), unix.LOCK_UN)
+		p.lock.Close()
+	}
 	if k != nil {
 		k.Drop(keptLock)
 	}

@@ -88,7 +88,7 @@ func (m *mountRequest) try(ctx context.Context, log *os.File) (said string, err 
 	defer cancel()
 	err = d.await(ctx)
 	if err != nil && d.killed() {
-		cleanUp(&m.settings, false) // if that fails too, the next start does it
+		cleanUp(&m.settings, fs.MayLive) // if that fails too, the next start does it
 	}
 	text, readErr := io.ReadAll(io.NewSectionReader(start, 0, maxSaid))
 	return string(text), errors.Join(err, readErr)

@@ -64,6 +64,7 @@ type process struct {
 	// successor is set when somebody goes on: everything stays as it is for him.
 	successor bool
 	next      *candidate // that takes our place, nil if another process does
+	ready     bool       // has been
 }
 
 // runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
@@ -85,7 +86,11 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 		settings: s, log: log, clock: clock, started: clock.Now(), kept: kept, peers: peerLog{clock: clock},
 		asked: make(chan chan error), upgrades: make(chan upgrade),
 	}
-	if err := p.run(parent, others); err != nil || !p.successor {
+	err := p.run(parent, others)
+	switch {
+	case err != nil && !p.ready:
+		return p.triedAgain(err)
+	case err != nil || !p.successor:
 		return err
 	}
 	if p.next == nil {
@@ -99,27 +104,27 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	s := p.settings
 	ctx, stop, signals := p.signals(parent)
 	defer stop()
+	predecessor := fs.Inherit(p.keptOf(fs.KeptPrefix))
+	refused := func(err error) error { return p.refused(ctx, predecessor, err) }
 	if err := makeDirs(s); err != nil {
-		return err
+		return refused(err)
 	}
 	lock, err := p.lockRuntimeDir()
 	if err != nil {
-		return err
+		return refused(err)
 	}
-	defer lock.Close()
-	defer p.forget(keptLock)
+	defer p.unlock(lock)
 	reapPredecessor()
 	p.dropUnsound()
 
-	predecessor := fs.Inherit(p.keptOf(fs.KeptPrefix))
 	if err := p.load(ctx, predecessor.Snapshot()); err != nil {
-		if ctx.Err() != nil {
-			return nil // told to stop, which is no failure
-		}
-		return err
+		return refused(err)
+	}
+	if err := p.helperRefusal(); err != nil {
+		return refused(err)
 	}
 	if err := p.keepServer(); err != nil {
-		return err
+		return refused(err)
 	}
 	defer p.forget(keptServer)
 	fault.At("sources read")
@@ -129,22 +134,22 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	})
 	defer p.addresses.Close()
 	if p.server, err = p.newEdge(); err != nil {
-		return err
+		return refused(err)
 	}
 	p.metrics = metrics.New(p.sample)
 	if err := p.listenMetrics(ctx); err != nil {
-		return err
+		return refused(err)
 	}
 	if p.metricsAt != nil {
 		defer p.metricsAt.Close()
 		defer p.forget(keptMetrics)
 	}
 	if err := p.addAddresses(ctx); err != nil {
-		return err
+		return refused(err)
 	}
 	defer p.removeAddresses()
 	if p.http, err = p.listenAll(ctx, p.sockets(others)); err != nil {
-		return err
+		return refused(err)
 	}
 	defer p.http.close()
 	fault.At("listening")
@@ -153,7 +158,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	// The mount comes before HTTP: what HTTP shows is already on it.
 	if s.mount != none {
 		if p.mount, err = p.mountDoor(predecessor); err != nil {
-			return err
+			return refused(err)
 		}
 		defer p.unmount()
 		p.store.Attach(p.mount)
@@ -175,7 +180,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	p.http.serve(serving)
 	defer p.forgetListeners()
 	if err := p.startAdmin(serving, &running); err != nil {
-		return err
+		return refused(err)
 	}
 	p.noteListeners() // after that, so that whoever finds the addresses finds the admin socket too
 	p.dropUnknown()
@@ -186,6 +191,8 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	p.log.WithFields(logrus.Fields{
 		"mount": s.mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
 	}).Info("ready")
+	p.ready = true
+	forgetRefusals(s.runtimeDir)
 	p.notifyReady()
 	fault.At("ready")
 	defer p.notifyStopping()
@@ -220,7 +227,7 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 // openStore makes the store, of all sources: those of the settings, and what was changed at run time.
 func (p *process) openStore(launch time.Time) (err error) {
 	if p.overlay, err = overlay.Open(p.settings.stateDir); err != nil {
-		return failure(exitFailed, "move the file away: what was set at run time is then forgotten, locked options included", err)
+		return failure(exitInvalid, "move the file away: what was set at run time is then forgotten, locked options included", err)
 	}
 	var sources []source.Source
 	sources, p.file = p.settings.instanceSources()

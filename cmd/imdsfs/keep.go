@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -21,7 +20,6 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
-	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // giveUp is how long a mount waits for a daemon that does not get ready. Then whoever reads it is told that
@@ -40,7 +38,7 @@ type account struct {
 func lookUpAccount(name string) (*account, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, failure(exitFailed, "create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
+		return nil, failure(exitInvalid, "create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
 	}
 	uid, uidErr := strconv.Atoi(u.Uid)
 	gid, gidErr := strconv.Atoi(u.Gid)
@@ -84,7 +82,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 		if err != nil {
 			return err
 		}
-		if err := giveDirs(s, a); err != nil {
+		if err := s.ownDirs(a); err != nil {
 			return err
 		}
 		absolute, err := absoluteFlags(os.Args[1:])
@@ -120,7 +118,12 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	}
 	code := k.Run(ctx, signals)
 	// After an orderly end there is nothing, unless the daemon might not unmount.
-	if err := cleanUp(s, k.Mounted()); err != nil {
+	known := fs.MayLive
+	if k.Mounted() {
+		known = fs.EndedForGood
+	}
+	// If none of ours has mounted, what is served there is another daemon's.
+	if err := cleanUp(s, known); err != nil && (k.Mounted() || !errors.Is(err, fs.ErrServed)) {
 		log.WithError(err).Warn("keeper: clean up")
 	}
 	if code != 0 {
@@ -141,61 +144,6 @@ func (s *settings) mountArguments() []string {
 type exitError struct{ code int }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
-
-// giveDirs makes the directories for a daemon that may not. One that is there already has to be the
-// daemon's, unless it is one of imdsfs's own, which may have been served in by root before.
-func giveDirs(s *settings, a *account) error {
-	policy := safepath.Policy{Users: []int{a.uid}}
-	for _, d := range s.dirs() {
-		f, err := policy.OpenDir(d.path)
-		missing := errors.Is(err, os.ErrNotExist)
-		if err != nil {
-			if f, err = d.open(policy); err != nil {
-				return err
-			}
-		}
-		// The parent of one that was just made may be the daemon's user's, who may have put another in its place.
-		permitted := d.path == defaultRuntimeDir() || d.path == defaultStateDir() || missing && safepath.IsEmpty(f) == nil
-		if err := errors.Join(giveDir(f, d, a, permitted), f.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// giveDir gives a directory to an account, unless it has it.
-func giveDir(f *os.File, d dir, a *account, permitted bool) error {
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return err
-	case ownerOf(info) == a.uid:
-		return nil
-	case !permitted:
-		return failure(exitFailed, "chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
-	}
-	return give(f, a)
-}
-
-// give changes the owner of a directory and of what is in it, first the latter: nobody else can put
-// anything in its way as long as the directory is root's.
-func give(dir *os.File, a *account) error {
-	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer list.Close()
-	names, err := list.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
-		}
-	}
-	return list.Chown(a.uid, a.gid)
-}
 
 // capabilities are what the daemon needs beyond those of any user.
 func (s *settings) capabilities() []uintptr {

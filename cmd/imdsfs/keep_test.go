@@ -229,9 +229,9 @@ func TestAKeeperMayDie(t *testing.T) {
 func TestWhomAKeeperServesFor(t *testing.T) {
 	s := newKeptSite(t, least("", ""))
 	s.refusedWith(2, "--user needs a keeper", "--user", "nobody")
-	s.refusedWith(1, "--user no-such-user: user: unknown user no-such-user", "--keep", "--user", "no-such-user")
+	s.refusedWith(3, "--user no-such-user: user: unknown user no-such-user", "--keep", "--user", "no-such-user")
 	taken := s.mustMkdir("taken")
-	s.refusedWith(1, taken+" does not belong to nobody", "--keep", "--user", "nobody", "--runtime-dir", taken)
+	s.refusedWith(3, taken+" does not belong to nobody", "--keep", "--user", "nobody", "--runtime-dir", taken)
 	s.refusedWith(2, "--watchdog 1ms is too short", "--keep", "--watchdog", "1ms")
 }
 

@@ -64,7 +64,7 @@ func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*li
 		for _, a := range expand(address, p.store.Snapshot().Options()) {
 			if err := l.listen(ctx, a); err != nil {
 				l.close()
-				return nil, failure(exitFailed, listenHint(address, err), err)
+				return nil, failure(listenCode(err), listenHint(address, err), err)
 			}
 		}
 	}
@@ -251,6 +251,16 @@ func (p *process) noteListeners() {
 	if err := p.http.note(); err != nil {
 		p.log.WithError(err).Warn("the addresses are not noted: make room there; imdsfs get needs --endpoint until the next start")
 	}
+}
+
+// listenCode tells an address that nobody can ever listen on from one that may be free another time.
+func listenCode(err error) int {
+	var malformed *net.AddrError
+	var unknown *net.DNSError
+	if errors.As(err, &malformed) || errors.As(err, &unknown) && !unknown.IsTemporary || errors.Is(err, syscall.EACCES) {
+		return exitInvalid
+	}
+	return exitFailed
 }
 
 func listenHint(address string, err error) string {

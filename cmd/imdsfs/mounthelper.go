@@ -1,13 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
 )
 
@@ -26,9 +33,12 @@ Before that, with add-addresses, it puts the link-local addresses on the link im
 one that it has made before for this run-time directory. Both are there from the start, if the kernel has
 IPv6: http-protocol-ipv6 then only opens and closes the listener.
 
+After a start that was refused it waits first, 1 s and then longer each time. In a unit it never fails itself: what is
+in the way it leaves to the daemon, which says it and ends.
+
 With --unmount it takes away what a daemon that has ended left behind: the mount, and the link. With --after-stop, in
 ExecStopPost=, it does so only if no successor comes: not after a crash, and not after a daemon that
-was to hand over.`,
+was to hand over. After a start that was refused, the mount goes unless a tree has been served on it.`,
 		Example: `  imdsfs mount-helper --mount /run/metadata --user imdsfs
   imdsfs mount-helper --mount /run/metadata --unmount`,
 		Args: exactArgs(0, "no arguments, only flags"),
@@ -36,24 +46,20 @@ was to hand over.`,
 			s.keep = true // --user is meant for the helper
 			err := s.resolve(nil)
 			switch {
-			case err != nil && !unmount && !afterStop:
-				// Not a failure: the daemon may have a predecessor to go on from.
-				fmt.Fprintln(os.Stderr, "imdsfs: warning: nothing is mounted for the daemon:")
-				report(os.Stderr, err)
-				return nil
-			case err != nil:
-				s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
-			}
-			switch {
-			case afterStop && hasSuccessor():
-				return nil
 			case unmount || afterStop:
-				return errors.Join(cleanUp(&s, afterStop && os.Getenv("EXIT_CODE") != ""), s.withdrawAddresses())
-			}
-			if err := s.provideAddresses(cmd.Context()); err != nil || s.mount == none {
+				if err != nil {
+					s.runtimeDir = first(s.runtimeDir, defaultRuntimeDir())
+				}
+				if afterStop {
+					return s.afterStop()
+				}
+				return s.takeAway(fs.MayLive)
+			case err != nil && !isKept():
+				return nil // the daemon says it, if it has no predecessor to go on from
+			case err != nil:
 				return err
 			}
-			return mountFor(&s)
+			return s.prepareStart(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
@@ -68,50 +74,132 @@ was to hand over.`,
 	return cmd
 }
 
-// hasSuccessor tells from what systemd says of the end of the service's main process, systemd.exec(5): an
-// orderly end, or one that the unit does not restart after (wrong usage, a faulty file), is final.
-func hasSuccessor() bool {
+// final are the exit statuses of a daemon after which the unit starts no other.
+var final = []string{"0", strconv.Itoa(exitUsage), strconv.Itoa(exitInvalid), strconv.Itoa(exitGivenUp)}
+
+// afterStop takes away what no successor gets. It tells from what systemd says of the end of the service's main process,
+// systemd.exec(5).
+func (s *settings) afterStop() error {
 	code, status := os.Getenv("EXIT_CODE"), os.Getenv("EXIT_STATUS")
-	if code == "" { // it never began
-		return false
+	switch {
+	case code == "": // it never began
+		err := cleanUp(s, fs.MayLive)
+		if errors.Is(err, fs.ErrServed) {
+			return nil // it is kept for the next
+		}
+		return errors.Join(err, s.withdrawAddresses())
+	case code != "exited" || status == strconv.Itoa(keeper.HandedOver):
+		return nil
+	case slices.Contains(final, status):
+		return s.takeAway(fs.EndedForGood)
 	}
-	return code != "exited" || status != "0" && status != "2" && status != "3"
+	// The start was refused and will be tried again. Whether there is anything to go on with for the next, the lock says.
+	if err := cleanUp(s, fs.Ended); !errors.Is(err, fs.ErrServed) {
+		return err
+	}
+	return nil
 }
 
-// cleanUp unmounts wherever a daemon of the run-time directory has mounted; with force also a mount of it that does not
-// answer.
-func cleanUp(s *settings, force bool) error {
+// takeAway takes away the mounts and the link; known is for [fs.CleanUp].
+func (s *settings) takeAway(known int) error {
+	return errors.Join(cleanUp(s, known), s.withdrawAddresses())
+}
+
+// cleanUp unmounts wherever a daemon of the run-time directory has mounted; known is for [fs.CleanUp].
+func cleanUp(s *settings, known int) error {
 	dirs, err := fs.Mounts(s.runtimeDir)
 	for _, dir := range dirs {
-		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, force))
+		err = errors.Join(err, fs.CleanUp(dir, s.runtimeDir, known))
 	}
 	return err
 }
 
-func mountFor(s *settings) error {
+// prepareStart is root's part before a daemon starts. What is in the way of that, the daemon of a unit says.
+func (s *settings) prepareStart(ctx context.Context) error {
 	store, _, err := fdstore.Open()
 	if err != nil {
 		return err
 	}
+	if !store.BySystemd() {
+		return s.provide(ctx, store)
+	}
+	store.Remove(keptRefusal) // of a daemon that was killed before it had read it
+	if s.awaitTurn() {
+		return nil
+	}
+	if err := s.provide(ctx, store); err != nil {
+		return leaveRefusal(store, err)
+	}
+	return nil
+}
+
+// awaitTurn waits until a start that follows refused ones may be tried. It reports whether systemd has told us to end
+// meanwhile: then the next start does not wait, and after SIGTERM, which is a final stop (the unit says SIGUSR1 for a
+// restart), nothing stays for it.
+func (s *settings) awaitTurn() (stopped bool) {
+	a, err := s.account()
+	if err != nil {
+		return false // said later
+	}
+	t := openTurn(s.runtimeDir, a.uid)
+	defer t.close()
+	wait := t.wait()
+	if wait == 0 {
+		return false
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+	fmt.Fprintf(os.Stderr, "imdsfs: retry %d of %d in %v; systemctl restart tries at once\n", t.refusals, maxRetries, wait)
+	select {
+	case <-time.After(wait):
+		return false
+	case sig := <-signals:
+		t.forget()
+		if sig == syscall.SIGTERM {
+			if err := s.takeAway(fs.EndedForGood); err != nil {
+				report(os.Stderr, err)
+			}
+		}
+		return true
+	}
+}
+
+// provide adds the addresses and mounts, as far as either is wanted.
+func (s *settings) provide(ctx context.Context, store *fdstore.Store) error {
+	if err := s.provideAddresses(ctx); err != nil || s.mount == none {
+		return err
+	}
+	return mountFor(s, store)
+}
+
+// account is whom the daemon runs as.
+func (s *settings) account() (*account, error) {
+	if s.user == "" {
+		return &account{uid: os.Getuid(), gid: os.Getgid()}, nil
+	}
+	return lookUpAccount(s.user)
+}
+
+func mountFor(s *settings, store *fdstore.Store) error {
 	if !store.Durable() {
 		return failure(exitUsage, "in a unit: NotifyAccess=all, FileDescriptorStoreMax=64, Environment=FDSTORE=64",
 			errors.New("mount-helper leaves the mount with a keeper or with systemd's file descriptor store, and there is neither"))
 	}
-	a := &account{uid: os.Getuid(), gid: os.Getgid()}
-	if s.user != "" {
-		if a, err = lookUpAccount(s.user); err != nil {
-			return err
-		}
-	}
-	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, Source: os.Getenv(sourceVariable), RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
-	var point *fs.PointError
-	if errors.As(err, &point) {
-		return failure(exitFailed, point.Hint, err)
-	}
+	a, err := s.account()
 	if err != nil {
 		return err
 	}
-	if !mounted {
+	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, Source: os.Getenv(sourceVariable), RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
+	if point := refusedPoint(err); point != nil {
+		return point
+	}
+	switch {
+	case err != nil:
+		return err
+	case !mounted && isKept(): // a keeper asks only if it keeps none
+		return isRunning(s.runtimeDir)
+	case !mounted:
 		fmt.Fprintf(os.Stderr, "imdsfs: %s is kept mounted\n", s.mount)
 	}
 	cleanUpOthers(s)
@@ -126,7 +214,7 @@ func cleanUpOthers(s *settings) {
 		if dir == s.mount {
 			continue
 		}
-		if cleanErr := fs.CleanUp(dir, s.runtimeDir, false); !errors.Is(cleanErr, fs.ErrServed) {
+		if cleanErr := fs.CleanUp(dir, s.runtimeDir, fs.MayLive); !errors.Is(cleanErr, fs.ErrServed) {
 			err = errors.Join(err, cleanErr)
 		}
 	}

@@ -229,7 +229,7 @@ func TestWhatRootHasJustMadeIsNothingElse(t *testing.T) {
 	turns := c.during(func() {
 		// In this process, which is quick enough to lose the race.
 		for range 50 {
-			if giveDirs(s, &account{name: "nobody", uid: nobodyID, gid: nobodyID}) == nil {
+			if s.ownDirs(&account{name: "nobody", uid: nobodyID, gid: nobodyID}) == nil {
 				made++
 			}
 			f, err := safepath.Policy{Users: []int{nobodyID}}.MakeDir(wanted, 0o755)

@@ -67,6 +67,10 @@ func TestWhatCannotBeMountedOnIsRefusedByName(t *testing.T) {
 			if said := s.refused(); said != want {
 				t.Errorf("said\n%swant\n%s", said, want)
 			}
+			// What is mounted there may go by itself.
+			if passes := name == "somebody else's mount"; passes != (s.code == exitFailed) {
+				t.Errorf("it ended with %d", s.code)
+			}
 		})
 	}
 }
@@ -141,6 +145,9 @@ func TestDirectoriesAndFilesThatWillNotDoAreRefusedByName(t *testing.T) {
 			flag, value := c.setUp(s)
 			if said, want := s.refused(flag, value), "imdsfs: "+strings.ReplaceAll(c.want, "VALUE", value); said != want {
 				t.Errorf("said\n%swant\n%s", said, want)
+			}
+			if s.code != exitInvalid && name != "run-time directory with a spoilt key" && name != "run-time directory with a link for a lock" {
+				t.Errorf("it ended with %d", s.code)
 			}
 			if s.made() {
 				t.Error("it made the mount point")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -135,16 +134,16 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 	return nil
 }
 
-// invalid makes err end the program as invalid input, unless the file could not be read at all.
+// invalid makes err end the program as invalid input.
 func invalid(path string, err error) error {
 	var faults source.Faults
 	if errors.As(err, &faults) {
 		return failure(exitInvalid, "see all of it with: imdsfs check "+path, err)
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return failure(exitFailed, "run as root, or give a file of your own with -c", err)
+		return failure(exitInvalid, "run as root, or give a file of your own with -c", err)
 	}
-	return failure(exitFailed, "give another file with -c", err)
+	return failure(exitInvalid, "give another file with -c", err)
 }
 
 func first(values ...string) string {
@@ -189,28 +188,3 @@ func (s *settings) instanceSources() (sources []source.Source, file *tomlfile.So
 func ids() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }
 
 func isRoot() bool { return os.Geteuid() == 0 }
-
-func defaultRuntimeDir() string {
-	if isRoot() {
-		return "/run/imdsfs"
-	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(dir, "imdsfs")
-	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
-}
-
-func defaultStateDir() string {
-	if isRoot() {
-		return "/var/lib/imdsfs"
-	}
-	dir := os.Getenv("XDG_STATE_HOME")
-	if dir == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return ""
-		}
-		dir = filepath.Join(home, ".local/state")
-	}
-	return filepath.Join(dir, "imdsfs")
-}

@@ -16,6 +16,10 @@ const (
 	exitUsage   = 2 // wrong usage
 	exitInvalid = 3 // the input (configuration) is invalid
 	exitNo      = 4 // the answer is no: get of a path that does not exist
+
+	// exitGivenUp is a daemon's for systemd alone, which does not start it again: what was refused with exitFailed has
+	// been tried often enough.
+	exitGivenUp = 69
 )
 
 // cliError is an error with the exit code it ends the program with and what to do about it.
@@ -45,14 +49,9 @@ func noRoom(err error, dir, flag string) error {
 	return err
 }
 
-// report prints err the way every subcommand does and returns the exit code:
-//
-//	imdsfs: error: open /etc/imdsfs/imdsfs.toml: permission denied
-//	imdsfs: hint: run as root, or give a file of your own with -c
-//
-// Lower case, no final full stop; faults of an input one a line, each with its place.
-func report(w io.Writer, err error) int {
-	code, hint := exitFailed, ""
+// codeOf is the exit code that err ends the program with, and what to do about it.
+func codeOf(err error) (code int, hint string) {
+	code = exitFailed
 	var ce *cliError
 	if errors.As(err, &ce) {
 		code, hint = ce.code, ce.hint
@@ -60,6 +59,20 @@ func report(w io.Writer, err error) int {
 	var faults source.Faults
 	if errors.As(err, &faults) {
 		code = exitInvalid
+	}
+	return code, hint
+}
+
+// report prints err the way every subcommand does and returns the exit code:
+//
+//	imdsfs: error: open /etc/imdsfs/imdsfs.toml: permission denied
+//	imdsfs: hint: run as root, or give a file of your own with -c
+//
+// Lower case, no final full stop; faults of an input one a line, each with its place.
+func report(w io.Writer, err error) int {
+	code, hint := codeOf(err)
+	var faults source.Faults
+	if errors.As(err, &faults) {
 		for _, f := range faults {
 			fmt.Fprintf(w, "imdsfs: error: %s\n", f)
 		}

@@ -197,6 +197,9 @@ func (s *Store) Inherited() map[string]*os.File { return s.inherited }
 // Durable reports whether what is kept outlives a kill of this process.
 func (s *Store) Durable() bool { return s.keeper != 0 || s.systemd }
 
+// BySystemd reports whether systemd's file descriptor store keeps.
+func (s *Store) BySystemd() bool { return s.systemd }
+
 // String says who keeps.
 func (s *Store) String() string {
 	switch {
@@ -274,6 +277,15 @@ func (s *Store) Drop(name string) {
 	s.dropLocked(name)
 }
 
+// DropAll lets go of everything that is kept.
+func (s *Store) DropAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.held {
+		s.dropLocked(name)
+	}
+}
+
 func (s *Store) dropLocked(name string) {
 	fd, ok := s.held[name]
 	if !ok {
@@ -281,6 +293,11 @@ func (s *Store) dropLocked(name string) {
 	}
 	delete(s.held, name)
 	unix.Close(fd)
+	s.Remove(name)
+}
+
+// Remove has nobody keep anything under a name, whichever process asked for that.
+func (s *Store) Remove(name string) {
 	s.send("FDSTOREREMOVE=1\nFDNAME="+prefix+name, noFile) // if it fails nobody is there to keep it either
 }
 

@@ -150,7 +150,9 @@ func (k *Keeper) pause(ctx context.Context, signals <-chan os.Signal) bool {
 func (k *Keeper) once(ctx context.Context, signals <-chan os.Signal) (code int, again bool) {
 	if len(k.Mount) > 0 && !k.shelf.has(k.MountName) {
 		if err := k.mount(ctx); err != nil {
-			k.Log("%v", err)
+			if !hasExited(err) {
+				k.Log("%v", err)
+			} // else it has said why
 			return exitCode(err), k.ever
 		}
 	}
@@ -249,9 +251,15 @@ func (k *Keeper) mount(ctx context.Context) error {
 		return err
 	}
 	if !k.shelf.has(k.MountName) {
-		return errors.New("the mount helper has made no mount: the mount point is served by somebody else, or the instance file is faulty (imdsfs check)")
+		return errors.New("the mount helper has made no mount, and has not said why")
 	}
 	return nil
+}
+
+// hasExited reports whether a process has ended by itself, with a status.
+func hasExited(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.Exited()
 }
 
 // wasTold reports whether a process has ended by SIGTERM.

@@ -301,11 +301,14 @@ func TestTheMountIsMadeBeforeTheDaemon(t *testing.T) {
 	if got := k.noted(); got != "helper" {
 		t.Errorf("after a helper that failed: %s", got)
 	}
+	if k.log() != "" {
+		t.Errorf("the helper has said why, and the keeper says %q", k.log())
+	}
 	k = newKept(t, "note=helper exit=0")
 	k.Mount = k.Command
 	k.run()
 	k.ends(1)
-	if !strings.Contains(k.log(), "served by somebody else") {
+	if !strings.Contains(k.log(), "has made no mount") {
 		t.Errorf("said %q", k.log())
 	}
 }

@@ -1,0 +1,307 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
+
+// Which directories a daemon has is decided by who starts it, before any privilege is dropped: whatever root starts,
+// the packaged unit included, has rootRuntimeDir and rootStateDir, also when the daemon runs as somebody else; an
+// ordinary user has his own. So what was set at run time is there however the daemon is started the next time.
+//
+// Both of root's lie where only root makes names. They belong to whoever the daemon runs as, and change hands when that
+// changes: systemd does so for the unit, and [settings.ownDirs] for every other way. Nowhere else is a directory of
+// another user touched.
+//
+// What root gets back, another user has written:
+//
+//   - The state follows. It is data that states values and options, which the admin socket takes from that user as well.
+//     Each file is copied, for that user may still have it open, or have linked somebody else's there.
+//   - The run-time directory is emptied. Keys that another user knows are not used again: session tokens end with that.
+const (
+	rootRuntimeDir = "/run/imdsfs"
+	rootStateDir   = "/var/lib/imdsfs"
+
+	maxStateFile = 64 << 20 // bytes
+)
+
+func defaultRuntimeDir() string {
+	if isRoot() {
+		return rootRuntimeDir
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && mayBeOurs(dir) {
+		return filepath.Join(dir, "imdsfs")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
+}
+
+// defaultStateDir is empty if there is no home directory.
+func defaultStateDir() string {
+	if isRoot() {
+		return rootStateDir
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" && mayBeOurs(dir) {
+		return filepath.Join(dir, "imdsfs")
+	}
+	home := os.Getenv("HOME")
+	if home == "" || !mayBeOurs(home) {
+		if u, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil {
+			home = u.HomeDir
+		}
+	}
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".local/state/imdsfs")
+}
+
+// mayBeOurs is for directories that the environment names: setpriv and su keep root's environment. One that we may
+// not write to is not meant for us; one that is missing may be.
+func mayBeOurs(dir string) bool {
+	err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	return err == nil || errors.Is(err, os.ErrNotExist)
+}
+
+// A dir is a directory of the daemon's, and the flag that chooses another.
+type dir struct {
+	name, path string
+	mode       os.FileMode
+	flag       string
+	keeps      bool // what is in it, when it comes back to root
+}
+
+// dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
+// business).
+func (s *settings) dirs() []dir {
+	return []dir{
+		{"run-time directory", s.runtimeDir, 0o755, "--runtime-dir", false},
+		{"state directory", s.stateDir, 0o700, "--state-dir", true},
+	}
+}
+
+// isRoots reports whether it is one of root's defaults, and we are root.
+func (d dir) isRoots() bool {
+	return isRoot() && (d.path == rootRuntimeDir || d.path == rootStateDir)
+}
+
+// makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
+func makeDirs(s *settings) error { return s.ownDirs(&account{uid: os.Geteuid(), gid: os.Getegid()}) }
+
+// ownDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
+// is there already has to be that account's, unless it is one of root's defaults.
+func (s *settings) ownDirs(a *account) error {
+	for _, d := range s.dirs() {
+		f, made, err := d.open(a)
+		if err == nil {
+			err = errors.Join(d.own(f, a, made), f.Close())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open opens the directory, O_PATH, and makes it if it is missing.
+func (d dir) open(a *account) (f *os.File, made bool, err error) {
+	policy := safepath.Policy{Users: []int{a.uid}}
+	if d.isRoots() {
+		if owner, ok := d.lastOwner(); ok {
+			policy.Users = append(policy.Users, owner)
+		}
+	}
+	f, err = policy.OpenDir(d.path)
+	if errors.Is(err, os.ErrNotExist) {
+		made = true
+		f, err = policy.MakeDir(d.path, d.mode)
+	}
+	var refused *safepath.Error
+	switch {
+	case errors.As(err, &refused):
+		return nil, false, d.refuse(refused)
+	case err != nil:
+		return nil, false, noRoom(failure(exitInvalid, "choose another with "+d.flag, err), d.path, d.flag)
+	}
+	return f, made, nil
+}
+
+// lastOwner is whose a default of root's is, whoever that is: if only root makes names above it, root gave it to him.
+func (d dir) lastOwner() (uid int, ok bool) {
+	parent, name, err := safepath.Policy{}.OpenParent(d.path)
+	if err != nil {
+		return 0, false
+	}
+	defer parent.Close()
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return 0, false
+	}
+	return int(st.Uid), true
+}
+
+func (d dir) refuse(err error) error {
+	return failure(exitInvalid, "name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
+		fmt.Errorf("%s: %w", d.name, err))
+}
+
+func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
+
+// own has the directory belong to an account.
+func (d dir) own(f *os.File, a *account, made bool) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	owner := ownerOf(info)
+	// The parent of one that was just made may be the account's, who may have put another in its place.
+	made = made && safepath.IsEmpty(f) == nil
+	switch {
+	case !d.isRoots() && owner == a.uid:
+		return nil
+	case !d.isRoots() && !made && owner != os.Geteuid():
+		return d.refuse(fmt.Errorf("%s belongs to uid %d, not to us", d.path, owner))
+	case !d.isRoots() && !made:
+		return failure(exitInvalid, "chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
+	case owner == a.uid && owner != 0:
+		return nil
+	}
+	if owner != a.uid {
+		lock, err := d.lockOut(f)
+		if err != nil {
+			return err
+		}
+		defer lock.Close() // nil or not
+	}
+	if d.isRoots() {
+		if err := d.takeBack(f, owner); err != nil {
+			return failure(exitFailed, "remove what is in the way, or choose another with "+d.flag, fmt.Errorf("%s: take over %s: %w", d.name, d.path, err))
+		}
+	}
+	if owner == a.uid || a.uid == 0 {
+		return nil
+	}
+	return give(f, a)
+}
+
+// lockOut keeps daemons from the directory while it changes hands. The error is that of one that runs in it; the file
+// is nil if none can have.
+func (d dir) lockOut(f *os.File) (*os.File, error) {
+	if d.keeps {
+		return nil, nil
+	}
+	fd, err := unix.Openat(int(f.Fd()), lockName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil
+	}
+	lock := os.NewFile(uintptr(fd), filepath.Join(d.path, lockName))
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		lock.Close()
+		return nil, isRunning(d.path)
+	}
+	return lock, nil
+}
+
+// takeBack makes root the owner of a directory again, and of what it keeps. From when the directory is root's, nobody
+// else can put anything in the way; what the last owner may still have open is made anew. In one that is root's already
+// there may be something of his from a time before that was cut short.
+func (d dir) takeBack(f *os.File, owner int) error {
+	list, err := safepath.Reopen(f, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	if owner != 0 {
+		if err := errors.Join(list.Chown(0, 0), list.Chmod(d.mode)); err != nil {
+			return err
+		}
+	}
+	names, err := list.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		err := unix.Fstatat(int(list.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		switch {
+		case err != nil:
+		case st.Uid == 0 && st.Nlink == 1, st.Mode&unix.S_IFMT == unix.S_IFDIR: // nothing of ours is a directory
+		case d.keeps && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1:
+			err = copyIn(list, name, &st)
+		default:
+			err = unix.Unlinkat(int(list.Fd()), name, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// copyIn puts a copy of a file in its place, which is ours and which nobody else has open.
+func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
+	open := func(name string, flags int) (*os.File, error) {
+		fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+		return os.NewFile(uintptr(fd), name), err
+	}
+	from, err := open(name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	text, err := io.ReadAll(io.LimitReader(from, maxStateFile+1))
+	if err != nil {
+		return err
+	}
+	if len(text) > maxStateFile {
+		return fmt.Errorf("longer than %d bytes: move it away", maxStateFile)
+	}
+	temp := "." + name + ".new"
+	if err := unix.Unlinkat(int(dir.Fd()), temp, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	to, err := open(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	if _, err := to.Write(text); err != nil {
+		return err
+	}
+	if err := errors.Join(to.Chmod(os.FileMode(st.Mode&0o600)), to.Sync()); err != nil {
+		return err
+	}
+	if err := unix.Renameat(int(dir.Fd()), temp, int(dir.Fd()), name); err != nil {
+		return err
+	}
+	return dir.Sync()
+}
+
+// give changes the owner of a directory and of what is in it, first the latter: nobody else can put
+// anything in its way as long as the directory is root's.
+func give(dir *os.File, a *account) error {
+	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	names, err := list.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
+		}
+	}
+	return list.Chown(a.uid, a.gid)
+}

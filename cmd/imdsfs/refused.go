@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
+
+// A start is refused when a daemon ends before it is ready, with an error and not by a signal. With exitInvalid and
+// exitUsage nothing follows: the same would be refused again. With exitFailed systemd starts the next one, and this
+// file has it do so maxRetries times, each after a longer wait: the daemon counts in its run-time directory, root's
+// helper waits before it mounts, and the daemon that is refused last ends with exitGivenUp. Without systemd nothing is
+// tried again.
+const (
+	maxRetries = 5
+	// retryStep is the wait before the first retry; it doubles with each.
+	retryStep     = time.Second
+	retryVariable = "IMDSFS_RETRY_STEP" // another step
+	maxRetryWait  = 30 * time.Second    // TimeoutStartSec= of the unit is longer
+
+	refusedName = "refused" // file of the run-time directory, with the number of starts that were refused in a row
+	keptRefusal = "refusal" // what refuses a start before the daemon's, for the daemon to say
+)
+
+// refused is the end of a start, for the reason err. If a predecessor has served a tree and somebody keeps its mount,
+// that stays for the next try. Else nothing stays: a mount that nobody answers would hang whoever looks at it.
+func (p *process) refused(ctx context.Context, predecessor *fs.Predecessor, err error) error {
+	if ctx.Err() != nil {
+		err = nil // told to stop, which is no failure
+	} else if predecessor.Snapshot() != nil && p.kept.Durable() {
+		p.successor = true
+		return err
+	}
+	if predecessor != nil {
+		if err := predecessor.Discard(p.settings.runtimeDir, p.kept); err != nil {
+			p.log.WithError(err).Debug("unmount what the predecessor had mounted")
+		}
+	}
+	p.kept.DropAll()
+	return err
+}
+
+// triedAgain counts a refused start for who starts the next. The last one is told to be that.
+func (p *process) triedAgain(err error) error {
+	if !p.kept.BySystemd() {
+		return err
+	}
+	dir := p.settings.runtimeDir
+	code, hint := codeOf(err)
+	if code != exitFailed {
+		forgetRefusals(dir)
+		return err
+	}
+	refusals := 0
+	if text, err := atomicfile.Read(filepath.Join(dir, refusedName), maxRefusedFile); err == nil {
+		refusals = parseRefusals(text)
+	}
+	if refusals < maxRetries {
+		countErr := atomicfile.Write(filepath.Join(dir, refusedName), []byte(strconv.Itoa(refusals+1)), 0o600)
+		if countErr == nil {
+			return err
+		}
+		forgetRefusals(dir)
+		return failure(exitGivenUp, hint, fmt.Errorf("%w (not tried again: %w)", err, countErr))
+	}
+	forgetRefusals(dir)
+	return failure(exitGivenUp, hint, fmt.Errorf("%w (given up after %d retries)", err, maxRetries))
+}
+
+const maxRefusedFile = 16 // bytes
+
+// parseRefusals is a number from 0 to maxRetries; what makes no sense is 0.
+func parseRefusals(text []byte) int {
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0
+	}
+	return min(max(n, 0), maxRetries)
+}
+
+// forgetRefusals has the next refused start be the first.
+func forgetRefusals(runtimeDir string) { os.Remove(filepath.Join(runtimeDir, refusedName)) }
+
+// A turn is what root's helper sees of the refused starts, in a directory that is the daemon's: its word costs a wait
+// of at most maxRetryWait.
+type turn struct {
+	dir      *os.File // O_PATH, nil if there is none
+	refusals int
+}
+
+// openTurn looks at the run-time directory of a daemon of this user. What is odd there counts as no refusal; the daemon
+// says what is wrong.
+func openTurn(runtimeDir string, uid int) turn {
+	dir, err := safepath.Policy{Users: []int{uid}}.OpenDir(runtimeDir)
+	if err != nil {
+		return turn{}
+	}
+	t := turn{dir: dir}
+	fd, err := unix.Openat(int(dir.Fd()), refusedName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return t
+	}
+	f := os.NewFile(uintptr(fd), refusedName)
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxRefusedFile)); err == nil {
+			t.refusals = parseRefusals(text)
+		}
+	}
+	return t
+}
+
+// wait is how long to wait before this start.
+func (t turn) wait() time.Duration {
+	if t.refusals == 0 {
+		return 0
+	}
+	step := retryStep
+	if d, err := time.ParseDuration(os.Getenv(retryVariable)); err == nil && d >= 0 {
+		step = min(d, maxRetryWait)
+	}
+	return min(step<<(t.refusals-1), maxRetryWait)
+}
+
+// forget has the next start be the first.
+func (t turn) forget() {
+	if t.dir != nil {
+		unix.Unlinkat(int(t.dir.Fd()), refusedName, 0)
+	}
+}
+
+func (t turn) close() { t.dir.Close() } // nil or not
+
+// A passedRefusal is what a helper has the daemon say, as JSON, so that it is said once and decides on the daemon's exit code.
+type passedRefusal struct {
+	Code  int    `json:"code"`
+	Error string `json:"error"`
+	Hint  string `json:"hint"`
+}
+
+// leaveRefusal leaves to the daemon of a unit what refuses its start.
+func leaveRefusal(store *fdstore.Store, refused error) error {
+	r := passedRefusal{Error: refused.Error()}
+	r.Code, r.Hint = codeOf(refused)
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return store.KeepText(keptRefusal, text)
+}
+
+// helperRefusal is why root's helper has refused the start, nil if it has not.
+func (p *process) helperRefusal() error {
+	text := p.kept.InheritedText(keptRefusal)
+	p.kept.Drop(keptRefusal)
+	var r passedRefusal
+	if text == nil || json.Unmarshal(text, &r) != nil {
+		return nil
+	}
+	return failure(r.Code, r.Hint, errors.New(r.Error))
+}
