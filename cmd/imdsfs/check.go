@@ -28,6 +28,9 @@ comes from: the file and line that state it, what it is derived from, or that it
 Secrets are masked. For a faulty file it prints every fault with file, line and key, and exits
 with 3. Warnings do not change the exit code.
 
+Behind the tree it lists what was changed at run time in the state directory that serve would use (state-dir
+under [server], or the default), if there is anything and it may read it. The tree is shown without that.
+
 What a file may name and do depends on its owner and on who reads it: run check as the user that serves
 it, such as root, to get the same faults.`,
 		Example: `  imdsfs check testdata/instances/web-1.toml
@@ -75,7 +78,11 @@ func checkFile(ctx context.Context, stdout, stderr io.Writer, path string, quiet
 	if quiet {
 		return nil
 	}
-	return printTree(stdout, path, snap)
+	if err := printTree(stdout, path, snap); err != nil {
+		return err
+	}
+	id, _ := store.StatedID()
+	return printChanges(stdout, first(file.Server.StateDir, defaultStateDir()), id)
 }
 
 // printTree prints a line for each setting and each leaf: where it is, what it is, where it comes from.

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"maps"
 	"os"
 	"slices"
@@ -85,6 +86,15 @@ func TestAllOfAnInstanceIsForgottenByKind(t *testing.T) {
 	}
 }
 
+// ids is a source that states an instance id.
+type ids string
+
+func (ids) Name() string { return "file" }
+
+func (id ids) Load(context.Context) (*source.Fragment, error) {
+	return &source.Fragment{Leaves: map[string]source.Value{"meta-data/instance-id": {Bytes: []byte(id)}}}, nil
+}
+
 // format1 is a file of a version that names no instance.
 const format1 = `{
   "format": 1,
@@ -109,7 +119,13 @@ func TestTheFirstInstanceGetsWhatNamesNone(t *testing.T) {
 	if text, err := os.ReadFile(Path(dir)); err != nil || string(text) != format1 {
 		t.Errorf("reading it changes the file (%v)", err)
 	}
-	commit(t, o.Draft("i-a"))
+	store := source.NewStore(func() source.Env { return source.Env{Now: noon.Time} }, ids("i-a"), o)
+	if _, err := store.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Adopt(store); err != nil || store.Snapshot().Options().HopLimit != 3 {
+		t.Errorf("adopted: %v, hop limit %d", err, store.Snapshot().Options().HopLimit)
+	}
 	for when, o := range map[string]*Overlay{"running": o, "opened again": open(t, dir)} {
 		f := loadFor(t, o, "i-a")
 		if o.Unowned() || texts(f.Options)[hopOption] != "3" || !slices.Equal(f.Removed, []string{source.TagPath("Old")}) {

@@ -133,8 +133,18 @@ func (o *Overlay) Others(id string) []string {
 func (o *Overlay) Len(id string) int { return o.current().of(id).len() }
 
 // Unowned reports whether the changes are those of an earlier version, which did not say to which instance they belong.
-// The next draft gives them to its own.
+// They are in force for any. The next draft gives them to its own.
 func (o *Overlay) Unowned() bool { return o.current().unowned != nil }
+
+// Adopt gives changes that name no instance to the one that the store serves, and keeps that.
+func (o *Overlay) Adopt(store *source.Store) error {
+	var draft *Draft
+	_, err := store.Update(o.Name(), func(id string) (*source.Fragment, error) {
+		draft = o.Draft(id)
+		return draft.Fragment(), nil
+	}, func(*source.Snapshot) error { return draft.Commit() })
+	return err
+}
 
 func (o *Overlay) current() *state {
 	o.mu.Lock()
