@@ -23,9 +23,8 @@ goes on serving what was there before.
 
 The daemon follows its files, so that a change may be served already. What stands under [server] takes
 effect at the next start.`,
-		Example: `  imdsfs reload
-  imdsfs reload --runtime-dir /run/imdsfs.instances/web`,
-		Args: exactArgs(0, "no arguments, only flags"),
+		Example: "  imdsfs reload",
+		Args:    exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var done control.Reloaded
 			err := flags.call(cmd.Context(), "POST", "/v1/reload", nil, &done)
