@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -99,14 +97,11 @@ func (p *process) noteInstance() {
 
 // printChanges prints what imdsfs serve would apply, of the changes that are kept in its state directory, to the
 // instance with this id.
-func printChanges(w io.Writer, stateDir, id string) error {
+func printChanges(w, stderr io.Writer, stateDir, id string) error {
 	o, err := overlay.Open(stateDir)
-	if errors.Is(err, os.ErrPermission) {
-		_, err = fmt.Fprintf(w, "changes made at run time are not shown: %v\n", err)
-		return err
-	}
 	if err != nil {
-		return failure(exitFailed, "", err)
+		_, err = fmt.Fprintf(stderr, "imdsfs: warning: changes made at run time are not shown: %v\n", err)
+		return err
 	}
 	list := control.ChangesOf(o, id)
 	if len(list.Changes)+len(list.Others) == 0 {

@@ -82,7 +82,7 @@ func checkFile(ctx context.Context, stdout, stderr io.Writer, path string, quiet
 		return err
 	}
 	id, _ := store.StatedID()
-	return printChanges(stdout, first(file.Server.StateDir, defaultStateDir()), id)
+	return printChanges(stdout, stderr, first(file.Server.StateDir, defaultStateDir()), id)
 }
 
 // printTree prints a line for each setting and each leaf: where it is, what it is, where it comes from.
