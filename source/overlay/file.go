@@ -18,7 +18,7 @@ const (
 	maxFile  = 128 << 20 // bytes: a tree may hold 64 MiB, and JSON needs more for it
 )
 
-// The file in format 2. A version that knows only format 1 refuses it by its number, and does not start: it would
+// The file in format 2. A version that knows only format 1 refuses to start with it, and leaves it as it is: it would
 // apply the changes of every instance to whichever it serves, or drop them.
 type file struct {
 	Format    int                `json:"format"`
