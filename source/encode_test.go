@@ -155,7 +155,7 @@ func TestARestoredSnapshotIsServedWhileTheInputIsFaulty(t *testing.T) {
 	if _, err := store.Rebuild(); !errors.Is(err, errNotRead) {
 		t.Errorf("built from nothing: %v", err)
 	}
-	if _, err := store.Update("scripted", &Fragment{}, func(*Snapshot) error { return nil }); !errors.Is(err, errNotRead) {
+	if _, err := store.Update("scripted", func(string) (*Fragment, error) { return &Fragment{}, nil }, func(*Snapshot) error { return nil }); !errors.Is(err, errNotRead) {
 		t.Errorf("changed: %v", err)
 	}
 	src.fragment, src.err = with(least(), "meta-data/tier", "silver"), nil

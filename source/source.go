@@ -33,6 +33,14 @@ type Source interface {
 	Load(context.Context) (*Fragment, error)
 }
 
+// An InstanceSource states what belongs to one instance: changes that were made to it at run time. It stands behind
+// the sources that tell which instance there is.
+type InstanceSource interface {
+	Source
+	// LoadFor is Load, of what belongs to the instance with this id. "" is an instance without one.
+	LoadFor(ctx context.Context, id string) (*Fragment, error)
+}
+
 // A Fragment is what one source states. Nil maps and slices state nothing.
 type Fragment struct {
 	// Leaves maps a path ("meta-data/instance-id", "dynamic/…", "user-data") to its value.

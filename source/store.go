@@ -21,6 +21,7 @@ type Store struct {
 	mu        sync.Mutex  // one change at a time
 	fragments []*Fragment // the last good one of each source
 	loaded    atomic.Pointer[time.Time]
+	statedID  atomic.Pointer[string]
 }
 
 // NewStore returns a store without a snapshot: call Reload, and before it Restore if there is one to go on from. env is asked at each build.
@@ -57,7 +58,7 @@ func (s *Store) Reload(ctx context.Context) (Change, error) {
 	fragments := make([]*Fragment, len(s.sources))
 	var faults Faults
 	for i, src := range s.sources {
-		f, err := src.Load(ctx)
+		f, err := load(ctx, src, fragments[:i])
 		var bad Faults
 		switch {
 		case errors.As(err, &bad):
@@ -76,6 +77,36 @@ func (s *Store) Reload(ctx context.Context) (Change, error) {
 		s.loaded.Store(&now)
 	}
 	return change, err
+}
+
+func load(ctx context.Context, src Source, before []*Fragment) (*Fragment, error) {
+	if belongs, ok := src.(InstanceSource); ok {
+		return belongs.LoadFor(ctx, idIn(before))
+	}
+	return src.Load(ctx)
+}
+
+// idIn is the instance id that fragments state, "" if none. What was changed at run time does not count: it says
+// something of that instance, and makes no other of it.
+func idIn(fragments []*Fragment) (id string) {
+	for _, f := range fragments {
+		if f == nil || f.RunTime {
+			continue
+		}
+		if v, ok := f.Leaves["meta-data/instance-id"]; ok {
+			id = string(v.Bytes)
+		}
+	}
+	return id
+}
+
+// StatedID is the instance id that the sources gave when they were last read and found good, without what was
+// changed at run time; "" for an instance without one. ok is false before that.
+func (s *Store) StatedID() (id string, ok bool) {
+	if p := s.statedID.Load(); p != nil {
+		return *p, true
+	}
+	return "", false
 }
 
 // Loaded is when the sources were last read and found good; zero before the first time in this process.
@@ -117,10 +148,10 @@ func (s *Store) Rebuild() (Change, error) {
 	return s.publish(s.fragments)
 }
 
-// Update replaces what the source called name said last by f. If the outcome is good, commit gets it,
-// to refuse it or to make the change durable, and if that succeeds it is published. Otherwise nothing
-// changes.
-func (s *Store) Update(name string, f *Fragment, commit func(next *Snapshot) error) (Change, error) {
+// Update replaces what the source called name said last by what edit returns, which is told the id as
+// [Store.StatedID] is. If the outcome is good, commit gets it, to refuse it or to make the change durable, and if that
+// succeeds it is published. Otherwise nothing changes. Updates and reloads run one at a time.
+func (s *Store) Update(name string, edit func(id string) (*Fragment, error), commit func(next *Snapshot) error) (Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.sources, func(src Source) bool { return src.Name() == name })
@@ -129,6 +160,10 @@ func (s *Store) Update(name string, f *Fragment, commit func(next *Snapshot) err
 	}
 	if s.fragments == nil {
 		return Change{}, errNotRead
+	}
+	f, err := edit(idIn(s.fragments))
+	if err != nil {
+		return Change{}, err
 	}
 	fragments := slices.Clone(s.fragments)
 	fragments[i] = f
@@ -153,6 +188,8 @@ func (s *Store) publish(fragments []*Fragment) (Change, error) {
 func (s *Store) show(next *Snapshot, fragments []*Fragment) Change {
 	old := s.current.Load()
 	s.fragments = fragments
+	id := idIn(fragments)
+	s.statedID.Store(&id)
 	s.current.Store(next)
 	for _, d := range s.doors {
 		d.Publish(next)

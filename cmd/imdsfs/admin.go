@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -38,12 +37,14 @@ func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+defaultRuntimeDir()+")")
 }
 
+// path is the admin socket.
+func (f *adminFlags) path() string {
+	return first(f.socket, adminSocket(first(f.runtimeDir, defaultRuntimeDir())))
+}
+
 // call asks the daemon. body and result may be nil.
 func (f *adminFlags) call(ctx context.Context, method, path string, body, result any) error {
-	socket := f.socket
-	if socket == "" {
-		socket = adminSocket(first(f.runtimeDir, defaultRuntimeDir()))
-	}
+	socket := f.path()
 	var text []byte
 	if body != nil {
 		var err error
@@ -87,6 +88,9 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	return nil
 }
 
+// errNoDaemon is that nobody answers at an admin socket.
+var errNoDaemon = errors.New("no imdsfs is running")
+
 func noDaemon(socket string, err error) error {
 	var said *cliError
 	switch {
@@ -94,14 +98,14 @@ func noDaemon(socket string, err error) error {
 		return err
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return failure(exitFailed, "start it with imdsfs serve, or name its --runtime-dir or --admin socket",
-			fmt.Errorf("no imdsfs is running at %s", socket))
+			fmt.Errorf("%w at %s", errNoDaemon, socket))
 	case errors.Is(err, os.ErrPermission):
 		return failure(exitFailed, "run as root or as the daemon's user", fmt.Errorf("%s: permission denied", socket))
 	}
 	return fmt.Errorf("ask the daemon at %s: %w", socket, err)
 }
 
-// refusal is the daemon's no, exit code 4, or that it could not do what it was asked for.
+// refusal is the daemon's no, exit code 4, that its input is faulty, or that it could not do what it was asked for.
 func refusal(answer []byte, resp *http.Response) error {
 	var p control.Problem
 	if err := json.Unmarshal(answer, &p); err != nil || p.Message == "" {
@@ -110,9 +114,8 @@ func refusal(answer []byte, resp *http.Response) error {
 	if resp.StatusCode >= 500 {
 		return failure(exitFailed, p.Hint, errors.New(p.Message))
 	}
-	text := p.Code + ": " + p.Message
 	if len(p.Faults) > 0 {
-		text += "\n" + strings.Join(p.Faults, "\n")
+		return failure(exitInvalid, "the daemon goes on serving what was there before: mend the input and reload again", lines(p.Faults))
 	}
-	return failure(exitNo, p.Hint, errors.New(text))
+	return failure(exitNo, p.Hint, errors.New(p.Code+": "+p.Message))
 }

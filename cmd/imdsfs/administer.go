@@ -80,18 +80,26 @@ func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error
 }
 
 // reloadNow has the loop reload, and returns how it went.
-func (p *process) reloadNow(ctx context.Context) error {
-	done := make(chan error, 1)
-	select {
-	case p.asked <- done:
-	case <-ctx.Done():
-		return ctx.Err()
+func (p *process) reloadNow(ctx context.Context) (source.Change, error) {
+	type outcome struct {
+		change source.Change
+		err    error
+	}
+	done := make(chan outcome, 1)
+	ask := func(ctx context.Context) {
+		change, err := p.reload(ctx, true)
+		done <- outcome{change, err}
 	}
 	select {
-	case err := <-done:
-		return err
+	case p.asked <- ask:
 	case <-ctx.Done():
-		return ctx.Err()
+		return source.Change{}, ctx.Err()
+	}
+	select {
+	case o := <-done:
+		return o.change, o.err
+	case <-ctx.Done():
+		return source.Change{}, ctx.Err()
 	}
 }
 

@@ -27,6 +27,9 @@ comes from: the file and line that state it, what it is derived from, or that it
 Secrets are masked. For a faulty file it prints every fault with file, line and key, and exits
 with 3. Warnings do not change the exit code.
 
+Behind the tree it lists what was changed at run time in the state directory that serve would use (state-dir
+under [server], or the default), if there is anything and it may read it. The tree is shown without that.
+
 What a file may name and do depends on its owner and on who reads it. With --user NAME, as root, the files are read
 as that user reads them, with his groups: what he may not read is a fault, with the directory or file that
 denies it and the command that mends it.
@@ -100,7 +103,10 @@ func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 	if c.quiet || r.snap == nil {
 		return nil
 	}
-	return r.print(stdout, terminalWidth(stdout))
+	if err := r.print(stdout, terminalWidth(stdout)); err != nil {
+		return err
+	}
+	return printChanges(stdout, stderr, r.stateDir, r.stated)
 }
 
 // A checked is what check found out about one file.
@@ -110,6 +116,7 @@ type checked struct {
 	err              error            // why it could not be looked at
 	snap             *source.Snapshot // nil unless it is good
 	server           tomlfile.Server
+	stateDir, stated string // the instance id that the file gives, and where changes for it would be kept
 }
 
 // look reads a file as the user in question.
@@ -145,6 +152,8 @@ func lookAt(ctx context.Context, path string) *checked {
 		store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
 		if _, err = store.Reload(ctx); err == nil {
 			r.snap = store.Snapshot()
+			r.stated, _ = store.StatedID()
+			r.stateDir = s.stateDir
 			r.warnings = r.snap.Warnings()
 		}
 	}

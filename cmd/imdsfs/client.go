@@ -47,8 +47,8 @@ type clientFlags struct {
 	local      bool // ask nobody else than a local daemon, unless an endpoint is named
 }
 
-// errNoDaemon says that no local daemon listens.
-var errNoDaemon = errors.New("no imdsfs listens on this machine")
+// errNoListener says that no local daemon listens.
+var errNoListener = errors.New("no imdsfs listens on this machine")
 
 func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -111,7 +111,7 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (*url.URL
 		}
 	}
 	if f.local {
-		return nil, failure(exitFailed, "start one with: imdsfs serve; or name a service with --endpoint URL", errNoDaemon)
+		return nil, failure(exitFailed, "start one with: imdsfs serve; or name a service with --endpoint URL", errNoListener)
 	}
 	return parseEndpoint("", linkLocalEndpoint)
 }

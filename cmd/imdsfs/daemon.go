@@ -51,7 +51,8 @@ type process struct {
 	addresses   *edge.Addresses // of this machine, for all ports
 	descriptors descriptors
 
-	asked        chan chan error // to reload
+	asked        chan func(context.Context) // to reload
+	instance     *string                    // the id for which the log has the changes made at run time, nil before the first
 	upgrades     chan upgrade
 	lastFault    atomic.Pointer[error]
 	warned       map[source.Fault]int // how often, without their places; by the last good reload
@@ -84,7 +85,7 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	clock := source.SystemClock()
 	p := &process{
 		settings: s, log: log, clock: clock, started: clock.Now(), kept: kept, peers: peerLog{clock: clock},
-		asked: make(chan chan error), upgrades: make(chan upgrade),
+		asked: make(chan func(context.Context)), upgrades: make(chan upgrade),
 	}
 	err := p.run(parent, others)
 	switch {
@@ -216,6 +217,7 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 	switch {
 	case err == nil:
 		p.logWarnings()
+		p.noteInstance()
 	case served == nil || ctx.Err() != nil:
 		return invalid(p.settings.config, err)
 	default:
@@ -269,8 +271,8 @@ func (p *process) loop(ctx context.Context, signals <-chan os.Signal) error {
 				giveUp()
 				return p.handOver()
 			}
-		case done := <-p.asked:
-			done <- p.reload(ctx, true)
+		case ask := <-p.asked:
+			ask(ctx)
 		case u := <-p.upgrades:
 			next, err := p.tryProgram(ctx, u.program, u.by)
 			u.done <- err

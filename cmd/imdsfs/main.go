@@ -65,7 +65,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
 	})
 	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newEnvCommand(stdout), newRunCommand(stdout, stderr),
-		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newMountHelperCommand(), newVersionCommand(stdout))
+		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newResetCommand(stdout), newReloadCommand(stdout, stderr), newMountHelperCommand(), newVersionCommand(stdout))
 	return root
 }
 

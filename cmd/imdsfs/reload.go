@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -25,13 +26,14 @@ func (p *process) startWatching(ctx context.Context) {
 	p.reload(ctx, false) // what changed before it was watched
 }
 
-// reload reads the sources again. What is wrong with them is logged with its places, and the running
-// tree stays.
-func (p *process) reload(ctx context.Context, asked bool) error {
+// reload reads the sources again, and returns what changed. What is wrong with them is logged with its places, and
+// the running tree stays.
+func (p *process) reload(ctx context.Context, asked bool) (source.Change, error) {
+	before := p.store.Snapshot()
 	for ; ; asked = false {
 		change, err := p.store.Reload(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return source.Change{}, ctx.Err()
 		}
 		p.reloads.Add(1)
 		if err != nil {
@@ -43,10 +45,11 @@ func (p *process) reload(ctx context.Context, asked bool) error {
 		p.report("reloaded", change, err, asked)
 		if err == nil {
 			p.warnOfServerKeys()
+			p.noteInstance()
 		}
 		// The file may refer to others now, which nobody watched while they were read.
 		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
-			return err
+			return source.Diff(before, p.store.Snapshot()), err
 		}
 	}
 }
@@ -75,9 +78,13 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 		if p.lastFault.Swap(nil) != nil {
 			p.log.Info("the input is good again")
 		}
-		p.log.WithFields(logrus.Fields{
+		fields := logrus.Fields{
 			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
-		}).Log(level, done)
+		}
+		if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
+			fields["paths"] = printable(strings.Join(paths, ", "))
+		}
+		p.log.WithFields(fields).Log(level, done)
 		return
 	}
 	if before := p.lastFault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {

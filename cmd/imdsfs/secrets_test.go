@@ -60,6 +60,8 @@ token = "` + secrets["session token"] + "\"\n"
 	d.reload(file, text("")+"x = "+secrets["session token"]+"\n", "still serving")
 	command("check", file)
 	d.reload(file, text("tier = 1"), "the input is good again")
+	command(append([]string{"reload"}, rt...)...)
+	command(append([]string{"reset"}, rt...)...)
 	resp, err := http.Get("http://" + d.metrics() + "/metrics")
 	if err != nil {
 		t.Fatal(err)

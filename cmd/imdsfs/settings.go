@@ -77,7 +77,7 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.hosts, "host", nil, "further `NAME` that a request's Host header may hold; repeatable")
 	f.StringVar(&s.logLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.StringVar(&s.logFormat, "log-format", "", "text or json (default text)")
-	f.StringVar(&s.admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set and unset, or none (default RUNTIME-DIR/admin.sock)")
+	f.StringVar(&s.admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set, unset, reset and reload, or none (default RUNTIME-DIR/admin.sock)")
 	f.StringVar(&s.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
 	f.StringArrayVar(&s.metricsAllowFrom, "metrics-allow-from", nil, "`WHO` may read the metrics: as in --allow-from; repeatable (default local)")
 	f.BoolVar(&s.addAddresses, "add-addresses", false, "put the link-local addresses on a link of our own, imds0")

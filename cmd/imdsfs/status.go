@@ -19,7 +19,7 @@ func newStatusCommand(stdout io.Writer) *cobra.Command {
 		Use:   "status",
 		Short: "Show what the running daemon does",
 		Long: `status shows the running daemon: its mount and listeners, where the metadata comes from and how old that
-is, the options in force, who was not answered, and counters. It shows no secret.
+is, the options in force, what was changed at run time, who was not answered, and counters. It shows no secret.
 
 It also names the bind mounts of single files of the mount, in the containers and other processes that you may
 look at (root: all). Such a file never changes: bind-mount its directory instead.`,
@@ -94,6 +94,21 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 		if o.Name == "http-tokens" && o.Value == "optional" {
 			line("", "  to require IMDSv2: imdsfs options set http-tokens=required")
 		}
+	}
+	for _, c := range s.Changes[:min(len(s.Changes), mostListed)] {
+		line("run time", "%s", changeText(c))
+	}
+	if more := len(s.Changes) - mostListed; more > 0 {
+		line("", "and %d more: imdsfs status --json", more)
+	}
+	if len(s.Changes) > 0 {
+		line("", "  to forget all of these: imdsfs reset")
+	}
+	for _, other := range s.Others[:min(len(s.Others), mostListed)] {
+		line("run time", "%s for %s, not in force; to forget: %s", changesText(other.Changes), instanceText(other.Instance), resetOf(other.Instance))
+	}
+	if more := len(s.Others) - mostListed; more > 0 {
+		line("", "and for %d more instances: imdsfs status --json", more)
 	}
 	for _, p := range s.Peers {
 		line("peer", "%s %s, last %s ago", p.Address, p.Why, age(p.Last))

@@ -37,6 +37,11 @@ func failure(code int, hint string, err error) error {
 	return &cliError{code: code, err: err, hint: hint}
 }
 
+// lines is an error that is printed as several.
+type lines []string
+
+func (l lines) Error() string { return strings.Join(l, "\n") }
+
 // noRoom adds to an error of writing into dir what to do if nothing more fits in, or may be written; flag is
 // that with which to choose another.
 func noRoom(err error, dir, flag string) error {
@@ -72,9 +77,14 @@ func codeOf(err error) (code int, hint string) {
 func report(w io.Writer, err error) int {
 	code, hint := codeOf(err)
 	var faults source.Faults
+	var several lines
 	if errors.As(err, &faults) {
 		for _, f := range faults {
 			fmt.Fprintf(w, "imdsfs: error: %s\n", f)
+		}
+	} else if errors.As(err, &several) {
+		for _, l := range several {
+			fmt.Fprintf(w, "imdsfs: error: %s\n", l)
 		}
 	} else {
 		fmt.Fprintf(w, "imdsfs: error: %s\n", strings.TrimSuffix(err.Error(), "."))

@@ -66,7 +66,7 @@ func tryGet(ctx context.Context, flags *clientFlags, c **client, path string) ([
 // well. What a service refuses stays refused.
 func mayPass(c *client, err error) bool {
 	if c == nil {
-		return errors.Is(err, errNoDaemon)
+		return errors.Is(err, errNoListener)
 	}
 	return errors.Is(err, errNotFound) || c.code == 0 || c.code >= http.StatusInternalServerError
 }

@@ -49,8 +49,8 @@ type Control struct {
 	Store   *source.Store
 	Overlay *overlay.Overlay
 	Clock   source.Clock
-	// Reload reads the sources again; the error may be [source.Faults].
-	Reload func(context.Context) error
+	// Reload reads the sources again and tells what changed; the error may be [source.Faults].
+	Reload func(context.Context) (source.Change, error)
 	// Upgrade has another program, by its absolute path, take the daemon's place as soon as it has
 	// returned nil. by is the user who asks, root or the daemon's own. Any error is a refusal.
 	Upgrade func(ctx context.Context, program string, by uint32) error
@@ -92,7 +92,7 @@ func (c *Control) SetOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
 		return refuse(CodeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
 	}
-	_, err := c.change(by, func(d *overlay.Draft, stamp overlay.Stamp) error {
+	_, err := c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		current := c.Store.Snapshot()
 		want := *current.Options()
 		names := slices.Sorted(maps.Keys(changes))
@@ -156,7 +156,7 @@ func (c *Control) ResetOptions(names []string, by string) error {
 	if len(names) == 0 {
 		names = source.OptionNames()
 	}
-	_, err := c.change(by, func(d *overlay.Draft, _ overlay.Stamp) error {
+	_, err := c.change(by, func(d *overlay.Draft, _ string, _ overlay.Stamp) error {
 		for _, name := range names {
 			d.Reset(overlay.Options, name)
 		}
@@ -199,7 +199,7 @@ func (c *Control) ChangeValue(action Action, path string, value []byte, by strin
 }
 
 func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (source.Faults, error) {
-	return c.change(by, func(d *overlay.Draft, stamp overlay.Stamp) error {
+	return c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		switch action {
 		case Set:
 			d.Set(kind, name, value, stamp)
@@ -214,16 +214,20 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 	})
 }
 
-// change makes a draft, lets edit change it, and brings it into force. It returns the warnings that come with it.
-func (c *Control) change(by string, edit func(*overlay.Draft, overlay.Stamp) error) (source.Faults, error) {
+// change makes a draft for the running instance, lets edit change it, and brings it into force. edit is told the
+// instance's id. It returns the warnings that come with the change.
+func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (source.Faults, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	draft := c.Overlay.Draft()
-	if err := edit(draft, overlay.Stamp{Time: c.Clock.Now(), By: by}); err != nil {
-		return nil, err
-	}
 	before := c.Store.Snapshot().Warnings()
-	_, err := c.Store.Update(c.Overlay.Name(), draft.Fragment(), func(next *source.Snapshot) error {
+	var draft *overlay.Draft
+	_, err := c.Store.Update(c.Overlay.Name(), func(id string) (*source.Fragment, error) {
+		draft = c.Overlay.Draft(id)
+		if err := edit(draft, id, overlay.Stamp{Time: c.Clock.Now(), By: by}); err != nil {
+			return nil, err
+		}
+		return draft.Fragment(), nil
+	}, func(next *source.Snapshot) error {
 		if err := refuseWeaker(c.Store.Snapshot().Options(), next.Options()); err != nil {
 			return err
 		}
@@ -254,23 +258,12 @@ func refuseWeaker(current, next *source.Options) error {
 	return nil
 }
 
-// changes lists the overlay, by kind and name.
-func (c *Control) changes() Changes {
-	list := Changes{Changes: []Changed{}}
-	for _, kind := range []overlay.Kind{overlay.Options, overlay.Tags, overlay.Values} {
-		entries := c.Overlay.Entries(kind)
-		for _, name := range slices.Sorted(maps.Keys(entries)) {
-			e := entries[name]
-			list.Changes = append(list.Changes, Changed{kind, name, e.Removed, len(e.Value), e.Time, e.By})
-		}
-	}
-	return list
-}
-
 func (c *Control) status() Status {
 	s := c.Status()
 	s.Options = c.Options()
 	s.Instance = c.Store.Snapshot().InstanceID()
+	list := c.changes()
+	s.Changes, s.Others = list.Changes, list.Others
 	// An empty list is [] in JSON, not null.
 	s.Listeners, s.Sources = append([]string{}, s.Listeners...), append([]Source{}, s.Sources...)
 	s.Faults, s.Peers = append([]string{}, s.Faults...), append([]Peer{}, s.Peers...)

@@ -79,7 +79,7 @@ func (i *instance) start() {
 	}
 	i.Control = &Control{
 		Store: store, Overlay: changes, Clock: clock,
-		Reload: func(ctx context.Context) error { _, err := store.Reload(ctx); return err },
+		Reload: store.Reload,
 		Upgrade: func(_ context.Context, program string, by uint32) error {
 			if by != uint32(os.Geteuid()) && by != 0 {
 				return fmt.Errorf("uid %d asks", by)

@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -140,11 +142,11 @@ func (c *Control) Handler() http.Handler {
 		return optionList{c.Options()}, err
 	})
 	handle("DELETE /v1/options", func(r *http.Request, by string) (any, error) {
-		names, err := namesIn(r.URL.RawQuery)
+		query, err := queryOf(r.URL.RawQuery, "name")
 		if err != nil {
 			return nil, err
 		}
-		err = c.ResetOptions(names, by)
+		err = c.ResetOptions(query["name"], by)
 		return optionList{c.Options()}, err
 	})
 	handle("GET /v1/overlay", func(*http.Request, string) (any, error) { return c.changes(), nil })
@@ -163,7 +165,11 @@ func (c *Control) Handler() http.Handler {
 		}
 		return list, nil
 	})
-	handle("POST /v1/reload", func(r *http.Request, _ string) (any, error) { return struct{}{}, c.Reload(r.Context()) })
+	handle("DELETE /v1/overlay", func(r *http.Request, by string) (any, error) { return c.resetBy(r.URL.RawQuery, by) })
+	handle("POST /v1/reload", func(r *http.Request, _ string) (any, error) {
+		change, err := c.Reload(r.Context())
+		return ReloadedBy(change), err
+	})
 	handle("POST /v1/upgrade", func(r *http.Request, _ string) (any, error) {
 		var u Upgrade
 		if err := decode(r.Body, &u); err != nil {
@@ -188,16 +194,43 @@ func (c *Control) Handler() http.Handler {
 	})
 }
 
-// namesIn are the values of name in a query. Anything else is refused: a slip of the pen must not
-// read as "all".
-func namesIn(query string) ([]string, error) {
+// queryOf is a query that has only these parameters. Anything else is refused: a slip of the pen must not read as "all".
+func queryOf(query string, parameters ...string) (url.Values, error) {
 	values, err := url.ParseQuery(query)
-	names := values["name"]
-	delete(values, "name")
-	if err != nil || len(values) > 0 {
-		return nil, &badRequest{http.StatusBadRequest, "the query is not name=OPTION, once or more; see contrib/openapi.yaml"}
+	for name := range values {
+		if !slices.Contains(parameters, name) {
+			err = errors.New("unknown")
+		}
 	}
-	return names, nil
+	if err != nil {
+		return nil, &badRequest{http.StatusBadRequest, "the query has other parameters than " + strings.Join(parameters, " and ") + "; see contrib/openapi.yaml"}
+	}
+	return values, nil
+}
+
+func (c *Control) resetBy(query, by string) (any, error) {
+	q, err := queryOf(query, "kind", "instance")
+	if err != nil {
+		return nil, err
+	}
+	if len(q["instance"]) > 1 {
+		return nil, &badRequest{http.StatusBadRequest, "the query names more than one instance"}
+	}
+	var kinds []overlay.Kind
+	for _, k := range q["kind"] {
+		kinds = append(kinds, overlay.Kind(k))
+	}
+	var instance *string
+	if q.Has("instance") {
+		instance = &q["instance"][0]
+	}
+	forgotten, err := c.Reset(kinds, instance, by)
+	if err != nil {
+		return nil, err
+	}
+	list := c.changes()
+	list.Forgotten = forgotten
+	return list, nil
 }
 
 type optionList struct {
@@ -225,22 +258,6 @@ func (c *Control) apply(e Edit, by string) (source.Faults, error) {
 // An Upgrade is the body of POST /v1/upgrade.
 type Upgrade struct {
 	Program string `json:"program"` // absolute path
-}
-
-// A Changed is one entry of the overlay; its value is not told, because it may be a secret.
-type Changed struct {
-	Kind    overlay.Kind `json:"kind"`
-	Name    string       `json:"name"`
-	Removed bool         `json:"removed"`
-	Size    int          `json:"size"` // of the value, in bytes
-	Time    time.Time    `json:"time"`
-	By      string       `json:"by"`
-}
-
-// Changes is the body of an answer about the overlay.
-type Changes struct {
-	Changes  []Changed `json:"changes"`
-	Warnings []string  `json:"warnings,omitempty"` // of the change that was asked for, as of a file
 }
 
 // decode reads one JSON value and nothing behind it.

@@ -131,6 +131,11 @@ func TestAPIIsAsDescribed(t *testing.T) {
 		{"POST", "/v1/kinds", `{"paths":["/latest/meta-data","/latest/meta-data/instance-id","/nowhere"]}`, true, 200},
 		{"POST", "/v1/kinds", `{"paths":"/latest"}`, false, 400},
 		{"POST", "/v1/kinds", `{"paths":[]}` + strings.Repeat(" ", maxBody), true, 413},
+		{"DELETE", "/v1/overlay?kind=values&kind=tags", "", true, 200},
+		{"DELETE", "/v1/overlay", "", true, 403}, // the locked option
+		{"DELETE", "/v1/overlay?kind=tag", "", false, 400},
+		{"DELETE", "/v1/overlay?instance=i-none", "", true, 400},
+		{"DELETE", "/v1/overlay?instance=", "", true, 400},
 		{"POST", "/v1/reload", "", true, 200},
 		{"POST", "/v1/upgrade", `{"program":"/good"}`, true, 200},
 		{"POST", "/v1/upgrade", `{"program":"/bad"}`, true, 400},
@@ -143,6 +148,11 @@ func TestAPIIsAsDescribed(t *testing.T) {
 		}
 	}
 
+	i.file.fragment.Leaves["meta-data/instance-id"] = stated("i-00000000000000042")
+	i.file.fragment.Leaves["meta-data/tier"] = stated("gold")
+	delete(i.file.fragment.Leaves, "meta-data/local-ipv4")
+	d.ask(t, socket, "POST", "/v1/reload", "", true)
+	d.ask(t, socket, "GET", "/v1/overlay", "", true)
 	i.Status = fullStatus
 	d.ask(t, socket, "GET", "/v1/status", "", true)
 	i.file.err = source.Faults{{Place: "web.toml:3", Text: "bad"}}
@@ -152,6 +162,7 @@ func TestAPIIsAsDescribed(t *testing.T) {
 	i.breakState()
 	d.ask(t, socket, "PATCH", "/v1/options", `{"http-tokens":"required"}`, true)
 	d.ask(t, socket, "DELETE", "/v1/options?name=http-tokens", "", true)
+	d.ask(t, socket, "DELETE", "/v1/overlay?instance=i-0a1b2c3d4e5f67890", "", true)
 	d.ask(t, socket, "POST", "/v1/overlay", `{"kind":"tags","action":"unset","name":"Name"}`, true)
 
 	for path, item := range d.doc.Paths.Map() {

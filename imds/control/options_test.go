@@ -254,7 +254,7 @@ func TestLockFollowsTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	i.file.fragment.Lock = []string{tokens}
-	if err := i.Reload(t.Context()); err != nil {
+	if _, err := i.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := code(t, i.SetOptions(optional, "uid 0")); got != CodeUnauthorized {
@@ -266,7 +266,7 @@ func TestLockFollowsTheFile(t *testing.T) {
 		}
 	}
 	i.file.fragment.Lock = nil
-	if err := i.Reload(t.Context()); err != nil {
+	if _, err := i.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := i.SetOptions(optional, "uid 0"); err != nil || i.value(tokens) != "optional" {

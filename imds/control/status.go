@@ -16,8 +16,10 @@ type Status struct {
 	Addresses string    `json:"addresses"` // what holds the link-local addresses: "dummy link imds0", "" if not ours
 	Sources   []Source  `json:"sources"`
 	Options   []Option  `json:"options"`
-	Faults    []string  `json:"faults"` // of the last reload; empty if it went well
-	Peers     []Peer    `json:"peers"`  // that were refused or got no token, the latest first
+	Changes   []Changed `json:"changes"` // made at run time, in force
+	Others    []Others  `json:"others"`  // made at run time for other instances, not in force
+	Faults    []string  `json:"faults"`  // of the last reload; empty if it went well
+	Peers     []Peer    `json:"peers"`   // that were refused or got no token, the latest first
 	Counters  Counters  `json:"counters"`
 }
 

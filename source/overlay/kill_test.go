@@ -48,7 +48,7 @@ func changeForever(dir string) error {
 		n++
 		text := []byte(strconv.Itoa(n))
 		by := Stamp{Time: time.Unix(int64(n), 0), By: "uid 0"}
-		d := o.Draft()
+		d := o.Draft("")
 		d.Set(Options, hopOption, []byte(strconv.Itoa(n%64+1)), by)
 		d.Set(Tags, "Count", text, by)
 		d.Set(Values, valuePath, text, by)
@@ -117,7 +117,7 @@ func TestSIGKILLLeavesTheOldOrTheNew(t *testing.T) {
 	if amid == 0 {
 		t.Errorf("not one of %d kills came amid a change: they were not at random moments", kills)
 	}
-	d := open(t, dir).Draft()
+	d := open(t, dir).Draft("")
 	commit(t, d)
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("%d files are left, of which one is wanted (%v)", len(entries), err)

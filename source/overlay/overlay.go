@@ -2,24 +2,26 @@
 // values. It is the last source in the merge, and its file in the state directory outlives restarts
 // and reboots, because hardening must not be undone by one.
 //
-//	o, err := overlay.Open("/var/lib/imdsfs")
-//	draft := o.Draft()
-//	draft.Set(overlay.Options, "http-tokens", "required", overlay.Stamp{Time: now, By: "uid 0"})
-//	change, err := store.Update(o.Name(), draft.Fragment(), func(*source.Snapshot) error { return draft.Commit() })
+// A change belongs to the instance for which it was made, as on EC2: another instance file is another
+// machine, with launch options of its own. The instance is named by the id that the other sources give, so
+// that a change of the id at run time does not count itself. What belongs to another instance is kept.
 //
-// The file (overlay.json, mode 0600) is replaced as a whole: a crash leaves the old or the new one.
+//	o, err := overlay.Open("/var/lib/imdsfs")
+//	var draft *overlay.Draft
+//	change, err := store.Update(o.Name(), func(id string) (*source.Fragment, error) {
+//		draft = o.Draft(id)
+//		draft.Set(overlay.Options, "http-tokens", "required", overlay.Stamp{Time: now, By: "uid 0"})
+//		return draft.Fragment(), nil
+//	}, func(*source.Snapshot) error { return draft.Commit() })
+//
+// The file (overlay.json, mode 0600; file.go) is replaced as a whole: a crash leaves the old or the new one.
 package overlay
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,11 +40,6 @@ const (
 	Values  Kind = "values"
 )
 
-const (
-	fileName = "overlay.json"
-	maxFile  = 128 << 20 // bytes: a tree may hold 64 MiB, and JSON needs more for it
-)
-
 // An Entry is one change.
 type Entry struct {
 	// Value is what was set; nil: it was removed, whoever else states it.
@@ -59,27 +56,48 @@ type Stamp struct {
 	By   string // "uid 0"
 }
 
-// state is the file.
-type state struct {
-	Format  int              `json:"format"` // 1
-	Options map[string]Entry `json:"options"`
-	Tags    map[string]Entry `json:"tags"`
-	Values  map[string]Entry `json:"values"`
+// Kinds are all kinds.
+func Kinds() []Kind { return []Kind{Options, Tags, Values} }
+
+// changes are those of one instance.
+type changes struct {
+	Options map[string]Entry `json:"options,omitempty"`
+	Tags    map[string]Entry `json:"tags,omitempty"`
+	Values  map[string]Entry `json:"values,omitempty"`
 }
 
-func (s *state) kind(k Kind) map[string]Entry {
-	return map[Kind]map[string]Entry{Options: s.Options, Tags: s.Tags, Values: s.Values}[k]
+func (c changes) kind(k Kind) map[string]Entry {
+	return map[Kind]map[string]Entry{Options: c.Options, Tags: c.Tags, Values: c.Values}[k]
 }
 
-func (s *state) clone() *state {
-	c := &state{Format: 1, Options: map[string]Entry{}, Tags: map[string]Entry{}, Values: map[string]Entry{}}
-	for _, k := range []Kind{Options, Tags, Values} {
-		maps.Copy(c.kind(k), s.kind(k))
+func (c changes) len() int { return len(c.Options) + len(c.Tags) + len(c.Values) }
+
+// clone is a copy without nil maps.
+func (c changes) clone() changes {
+	d := changes{map[string]Entry{}, map[string]Entry{}, map[string]Entry{}}
+	for _, k := range Kinds() {
+		maps.Copy(d.kind(k), c.kind(k))
 	}
-	return c
+	return d
 }
 
-// An Overlay is the changes of one instance. It is a [source.Source].
+// state is everything that is kept.
+type state struct {
+	instances map[string]changes // by instance id
+	// unowned, if not nil, are those that an earlier version kept: they name no instance, and belong to the first
+	// that is served. There are no others then.
+	unowned *changes
+}
+
+// of are the changes of one instance.
+func (s *state) of(id string) changes {
+	if s.unowned != nil {
+		return *s.unowned
+	}
+	return s.instances[id]
+}
+
+// An Overlay is what was changed in one state directory. It is a [source.InstanceSource].
 type Overlay struct {
 	path string
 
@@ -87,49 +105,46 @@ type Overlay struct {
 	state *state
 }
 
-var _ source.Source = (*Overlay)(nil)
-
-// Open reads the overlay of a state directory; without a file it is empty.
-func Open(stateDir string) (*Overlay, error) {
-	o := &Overlay{path: filepath.Join(stateDir, fileName), state: new(state).clone()}
-	text, err := atomicfile.Read(o.path, maxFile)
-	if errors.Is(err, os.ErrNotExist) {
-		return o, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	s, err := parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", o.path, err)
-	}
-	o.state = s
-	return o, nil
-}
-
-// parse reads a file's text. Its errors hold nothing of the values.
-func parse(text []byte) (*state, error) {
-	var s state
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	err := d.Decode(&s)
-	if _, more := d.Token(); err != nil || !errors.Is(more, io.EOF) {
-		return nil, errors.New("not written by imdsfs, or damaged: restore it, or move it away to forget what was set at run time")
-	}
-	if s.Format != 1 {
-		return nil, fmt.Errorf("format %d, and this version knows 1", s.Format)
-	}
-	return s.clone(), nil
-}
+var _ source.InstanceSource = (*Overlay)(nil)
 
 // Name is the source's name.
 func (o *Overlay) Name() string { return "overlay" }
 
-// Load returns the changes in force.
-func (o *Overlay) Load(context.Context) (*source.Fragment, error) { return o.current().fragment(), nil }
+// Load is LoadFor an instance without an id.
+func (o *Overlay) Load(ctx context.Context) (*source.Fragment, error) { return o.LoadFor(ctx, "") }
 
-// Entries are the changes of one kind by name.
-func (o *Overlay) Entries(k Kind) map[string]Entry { return maps.Clone(o.current().kind(k)) }
+// LoadFor returns the changes that are in force for the instance with this id.
+func (o *Overlay) LoadFor(_ context.Context, id string) (*source.Fragment, error) {
+	return o.current().of(id).fragment(), nil
+}
+
+// Entries are the changes of one instance and kind by name.
+func (o *Overlay) Entries(id string, k Kind) map[string]Entry {
+	return maps.Clone(o.current().of(id).kind(k))
+}
+
+// Others are the ids of the instances besides this one for which changes are kept, sorted.
+func (o *Overlay) Others(id string) []string {
+	s := o.current()
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.instances)), func(other string) bool { return other == id })
+}
+
+// Len is how many changes are kept for the instance with this id.
+func (o *Overlay) Len(id string) int { return o.current().of(id).len() }
+
+// Unowned reports whether the changes are those of an earlier version, which did not say to which instance they belong.
+// They are in force for any. The next draft gives them to its own.
+func (o *Overlay) Unowned() bool { return o.current().unowned != nil }
+
+// Adopt gives changes that name no instance to the one that the store serves, and keeps that.
+func (o *Overlay) Adopt(store *source.Store) error {
+	var draft *Draft
+	_, err := store.Update(o.Name(), func(id string) (*source.Fragment, error) {
+		draft = o.Draft(id)
+		return draft.Fragment(), nil
+	}, func(*source.Snapshot) error { return draft.Commit() })
+	return err
+}
 
 func (o *Overlay) current() *state {
 	o.mu.Lock()
@@ -137,14 +152,14 @@ func (o *Overlay) current() *state {
 	return o.state // replaced, never changed
 }
 
-func (s *state) fragment() *source.Fragment {
+func (c changes) fragment() *source.Fragment {
 	f := &source.Fragment{
 		RunTime: true,
 		Options: map[string]source.Value{}, Tags: map[string]source.Value{}, Leaves: map[string]source.Value{},
 	}
-	for _, k := range []Kind{Options, Tags, Values} {
+	for _, k := range Kinds() {
 		into := map[Kind]map[string]source.Value{Options: f.Options, Tags: f.Tags, Values: f.Leaves}[k]
-		for name, e := range s.kind(k) {
+		for name, e := range c.kind(k) {
 			switch {
 			case !e.Removed:
 				into[name] = e.value(name)
@@ -166,43 +181,59 @@ func (e Entry) value(name string) source.Value {
 // A Draft is changes that are not in force yet. One draft at a time may be in the making.
 type Draft struct {
 	overlay *Overlay
+	id      string
 	state   *state
 }
 
-// Draft starts from what is in force.
-func (o *Overlay) Draft() *Draft { return &Draft{o, o.current().clone()} }
+// Draft starts from what is kept, to change what is in force for the instance with this id.
+func (o *Overlay) Draft(id string) *Draft {
+	s := o.current()
+	d := &Draft{o, id, &state{instances: maps.Clone(s.instances)}}
+	d.state.instances[id] = s.of(id).clone()
+	return d
+}
+
+func (d *Draft) own(k Kind) map[string]Entry { return d.state.instances[d.id].kind(k) }
 
 // Set gives name a value.
 func (d *Draft) Set(k Kind, name string, value []byte, by Stamp) {
-	d.state.kind(k)[name] = Entry{Value: value, Time: by.Time.UTC(), By: by.By}
+	d.own(k)[name] = Entry{Value: value, Time: by.Time.UTC(), By: by.By}
 }
 
 // Remove takes name out of the tree, whoever states it. Options cannot be removed, only reset.
 func (d *Draft) Remove(k Kind, name string, by Stamp) {
-	d.state.kind(k)[name] = Entry{Removed: true, Time: by.Time.UTC(), By: by.By}
+	d.own(k)[name] = Entry{Removed: true, Time: by.Time.UTC(), By: by.By}
 }
 
 // Reset forgets what was set or removed: what the other sources say counts again. It reports whether
 // there was anything.
 func (d *Draft) Reset(k Kind, name string) bool {
-	_, was := d.state.kind(k)[name]
-	delete(d.state.kind(k), name)
+	_, was := d.own(k)[name]
+	delete(d.own(k), name)
 	return was
 }
 
-// Fragment is what the draft states.
-func (d *Draft) Fragment() *source.Fragment { return d.state.fragment() }
+// ResetAll forgets all changes of a kind, of the instance with this id.
+func (d *Draft) ResetAll(id string, k Kind) {
+	c := d.state.instances[id].clone()
+	clear(c.kind(k))
+	d.state.instances[id] = c
+}
+
+// Fragment is what the draft states for its instance.
+func (d *Draft) Fragment() *source.Fragment { return d.state.of(d.id).fragment() }
 
 // Commit makes the draft durable, and then the overlay's.
 func (d *Draft) Commit() error {
-	text, err := json.MarshalIndent(d.state, "", "  ")
+	maps.DeleteFunc(d.state.instances, func(_ string, c changes) bool { return c.len() == 0 })
+	text, err := d.state.text()
 	if err != nil {
 		return err
 	}
-	if len(text)+1 > maxFile {
+	if len(text) > maxFile {
 		return fmt.Errorf("keep the change: %s would be longer than %d bytes", d.overlay.path, maxFile)
 	}
-	if err := atomicfile.Write(d.overlay.path, append(text, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(d.overlay.path, text, 0o600); err != nil {
 		return fmt.Errorf("keep the change: %w", err)
 	}
 	d.overlay.mu.Lock()

@@ -3,7 +3,6 @@ package overlay
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -65,7 +64,7 @@ func TestWithoutAFileItStatesNothing(t *testing.T) {
 func TestChangesOutliveTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	o := open(t, dir)
-	d := o.Draft()
+	d := o.Draft("")
 	binary := "\x00\xff\n"
 	d.Set(Options, "http-tokens", []byte("required"), noon)
 	d.Set(Tags, "Name", []byte("web-2"), noon)
@@ -75,7 +74,7 @@ func TestChangesOutliveTheProcess(t *testing.T) {
 	d.Remove(Tags, "Old", noon)
 	d.Remove(Values, "meta-data/spot", noon)
 	commit(t, d)
-	d = o.Draft()
+	d = o.Draft("")
 	if !d.Reset(Values, "meta-data/mac") || d.Reset(Values, "meta-data/nothing") {
 		t.Error("Reset does not tell whether there was anything")
 	}
@@ -101,7 +100,7 @@ func TestChangesOutliveTheProcess(t *testing.T) {
 			if got := v.Origin.String(); got != "set at run time, 2026-03-01T12:00:00Z, by uid 0" || !v.Mtime.Equal(noon.Time) {
 				t.Errorf("origin %q at %v", got, v.Mtime)
 			}
-			if e := o.Entries(Values)["meta-data/spot"]; !e.Removed || e.By != "uid 0" || !e.Time.Equal(noon.Time) {
+			if e := o.Entries("", Values)["meta-data/spot"]; !e.Removed || e.By != "uid 0" || !e.Time.Equal(noon.Time) {
 				t.Errorf("entry %+v", e)
 			}
 		})
@@ -111,7 +110,7 @@ func TestChangesOutliveTheProcess(t *testing.T) {
 func TestADraftIsNotInForceUntilItIsCommitted(t *testing.T) {
 	dir := t.TempDir()
 	o := open(t, dir)
-	d := o.Draft()
+	d := o.Draft("")
 	d.Set(Tags, "Name", []byte("a"), noon)
 	if got := texts(d.Fragment().Tags); got["Name"] != "a" {
 		t.Errorf("the draft states %q", got)
@@ -123,9 +122,9 @@ func TestADraftIsNotInForceUntilItIsCommitted(t *testing.T) {
 		t.Errorf("on disk before Commit: %v", got)
 	}
 	commit(t, d)
-	entries := o.Entries(Tags)
+	entries := o.Entries("", Tags)
 	delete(entries, "Name")
-	if _, ok := o.Entries(Tags)["Name"]; !ok {
+	if _, ok := o.Entries("", Tags)["Name"]; !ok {
 		t.Error("whoever asks for entries can change them")
 	}
 }
@@ -139,7 +138,7 @@ func TestAChangeThatCannotBeKeptIsNotInForce(t *testing.T) {
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	d := o.Draft()
+	d := o.Draft("")
 	d.Set(Values, "user-data", []byte(planted), noon)
 	err := d.Commit()
 	if err == nil || !strings.Contains(err.Error(), dir) {
@@ -153,7 +152,7 @@ func TestAChangeThatCannotBeKeptIsNotInForce(t *testing.T) {
 
 func TestTheFileIsTheOwnersAlone(t *testing.T) {
 	dir := t.TempDir()
-	d := open(t, dir).Draft()
+	d := open(t, dir).Draft("")
 	d.Set(Options, "http-tokens", []byte("required"), noon)
 	commit(t, d)
 	commit(t, d)
@@ -183,7 +182,7 @@ func TestADamagedFileIsRefusedClearly(t *testing.T) {
 	var whole []byte
 	{
 		dir := t.TempDir()
-		d := open(t, dir).Draft()
+		d := open(t, dir).Draft("")
 		d.Set(Values, "meta-data/iam/security-credentials/role", []byte(planted), noon)
 		commit(t, d)
 		var err error
@@ -209,8 +208,9 @@ func TestADamagedFileIsRefusedClearly(t *testing.T) {
 		"a value of a kind": {replaced(`"`+encoded+`"`, `{"`+planted+`": 1}`), damaged},
 		"unknown field":     {replaced(`"by"`, `"`+planted+`"`), damaged},
 		"bad time":          {replaced("2026-03-01T12:00:00Z", planted), damaged},
-		"format 2":          {replaced(`"format": 1`, `"format": 2`), "format 2, and this version knows 1"},
-		"null":              {"null", "format 0, and this version knows 1"},
+		"format 3":          {replaced(`"format": 2`, `"format": 3`), "format 3, and this version knows 1 and 2"},
+		"null":              {"null", "format 0, and this version knows 1 and 2"},
+		"format 1 of 2":     {replaced(`"format": 2`, `"format": 1`), damaged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -261,6 +261,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"format":1,"options":{"http-tokens":{"value":"cmVxdWlyZWQ=","time":"2026-03-01T12:00:00Z","by":"uid 0"}}}`))
 	f.Add([]byte(`{"format":1,"tags":{"a":{"removed":true,"time":"2026-03-01T12:00:00Z","by":""}},"values":null}`))
 	f.Add([]byte(`{"format":1} {`))
+	f.Add([]byte(`{"format":2,"instances":{"i-1":{"tags":{"a":{"time":"2026-03-01T12:00:00Z","by":""}}},"":{},"i-2":null}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s, err := parse(text)
 		if err != nil {
@@ -269,8 +270,9 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		s.fragment()
-		again, err := json.Marshal(s)
+		s.of("").fragment()
+		ours := (&Overlay{state: s}).Draft("").state
+		again, err := ours.text()
 		if err != nil {
 			return // a time that RFC 3339 does not know; Commit reports it
 		}
@@ -278,9 +280,11 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what was read is written as %s and then refused: %v", again, err)
 		}
-		for _, k := range []Kind{Options, Tags, Values} {
-			if len(s.kind(k)) != len(s2.kind(k)) {
-				t.Errorf("%s: %d entries, and %d when written and read", k, len(s.kind(k)), len(s2.kind(k)))
+		for _, k := range Kinds() {
+			for id := range ours.instances {
+				if len(ours.of(id).kind(k)) != len(s2.of(id).kind(k)) {
+					t.Errorf("%s of %q: %d entries, and %d when written and read", k, id, len(ours.of(id).kind(k)), len(s2.of(id).kind(k)))
+				}
 			}
 		}
 	})

@@ -15,10 +15,10 @@ import (
 )
 
 var accountAttacks = []attack{
-	{name: "the admin socket", by: user, tries: "connecting, `imdsfs status`, `set`, `options set`, `tag`, `upgrade`", holds: "permission denied, nothing changes", run: func(w *world) error {
+	{name: "the admin socket", by: user, tries: "connecting, `imdsfs status`, `set`, `options set`, `tag`, `reset`, `reload`, `upgrade`", holds: "permission denied, nothing changes", run: func(w *world) error {
 		const dir = "--runtime-dir /run/imdsfs "
 		return first(w.allowed(0, imdsfs+" status "+dir),
-			w.refused(mallory, imdsfs+" status "+dir, imdsfs+" set "+dir+"instance-type evil", imdsfs+" options set "+dir+"http-tokens=optional", imdsfs+" tag set "+dir+"a b", imdsfs+" upgrade "+dir+"--program "+actor,
+			w.refused(mallory, imdsfs+" status "+dir, imdsfs+" set "+dir+"instance-type evil", imdsfs+" options set "+dir+"http-tokens=optional", imdsfs+" tag set "+dir+"a b", imdsfs+" reset "+dir, imdsfs+" reload "+dir, imdsfs+" upgrade "+dir+"--program "+actor,
 				"curl -sS --unix-socket /run/imdsfs/admin.sock http://x/v1/status", "rm -f /run/imdsfs/admin.sock", "mv /run/imdsfs/admin.sock /tmp"))
 	}},
 	{name: "the admin socket through a container", by: container, tries: "another user of a container that has the run-time directory bound, and root of a user namespace", holds: "permission denied", run: func(w *world) error {

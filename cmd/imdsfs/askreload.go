@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+)
+
+func newReloadCommand(stdout, stderr io.Writer) *cobra.Command {
+	var flags adminFlags
+	pid := 0
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Have the running daemon read its file again, and wait for it",
+		Long: `reload has the running daemon read its sources again, waits, and prints which paths have changed: of many, the
+first 20. If the file is faulty it prints every fault with file, line and key, and exits with 3; the daemon
+goes on serving what was there before.
+
+The daemon follows its files, so that a change may be served already. What stands under [server] takes
+effect at the next start.`,
+		Example: "  imdsfs reload",
+		Args:    exactArgs(0, "no arguments, only flags"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var done control.Reloaded
+			err := flags.call(cmd.Context(), "POST", "/v1/reload", nil, &done)
+			if errors.Is(err, errNoDaemon) && cmd.Flags().Changed("pid") {
+				return signalReload(stderr, flags.path(), pid)
+			}
+			if err != nil {
+				return err
+			}
+			return printReloaded(stdout, &done)
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().IntVar(&pid, "pid", 0, "`PID` of the daemon, which gets SIGHUP if it has no admin socket there: then the log alone tells of faults")
+	return cmd
+}
+
+func printReloaded(w io.Writer, r *control.Reloaded) error {
+	texts := r.Texts()
+	for _, name := range r.Options {
+		texts = append(texts, "option "+name+" changed")
+	}
+	if len(texts) == 0 {
+		_, err := fmt.Fprintln(w, "reloaded: nothing has changed since the daemon last read its sources")
+		return err
+	}
+	var err error
+	for _, text := range texts {
+		_, err = fmt.Fprintf(w, "reloaded: %s\n", printable(text))
+	}
+	return err
+}
+
+// signalReload asks a daemon without an admin socket (admin = "none", or another path) as well as it can be asked.
+func signalReload(stderr io.Writer, socket string, pid int) error {
+	if pid <= 1 {
+		return failure(exitUsage, "", fmt.Errorf("--pid %d is no daemon's", pid))
+	}
+	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("no admin socket at %s, and SIGHUP to pid %d: %w", socket, pid, err)
+	}
+	_, err := fmt.Fprintf(stderr, "imdsfs: warning: no admin socket at %s: sent SIGHUP to pid %d instead, whose log tells how it went\n", socket, pid)
+	return err
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/overlay"
+)
+
+func newResetCommand(stdout io.Writer) *cobra.Command {
+	var flags adminFlags
+	instance := ""
+	cmd := &cobra.Command{
+		Use:   "reset [options|tags|values]...",
+		Short: "Forget what was changed at run time, all of it or some kinds",
+		Long: `reset forgets what was changed at run time with options set, tag, set and unset: all of it, or the kinds that
+are named. What the file says counts again. It prints what it has forgotten.
+
+Changes belong to the instance for which they were made. Those of another one, which imdsfs status lists,
+are forgotten with --instance.
+
+What a lock of the running instance holds tight is not forgotten: then nothing is, and the exit code is 4.
+
+reset asks the running daemon. While there is none, overlay.json in its state directory can be removed.`,
+		Example: `  imdsfs reset
+  imdsfs reset tags values
+  imdsfs reset --instance i-0a1b2c3d4e5f67890`,
+		ValidArgs: []string{string(overlay.Options), string(overlay.Tags), string(overlay.Values)},
+		Args: func(_ *cobra.Command, args []string) error {
+			for _, arg := range args {
+				if !slices.Contains(overlay.Kinds(), overlay.Kind(arg)) {
+					return failure(exitUsage, "the kinds are options, tags and values; without any, all are forgotten", fmt.Errorf("%q is no kind of change", arg))
+				}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			query := url.Values{"kind": args}
+			if cmd.Flags().Changed("instance") {
+				query.Set("instance", instance)
+			}
+			var done control.Changes
+			err := flags.call(cmd.Context(), "DELETE", "/v1/overlay?"+query.Encode(), nil, &done)
+			if errors.Is(err, errNoDaemon) {
+				return failure(exitFailed, "name its --runtime-dir or --admin socket; while it does not run, removing overlay.json in its state directory forgets all of it", err)
+			}
+			if err != nil {
+				return err
+			}
+			if len(done.Forgotten) == 0 {
+				fmt.Fprintln(stdout, "there was nothing to forget")
+			}
+			for _, c := range done.Forgotten {
+				_, err = fmt.Fprintf(stdout, "forgotten: %s\n", changeText(c))
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&instance, "instance", "", "forget the changes of the instance with this `ID` (default the running one)")
+	return cmd
+}
