@@ -99,7 +99,11 @@ func (b *builder) checkLeaf(path string, l leaf) {
 	}
 	switch row := lookup(path); {
 	case row == nil:
-		b.warn(Fault{Place: place, Key: key, Text: "EC2 has no path /latest/" + path, Hint: "it is served all the same"})
+		hint := "it is served all the same"
+		if near := NearestPath(path); near != "" {
+			hint = "did you mean " + near + "? " + hint
+		}
+		b.warn(Fault{Place: place, Key: key, Text: "EC2 has no path /latest/" + path, Hint: hint})
 	case b.snowball && !row.snowball:
 		b.warn(Fault{Place: place, Key: key, Text: "Snowball Edge has no path /latest/" + path, Hint: "it is served all the same"})
 	}

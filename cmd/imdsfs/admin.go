@@ -35,15 +35,11 @@ type adminFlags struct {
 
 func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.socket, "admin", "", "admin `SOCKET` of the daemon (default RUNTIME-DIR/admin.sock)")
-	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+defaultRuntimeDir()+")")
+	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(runtimeDirs(""), ", else ")+")")
 }
 
 // call asks the daemon. body and result may be nil.
 func (f *adminFlags) call(ctx context.Context, method, path string, body, result any) error {
-	socket := f.socket
-	if socket == "" {
-		socket = adminSocket(first(f.runtimeDir, defaultRuntimeDir()))
-	}
 	var text []byte
 	if body != nil {
 		var err error
@@ -57,9 +53,9 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	if err != nil {
 		return err
 	}
-	conn, err := dialDaemon(ctx, socket)
+	conn, err := f.connect(ctx)
 	if err != nil {
-		return noDaemon(socket, err)
+		return err
 	}
 	defer conn.Close()
 	client := http.Client{Transport: &http.Transport{
@@ -68,7 +64,7 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return noDaemon(socket, err)
+		return fmt.Errorf("ask the daemon: %w", err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))

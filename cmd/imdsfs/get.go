@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -40,7 +39,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 			path := source.Absolute(args[0])
 			body, err := c.get(cmd.Context(), path)
 			if errors.Is(err, errNotFound) {
-				return noSuchMetadata(path)
+				return c.noSuch(cmd.Context(), args[0], path)
 			}
 			if err != nil {
 				return err
@@ -51,8 +50,4 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 	}
 	flags.add(cmd)
 	return cmd
-}
-
-func noSuchMetadata(path string) error {
-	return failure(exitNo, "", fmt.Errorf("%s: %w", printable(path), errNotFound))
 }
