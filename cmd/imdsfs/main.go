@@ -65,5 +65,6 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newMountHelperCommand(), newVersionCommand(stdout))
 	addVersionFlag(root)
 	refuseUnknown(root)
+	addCompletions(root)
 	return root
 }
