@@ -164,8 +164,8 @@ func lookup(path string) *category {
 	return c.row
 }
 
-// isCategory reports whether EC2 has path, as a leaf or as a directory.
-func isCategory(path string) bool {
+// IsCategory reports whether EC2 has path, relative to a version, as a leaf or as a directory.
+func IsCategory(path string) bool {
 	c := catalogRoot
 	for name := range strings.SplitSeq(path, "/") {
 		if name != "" {

@@ -55,7 +55,7 @@ func (b *builder) check() {
 		b.fault(Fault{Place: "the tree", Text: fmt.Sprintf("%d bytes of values, more than the limit of %d", total, MaxTree)})
 	}
 	for _, r := range b.access {
-		if !isCategory(r.Path) && !b.isThere(r.Path) {
+		if !IsCategory(r.Path) && !b.isThere(r.Path) {
 			b.warn(Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and nobody states one", Hint: "the rule has no effect"})
 		}
 		if r.Mode != nil && *r.Mode&0o004 != 0 {

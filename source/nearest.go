@@ -47,7 +47,7 @@ func distance(a, b string) int {
 // version: "meta-data/instanceid" gives "meta-data/instance-id", "meta-data/region" gives "meta-data/placement/region".
 // It is "" if none is near.
 func NearestPath(path string) string {
-	if isCategory(path) {
+	if IsCategory(path) {
 		return ""
 	}
 	names := strings.Split(path, "/")

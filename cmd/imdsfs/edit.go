@@ -105,10 +105,29 @@ func argument(stdin io.Reader, text string) ([]byte, error) {
 // everywhere turns PATH, as get takes it, into one relative to a version.
 func everywhere(path string) (string, error) {
 	rest, err := source.InEveryVersion(path)
-	if err != nil {
+	near := ""
+	if err != nil || !slices.Contains([]string{source.MetaData, source.Dynamic, source.UserData}, strings.SplitN(rest, "/", 2)[0]) {
+		near = nearCategory(source.Absolute(path))
+	}
+	switch {
+	case err != nil && near == "":
 		return "", failure(exitUsage, "changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", printable(path)))
+	case err != nil:
+		return "", failure(exitUsage, didYouMean(near)+" Changes show in every version that has the category", fmt.Errorf("%s is not below /latest/", printable(path)))
+	case near != "":
+		return "", failure(exitUsage, didYouMean(near), fmt.Errorf("%s is not below meta-data, dynamic or user-data", printable(path)))
 	}
 	return rest, nil
+}
+
+// nearCategory is what EC2 has of what somebody may mean by an absolute path, as he would type it; "" if it has none.
+func nearCategory(path string) string {
+	for _, candidate := range meantBy(path) {
+		if names := namesOf(candidate); len(names) > 1 && source.IsCategory(strings.Join(names[1:], "/")) {
+			return printable(shortPath("/" + source.Latest + "/" + strings.Join(names[1:], "/")))
+		}
+	}
+	return ""
 }
 
 func tagKey(key string) (string, error) { return key, nil }
