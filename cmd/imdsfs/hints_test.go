@@ -123,6 +123,12 @@ func TestWhoeverMayNotAskTheServiceIsToldOfIt(t *testing.T) {
 			"imdsfs: error: the daemon with the run-time directory /run/imdsfs answers HTTP at 127.0.0.1:1338, but has no admin socket there\n" +
 				"imdsfs: hint: it was started with --admin none (admin in [server]), or with another socket: name that with --admin\n",
 		},
+		"services of single instances alone": {
+			"true & mkdir -p /run/imdsfs.instances/a /run/imdsfs.instances/b; imdsfs status; echo $?",
+			"1\n",
+			"imdsfs: error: no imdsfs is running at /run/imdsfs/admin.sock\n" +
+				"imdsfs: hint: name one of these with --runtime-dir: /run/imdsfs.instances/a /run/imdsfs.instances/b\n",
+		},
 		"none": {
 			"true & " + stranger + "imdsfs status; echo $?",
 			"1\n",

@@ -8,10 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 )
+
+// instanceDirs are the run-time directories of the services of single instances, imdsfs@NAME.
+const instanceDirs = "/run/imdsfs.instances/*"
 
 // runtimeDirs are the run-time directories in which to look for a daemon: that of the flag, else our own and that of
 // the machine's service.
@@ -68,7 +72,11 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 		}
 		looked = append(looked, socket)
 	}
-	return nil, noDaemon(strings.Join(looked, " or "), os.ErrNotExist)
+	err := noDaemon(strings.Join(looked, " or "), os.ErrNotExist)
+	if others, _ := filepath.Glob(instanceDirs); f.runtimeDir == "" && len(others) > 0 {
+		return nil, failure(exitFailed, "name one of these with --runtime-dir: "+strings.Join(others, " "), err)
+	}
+	return nil, err
 }
 
 // notForUs says who may use the admin socket of a daemon.
