@@ -62,12 +62,12 @@ func meantBy(path string) []string {
 			candidates = append(candidates, names[i:])
 		}
 	}
-	if len(names) > 0 && names[0] == source.Latest || len(names) > 0 && source.ValidVersion(names[0]) {
+	if len(names) > 0 && (names[0] == source.Latest || source.ValidVersion(names[0])) {
 		names = names[1:]
 	}
 	relative := strings.Join(names, "/")
-	for _, p := range []string{source.Absolute(relative), "/" + source.Latest + "/" + relative} {
-		candidates = append(candidates, namesOf(p))
+	if relative != "" {
+		candidates = append(candidates, namesOf(source.Absolute(relative)), namesOf("/"+source.Latest+"/"+relative))
 	}
 	if below, err := source.InEveryVersion(relative); err == nil {
 		if near := source.NearestPath(below); near != "" {
