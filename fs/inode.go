@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -36,35 +35,12 @@ func loadKey(runtimeDir string) (k key, err error) {
 		case !errors.Is(err, fs.ErrNotExist):
 			return k, err
 		}
-		if err := makeKey(path); err != nil {
+		rand.Read(k[:])
+		if err := atomicfile.Create(path, k[:], 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 			return k, fmt.Errorf("make inode key: %w", err)
 		}
 	}
 	return k, fmt.Errorf("%s vanishes again and again: another program removes it", path)
-}
-
-// makeKey puts a new key at path unless there is one by now. It appears as a whole or not at all.
-func makeKey(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".inode.key-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	var k key
-	if _, err := rand.Read(k[:]); err != nil {
-		return err
-	}
-	if _, err := f.Write(k[:]); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
 }
 
 // sum is 64 bits of SHA-256 behind the key; what is cut off makes it as good as an HMAC. Two nodes with

@@ -30,7 +30,7 @@ var (
 // A PointError refuses a mount point.
 type PointError struct {
 	Dir    string
-	Err    error  // one of the above
+	Err    error  // one of the above, or what the system says
 	Detail string // what is in the way; may be empty
 	Hint   string // what to do; may be empty
 }
@@ -283,7 +283,7 @@ func (p *point) create() error {
 		p.claim.text.Made = false
 		err = errors.Join(err, p.claim.write())
 	}
-	return lookError(p.dir, err)
+	return makeError(p.dir, err)
 }
 
 func isDead(err error) bool {
@@ -332,5 +332,16 @@ func lookError(dir string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return &PointError{dir, ErrPermission, err.Error(), "run as root (in a container, with --cap-add SYS_ADMIN --device /dev/fuse), " + elsewhere}
 	}
-	return fmt.Errorf("mount %s: %w", dir, err)
+	return &PointError{dir, err, "", "choose another directory with --mount"}
+}
+
+// makeError is lookError for a directory that cannot be made.
+func makeError(dir string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return &PointError{dir, err, "", "make it while the directory above can be written to, " + elsewhere}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &PointError{dir, err, "", fmt.Sprintf("make room in %s (see df and df -i), %s", filepath.Dir(dir), elsewhere)}
+	}
+	return lookError(dir, err)
 }

@@ -1,6 +1,9 @@
 package source
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A category is one row of the table of what EC2 serves.
 type category struct {
@@ -161,8 +164,8 @@ func lookup(path string) *category {
 	return c.row
 }
 
-// isCategory reports whether EC2 has path, as a leaf or as a directory.
-func isCategory(path string) bool {
+// IsCategory reports whether EC2 has path, relative to a version, as a leaf or as a directory.
+func IsCategory(path string) bool {
 	c := catalogRoot
 	for name := range strings.SplitSeq(path, "/") {
 		if name != "" {
@@ -170,6 +173,32 @@ func isCategory(path string) bool {
 		}
 	}
 	return c != nil
+}
+
+// CategoriesBelow are the names that EC2 has in the directory at path, relative to a version, sorted; that of a directory
+// ends in a slash. What every instance names otherwise, such as MAC addresses, is not among them.
+func CategoriesBelow(path string) []string {
+	c := catalogRoot
+	for name := range strings.SplitSeq(path, "/") {
+		if name != "" {
+			c = c.child(name)
+		}
+	}
+	if c == nil {
+		return nil
+	}
+	var names []string
+	for name, n := range c.next {
+		switch {
+		case name == "*":
+			continue
+		case len(n.next) > 0:
+			name += "/"
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // IsSecret reports whether the leaf at path, relative to a version, must be kept from other users and

@@ -55,7 +55,7 @@ func (b *builder) check() {
 		b.fault(Fault{Place: "the tree", Text: fmt.Sprintf("%d bytes of values, more than the limit of %d", total, MaxTree)})
 	}
 	for _, r := range b.access {
-		if !isCategory(r.Path) && !b.isThere(r.Path) {
+		if !IsCategory(r.Path) && !b.isThere(r.Path) {
 			b.warn(Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and nobody states one", Hint: "the rule has no effect"})
 		}
 		if r.Mode != nil && *r.Mode&0o004 != 0 {
@@ -99,7 +99,11 @@ func (b *builder) checkLeaf(path string, l leaf) {
 	}
 	switch row := lookup(path); {
 	case row == nil:
-		b.warn(Fault{Place: place, Key: key, Text: "EC2 has no path /latest/" + path, Hint: "it is served all the same"})
+		hint := "it is served all the same"
+		if near := NearestPath(path); near != "" {
+			hint = "did you mean " + near + "? " + hint
+		}
+		b.warn(Fault{Place: place, Key: key, Text: "EC2 has no path /latest/" + path, Hint: hint})
 	case b.snowball && !row.snowball:
 		b.warn(Fault{Place: place, Key: key, Text: "Snowball Edge has no path /latest/" + path, Hint: "it is served all the same"})
 	}

@@ -44,6 +44,17 @@ func OptionNames() []string {
 	return []string{OptionHTTPEndpoint, OptionHTTPProtocolIPv6, OptionHopLimit, OptionHTTPTokens, OptionInstanceMetadataTags}
 }
 
+// OptionValues returns the values that the option called name takes, nil if they are numbers or there is no such option.
+func OptionValues(name string) []string {
+	switch name {
+	case OptionHTTPEndpoint, OptionHTTPProtocolIPv6, OptionInstanceMetadataTags:
+		return []string{"enabled", "disabled"}
+	case OptionHTTPTokens:
+		return []string{"required", "optional"}
+	}
+	return nil
+}
+
 // Text returns the value of the option called name as EC2 writes it, "" for an unknown name.
 func (o *Options) Text(name string) string {
 	enabled := map[bool]string{true: "enabled", false: "disabled"}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,7 +35,7 @@ type adminFlags struct {
 
 func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.socket, "admin", "", "admin `SOCKET` of the daemon (default RUNTIME-DIR/admin.sock)")
-	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+defaultRuntimeDir()+")")
+	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(runtimeDirs(""), ", else ")+")")
 }
 
 // path is the admin socket.
@@ -44,7 +45,6 @@ func (f *adminFlags) path() string {
 
 // call asks the daemon. body and result may be nil.
 func (f *adminFlags) call(ctx context.Context, method, path string, body, result any) error {
-	socket := f.path()
 	var text []byte
 	if body != nil {
 		var err error
@@ -58,9 +58,9 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	if err != nil {
 		return err
 	}
-	conn, err := dialDaemon(ctx, socket)
+	conn, err := f.connect(ctx)
 	if err != nil {
-		return noDaemon(socket, err)
+		return err
 	}
 	defer conn.Close()
 	client := http.Client{Transport: &http.Transport{
@@ -69,7 +69,7 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return noDaemon(socket, err)
+		return fmt.Errorf("ask the daemon: %w", err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
@@ -90,6 +90,9 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 
 // errNoDaemon is that nobody answers at an admin socket.
 var errNoDaemon = errors.New("no imdsfs is running")
+
+// errNoSocket is that a daemon runs and cannot be asked.
+var errNoSocket = errors.New("has no admin socket")
 
 func noDaemon(socket string, err error) error {
 	var said *cliError

@@ -28,7 +28,7 @@ effect at the next start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var done control.Reloaded
 			err := flags.call(cmd.Context(), "POST", "/v1/reload", nil, &done)
-			if errors.Is(err, errNoDaemon) && cmd.Flags().Changed("pid") {
+			if (errors.Is(err, errNoDaemon) || errors.Is(err, errNoSocket)) && cmd.Flags().Changed("pid") {
 				return signalReload(stderr, flags.path(), pid)
 			}
 			if err != nil {

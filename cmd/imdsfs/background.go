@@ -156,7 +156,7 @@ func startInBackground(program, source string, args []string, stdout, stderr *os
 	}
 	temp.Close()
 	if d.dir, err = os.MkdirTemp(temp.Name(), "imdsfs-mount-"); err != nil { // 0700
-		return nil, failure(mountSystem, "make room there, or set TMPDIR", err)
+		return nil, failure(mountSystem, "make room there, or set TMPDIR", fmt.Errorf("make a directory in %s: %w", temp.Name(), errors.Unwrap(err)))
 	}
 	defer func() {
 		if err != nil {

@@ -33,10 +33,17 @@ const (
 
 	hintForbidden = "enable http-endpoint, make the service answer to this name (serve --host), or keep proxies from adding X-Forwarded-For"
 	hintStranger  = "see what runs there, or point at another with --endpoint"
+	hintNoDaemon  = "start one with: imdsfs serve; or point at one with --endpoint URL or " + endpointVariable
 )
 
-// errNotFound is the answer 404.
-var errNotFound = errors.New("no such metadata")
+var (
+	// errNotFound is the answer 404.
+	errNotFound = errors.New("no such metadata")
+	errNobody   = errors.New("no instance metadata service answers")
+)
+
+// lastResort is asked where nothing is named and no daemon listens. A test has another.
+var lastResort = linkLocalEndpoint
 
 // clientFlags are the flags of the subcommands that read an instance metadata service.
 type clientFlags struct {
@@ -66,12 +73,12 @@ func (f *clientFlags) client(ctx context.Context) (*client, error) {
 	}
 	// At most half of the time goes into connecting, so that the two time-outs can be told apart.
 	dialer := &net.Dialer{Timeout: min(connectTimeout, f.timeout/2)}
-	base, err := f.resolve(ctx, dialer)
+	base, named, err := f.resolve(ctx, dialer)
 	if err != nil {
 		return nil, err
 	}
 	return &client{
-		base: base, v1: f.v1, timeout: f.timeout,
+		base: base, fallback: !named, v1: f.v1, timeout: f.timeout,
 		http: &http.Client{
 			Transport: &http.Transport{
 				Proxy:                  nil, // instance metadata never goes through a proxy
@@ -84,36 +91,31 @@ func (f *clientFlags) client(ctx context.Context) (*client, error) {
 	}, nil
 }
 
-// resolve finds the service, in the order that the help of get tells.
-func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (*url.URL, error) {
+// resolve finds the service, in the order that the help of get tells. It is not named if only the link-local address
+// is left.
+func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (base *url.URL, named bool, err error) {
 	if f.endpoint != "" {
-		return parseEndpoint("--endpoint", f.endpoint)
+		base, err = parseEndpoint("--endpoint", f.endpoint)
+		return base, true, err
 	}
 	if text := os.Getenv(endpointVariable); text != "" {
-		return parseEndpoint(endpointVariable, text)
+		base, err = parseEndpoint(endpointVariable, text)
+		return base, true, err
 	}
-	dirs := []string{f.runtimeDir}
-	if f.runtimeDir == "" {
-		dirs = []string{defaultRuntimeDir(), systemRuntimeDir}
-	}
-	for _, dir := range dirs {
-		addresses, err := listening(dir)
+	for _, dir := range runtimeDirs(f.runtimeDir) {
+		address, err := answering(ctx, dialer, dir)
 		if err != nil && f.runtimeDir != "" {
-			return nil, err
+			return nil, false, err
 		}
-		for _, address := range addresses {
-			// A daemon that was killed leaves the file behind.
-			conn, err := dialer.DialContext(ctx, "tcp", address.String())
-			if err == nil {
-				conn.Close()
-				return &url.URL{Scheme: "http", Host: address.String()}, nil
-			}
+		if address.IsValid() {
+			return &url.URL{Scheme: "http", Host: address.String()}, true, nil
 		}
 	}
 	if f.local {
-		return nil, failure(exitFailed, "start one with: imdsfs serve; or name a service with --endpoint URL", errNoListener)
+		return nil, false, failure(exitFailed, "start one with: imdsfs serve; or name a service with --endpoint URL", errNoListener)
 	}
-	return parseEndpoint("", linkLocalEndpoint)
+	base, err = parseEndpoint("", lastResort)
+	return base, false, err
 }
 
 // parseEndpoint checks the URL that name, a flag or a variable, gives.
@@ -159,17 +161,29 @@ func listening(dir string) ([]netip.AddrPort, error) {
 // A client reads one instance metadata service, by IMDSv2 unless v1 is set. It fetches one session
 // token and keeps it.
 type client struct {
-	base    *url.URL
-	v1      bool
-	timeout time.Duration // of a request
-	http    *http.Client
-	token   string
-	code    int // of the last answer's status, 0 if none came
+	base *url.URL
+	// fallback: nobody has named base, and no daemon of ours listens.
+	fallback bool
+	v1       bool
+	timeout  time.Duration // of a request
+	http     *http.Client
+	token    string
+	code     int // of the last answer's status, 0 if none came
 }
 
 // get returns the body at an absolute path that is not percent-encoded. The error is errNotFound for
 // 404, and else ready for report.
 func (c *client) get(ctx context.Context, path string) ([]byte, error) {
+	body, err := c.fetch(ctx, path)
+	var said *cliError
+	if !c.fallback || !errors.As(err, &said) || errors.Is(err, errNobody) {
+		return body, err
+	}
+	return nil, failure(said.code, strings.TrimSuffix(hintNoDaemon+"; there: "+said.hint, "; there: "),
+		fmt.Errorf("%w (no imdsfs daemon listens here, so %s was asked)", err, c.base))
+}
+
+func (c *client) fetch(ctx context.Context, path string) ([]byte, error) {
 	for renewed := false; ; renewed = true {
 		header := http.Header{}
 		if !c.v1 {
@@ -279,8 +293,7 @@ func (c *client) explain(method, path string, err error) error {
 		if op.Timeout() {
 			text = "connect: timed out"
 		}
-		return failure(exitFailed, "start one with: imdsfs serve; or point at one with --endpoint URL or "+endpointVariable,
-			fmt.Errorf("no instance metadata service answers at %s: %s", c.base, text))
+		return failure(exitFailed, hintNoDaemon, fmt.Errorf("%w at %s: %s", errNobody, c.base, text))
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure(exitFailed, "see whether the service is well, or wait longer with --timeout",
 			fmt.Errorf("%s %s: %w (%s)", method, c.url(path), errTimeout, c.timeout))

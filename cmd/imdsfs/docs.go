@@ -60,7 +60,7 @@ func writeDocs(dir string) error {
 
 // asForRoot makes the defaults in the help those of root, whoever builds.
 func asForRoot(cmd *cobra.Command) {
-	defaults := strings.NewReplacer(defaultRuntimeDir(), "/run/imdsfs", defaultStateDir(), "/var/lib/imdsfs")
+	defaults := strings.NewReplacer(strings.Join(runtimeDirs(""), ", else "), "/run/imdsfs", defaultRuntimeDir(), "/run/imdsfs", defaultStateDir(), "/var/lib/imdsfs")
 	for _, name := range []string{"runtime-dir", "state-dir"} {
 		if f := cmd.Flags().Lookup(name); f != nil {
 			f.Usage = defaults.Replace(f.Usage)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,15 +30,19 @@ func editCommand(kind overlay.Kind, action control.Action, use string, name func
 	var flags adminFlags
 	forget := false
 	cmd := &cobra.Command{Use: use}
+	_, want, _ := strings.Cut(use, " ")
 	if action == control.Set {
-		cmd.Args = exactArgs(2, use[strings.Index(use, " ")+1:])
+		cmd.Args = setArgs(want)
 	} else {
-		cmd.Args = exactArgs(1, use[strings.Index(use, " ")+1:])
+		cmd.Args = exactArgs(1, want)
 		cmd.Flags().BoolVar(&forget, "forget", false, "forget what was set or unset at run time: what the file says counts again")
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name, err := name(args[0])
 		if err != nil {
+			return err
+		}
+		if err := noOption(cmd, kind, args); err != nil {
 			return err
 		}
 		action := action
@@ -56,6 +61,35 @@ func editCommand(kind overlay.Kind, action control.Action, use string, name func
 	return cmd
 }
 
+// setArgs refuses other arguments than a name and its value. A value is not repeated: it may be a secret.
+func setArgs(want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		exact := exactArgs(2, want)
+		name, value, assigned := strings.Cut(strings.Join(args, " "), "=")
+		switch {
+		case len(args) > 2:
+			return usage(cmd, "quote a VALUE that holds blanks", exact(cmd, args))
+		case len(args) == 1 && assigned && slices.Contains(source.OptionNames(), name):
+			return usage(cmd, didYouMean("imdsfs options set "+name+"="+printable(quote(value))), exact(cmd, args))
+		case len(args) == 1 && assigned:
+			return usage(cmd, didYouMean(cmd.CommandPath()+" "+printable(quote(name))+" VALUE"), exact(cmd, args))
+		}
+		return exact(cmd, args)
+	}
+}
+
+// noOption refuses what is a metadata option and is meant as one. With meta-data/ before it it can be a path.
+func noOption(cmd *cobra.Command, kind overlay.Kind, args []string) error {
+	if kind != overlay.Values || !slices.Contains(source.OptionNames(), args[0]) {
+		return nil
+	}
+	meant := "imdsfs options reset " + args[0]
+	if len(args) > 1 {
+		meant = "imdsfs options set " + args[0] + "=" + printable(quote(args[1]))
+	}
+	return usage(cmd, didYouMean(meant), fmt.Errorf("%s is a metadata option, and no metadata", args[0]))
+}
+
 // argument is text, or what standard input holds if it is "-".
 func argument(stdin io.Reader, text string) ([]byte, error) {
 	if text != "-" {
@@ -71,10 +105,29 @@ func argument(stdin io.Reader, text string) ([]byte, error) {
 // everywhere turns PATH, as get takes it, into one relative to a version.
 func everywhere(path string) (string, error) {
 	rest, err := source.InEveryVersion(path)
-	if err != nil {
+	near := ""
+	if err != nil || !slices.Contains([]string{source.MetaData, source.Dynamic, source.UserData}, strings.SplitN(rest, "/", 2)[0]) {
+		near = nearCategory(source.Absolute(path))
+	}
+	switch {
+	case err != nil && near == "":
 		return "", failure(exitUsage, "changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", printable(path)))
+	case err != nil:
+		return "", failure(exitUsage, didYouMean(near)+" Changes show in every version that has the category", fmt.Errorf("%s is not below /latest/", printable(path)))
+	case near != "":
+		return "", failure(exitUsage, didYouMean(near), fmt.Errorf("%s is not below meta-data, dynamic or user-data", printable(path)))
 	}
 	return rest, nil
+}
+
+// nearCategory is what EC2 has of what somebody may mean by an absolute path, as he would type it; "" if it has none.
+func nearCategory(path string) string {
+	for _, candidate := range meantBy(path) {
+		if names := namesOf(candidate); len(names) > 1 && source.IsCategory(strings.Join(names[1:], "/")) {
+			return printable(shortPath("/" + source.Latest + "/" + strings.Join(names[1:], "/")))
+		}
+	}
+	return ""
 }
 
 func tagKey(key string) (string, error) { return key, nil }
@@ -106,7 +159,9 @@ func newTagCommand() *cobra.Command {
 		Short: "Set and remove tags of the running daemon",
 		Example: `  imdsfs tag set Name web-2
   imdsfs tag unset Name`,
-		Args: exactArgs(0, "set or unset"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return meantTag(cmd, args, exactArgs(0, "set or unset")(cmd, args))
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	set := editCommand(overlay.Tags, control.Set, "set KEY VALUE", tagKey)
@@ -115,4 +170,22 @@ func newTagCommand() *cobra.Command {
 	unset.Short, unset.Example = "Remove a tag", "  imdsfs tag unset Name\n  imdsfs tag unset --forget Name"
 	cmd.AddCommand(set, unset)
 	return cmd
+}
+
+// meantTag adds to err, which refuses args, what is meant by KEY VALUE, by KEY=VALUE, and by who wants to read tags.
+func meantTag(cmd *cobra.Command, args []string, err error) error {
+	hint := ""
+	switch key, value, assigned := strings.Cut(strings.Join(args, " "), "="); {
+	case err == nil:
+		return nil
+	case slices.Contains([]string{"get", "list", "ls", "show"}, args[0]):
+		hint = didYouMean("imdsfs tree tags/instance")
+	case len(args) == 2 && source.Nearest(args[0], []string{"set", "unset"}) == "" && otherNames["tag"][args[0]] == "":
+		hint = didYouMean("imdsfs tag set " + printable(quote(args[0])+" "+quote(args[1])))
+	case len(args) == 1 && assigned:
+		hint = didYouMean("imdsfs tag set " + printable(quote(key)+" "+quote(value)))
+	default:
+		return err
+	}
+	return usage(cmd, hint, err)
 }

@@ -39,10 +39,10 @@ func TestAFullDirectoryRefusesADaemon(t *testing.T) {
 		fill      func(w *mountSite)
 		said, dir string // of the file that has no room; and of the hint
 	}{
-		"state":              {func(w *mountSite) { w.fill(w.state, 0) }, `write PLACE/state/\.launch\.json\.new`, "state"},
-		"state, inodes":      {func(w *mountSite) { w.exhaust(w.state) }, `open PLACE/state/\.launch\.json\.new`, "state"},
-		"token key":          {func(w *mountSite) { w.fill(w.runtime, 0) }, `token key: write PLACE/run/token\.key\.\d+`, "run"},
-		"inode key":          {func(w *mountSite) { w.fill(w.runtime, 1) }, `make inode key: write PLACE/run/\.inode\.key-\d+`, "run"},
+		"state":              {func(w *mountSite) { w.fill(w.state, 0) }, `write PLACE/state/launch\.json`, "state"},
+		"state, inodes":      {func(w *mountSite) { w.exhaust(w.state) }, `write PLACE/state/launch\.json`, "state"},
+		"token key":          {func(w *mountSite) { w.fill(w.runtime, 0) }, `token key: write PLACE/run/token\.key`, "run"},
+		"inode key":          {func(w *mountSite) { w.fill(w.runtime, 1) }, `make inode key: write PLACE/run/inode\.key`, "run"},
 		"mount point's lock": {func(w *mountSite) { w.fill(w.runtime, 2) }, `write PLACE/run/mount-[0-9a-f]+\.lock`, "run"},
 		"run-time, inodes":   {func(w *mountSite) { w.exhaust(w.runtime) }, `open PLACE/run/daemon\.lock`, "run"},
 		"no state directory": {func(w *mountSite) { w.run("umount " + w.state); w.state = w.runtime + "/state"; w.exhaust(w.runtime) }, `mkdir PLACE/run/state`, "run/state"},
@@ -74,7 +74,7 @@ func TestAFullDirectoryRefusesADaemon(t *testing.T) {
 
 // A daemon that runs goes on, changes of the file included, and so does the next one.
 func TestAFullDirectoryLeavesADaemonAlone(t *testing.T) {
-	const refused = "imdsfs: error: keep the change: write PLACE/state/.overlay.json.new: no space left on device\n" +
+	const refused = "imdsfs: error: keep the change: write PLACE/state/overlay.json: no space left on device\n" +
 		"imdsfs: hint: make room there and try again: nothing is changed\n"
 	w := newMountSite(t, least("", `tier = "gold"`), "")
 	w.smallDirectories()
@@ -135,7 +135,7 @@ func TestADaemonServesWhereItCannotNoteItsAddresses(t *testing.T) {
 	if id := get("169.254.169.254"); id != "i-0a1b2c3d4e5f67890" {
 		t.Errorf("the instance is %q", id)
 	}
-	if said := readFile(t, log); !strings.Contains(said, warning) || !strings.Contains(said, "write "+w.runtime+"/.listen.new: no space left on device") {
+	if said := readFile(t, log); !strings.Contains(said, warning) || !strings.Contains(said, "write "+w.runtime+"/listen: no space left on device") {
 		t.Errorf("the log is\n%s", said)
 	}
 	w.run("rm " + w.runtime + "/fill")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -40,9 +39,9 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 		Args: exactArgs(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := source.Absolute(args[0])
-			body, err := wait.get(cmd.Context(), &flags, path)
+			body, c, err := wait.get(cmd.Context(), &flags, path)
 			if errors.Is(err, errNotFound) {
-				return wait.tried(noSuchMetadata(path))
+				return wait.tried(c.noSuch(cmd.Context(), args[0], path))
 			}
 			if err != nil {
 				return err
@@ -54,8 +53,4 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 	flags.add(cmd)
 	wait.add(cmd)
 	return cmd
-}
-
-func noSuchMetadata(path string) error {
-	return failure(exitNo, "", fmt.Errorf("%s: %w", printable(path), errNotFound))
 }

@@ -7,7 +7,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 
@@ -58,27 +57,14 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 t
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              exactArgs(0, "a subcommand that imdsfs has"),
+		Args:              exactArgs(0, "a subcommand"),
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
-	})
+	root.SetFlagErrorFunc(wrongFlag)
 	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newEnvCommand(stdout), newRunCommand(stdout, stderr),
 		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newResetCommand(stdout), newReloadCommand(stdout, stderr), newMountHelperCommand(), newVersionCommand(stdout))
+	addVersionFlag(root)
+	refuseUnknown(root)
+	addCompletions(root)
 	return root
-}
-
-// exactArgs refuses another number of arguments than n as wrong usage; want names what belongs there.
-func exactArgs(n int, want string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
-			return nil
-		}
-		err := fmt.Errorf("%s takes %s", cmd.CommandPath(), want)
-		if n == 0 && len(args) > 0 {
-			err = fmt.Errorf("unexpected argument %q: %s takes %s", args[0], cmd.CommandPath(), want)
-		}
-		return failure(exitUsage, "see "+cmd.CommandPath()+" --help", err)
-	}
 }

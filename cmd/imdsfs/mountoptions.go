@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source/tomlfile"
+	"github.com/imdsfs/imdsfs/source"
 )
 
 // The mount options that are flags of serve: with a value, with a path for one, without.
@@ -69,7 +69,7 @@ func (m *mountRequest) flags() ([]string, error) {
 // hintForOption names the option that is meant by an unknown one, or what comes near to it.
 func hintForOption(name string) string {
 	ours := slices.Concat(valueOptions, pathOptions, switchOptions, []string{logOption})
-	if near := tomlfile.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
+	if near := source.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
 		return "did you mean " + near + "?"
 	}
 	slices.Sort(ours)

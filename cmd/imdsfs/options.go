@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source"
 )
 
 type optionList struct {
@@ -29,7 +32,12 @@ reboots. What the file locks may be tightened, never weakened. A refusal is exit
 		Example: `  imdsfs options get
   imdsfs options set http-tokens=required http-put-response-hop-limit=2
   imdsfs options reset`,
-		Args: exactArgs(0, "get, set or reset"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := meantOptions(cmd, args); err != nil {
+				return err
+			}
+			return exactArgs(0, "get, set or reset")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newOptionsGetCommand(stdout), newOptionsSetCommand(stdout), newOptionsResetCommand(stdout))
@@ -42,7 +50,7 @@ func newOptionsGetCommand(stdout io.Writer) *cobra.Command {
 		Use:     "get",
 		Short:   "Print every option with where its value comes from",
 		Example: "  imdsfs options get",
-		Args:    exactArgs(0, "no arguments"),
+		Args:    exactArgs(0, "no arguments and prints every option"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var list optionList
 			if err := flags.call(cmd.Context(), "GET", "/v1/options", nil, &list); err != nil {
@@ -64,28 +72,84 @@ func newOptionsSetCommand(stdout io.Writer) *cobra.Command {
   imdsfs options set http-tokens=optional http-put-response-hop-limit=1`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return failure(exitUsage, "see imdsfs options set --help", errors.New("imdsfs options set takes OPTION=VALUE, once or more"))
+				return usage(cmd, "for example imdsfs options set http-tokens=required", errors.New("imdsfs options set takes OPTION=VALUE, once or more"))
 			}
-			return nil
+			_, err := assignments(cmd, args)
+			return err
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			changes := map[string]string{}
-			for _, arg := range args {
-				name, value, ok := strings.Cut(arg, "=")
-				if _, twice := changes[name]; !ok || twice {
-					return failure(exitUsage, "for example http-tokens=required", fmt.Errorf("%q is not OPTION=VALUE, or names an option again", arg))
-				}
-				changes[name] = value
+			changes, err := assignments(cmd, args)
+			if err != nil {
+				return err
 			}
 			var list optionList
 			if err := flags.call(cmd.Context(), "PATCH", "/v1/options", changes, &list); err != nil {
-				return err
+				return nearOption(err, slices.Sorted(maps.Keys(changes)))
 			}
 			return printOptions(stdout, list.Options)
 		},
 	}
 	flags.add(cmd)
 	return cmd
+}
+
+// assignments reads OPTION=VALUE, each option once.
+func assignments(cmd *cobra.Command, args []string) (map[string]string, error) {
+	changes := map[string]string{}
+	for _, arg := range args {
+		name, value, ok := strings.Cut(arg, "=")
+		if _, twice := changes[name]; twice {
+			return nil, usage(cmd, "", fmt.Errorf("%s is given twice", printable(name)))
+		}
+		if !ok {
+			if err := meantOptions(cmd, args); err != nil {
+				return nil, err
+			}
+			return nil, usage(cmd, "for example http-tokens=required", fmt.Errorf("%q is not OPTION=VALUE", arg))
+		}
+		changes[name] = value
+	}
+	return changes, nil
+}
+
+// nearOption adds to a refusal which option is meant by one of names that is none.
+func nearOption(err error, names []string) error {
+	var said *cliError
+	if !errors.As(err, &said) || said.code != exitNo || said.hint != "" {
+		return err
+	}
+	for _, name := range names {
+		if near := source.Nearest(name, source.OptionNames()); near != "" && near != name {
+			return failure(said.code, didYouMean(near), err)
+		}
+	}
+	return err
+}
+
+// meantOptions is the error of who writes options otherwise than as OPTION=VALUE after set; nil if args name none.
+func meantOptions(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 && cmd.Name() == "options" && slices.Contains(source.OptionNames(), args[0]) {
+		return usage(cmd, "imdsfs options get prints it; imdsfs options set "+args[0]+"="+exampleValue(args[0])+" changes it", fmt.Errorf("unknown subcommand %q", args[0]))
+	}
+	var meant []string
+	for i := 0; i < len(args); i++ {
+		name, value, ok := strings.Cut(args[i], "=")
+		if name = source.Nearest(strings.TrimRight(name, ":"), source.OptionNames()); name == "" {
+			return nil
+		}
+		if !ok && i+1 < len(args) {
+			i++
+			value, ok = args[i], true
+		}
+		if !ok {
+			value = exampleValue(name)
+		}
+		meant = append(meant, name+"="+printable(quote(value)))
+	}
+	if meant == nil {
+		return nil
+	}
+	return usage(cmd, didYouMean("imdsfs options set "+strings.Join(meant, " ")), fmt.Errorf("imdsfs options set takes OPTION=VALUE, not %q", strings.Join(args, " ")))
 }
 
 func newOptionsResetCommand(stdout io.Writer) *cobra.Command {
@@ -99,7 +163,7 @@ func newOptionsResetCommand(stdout io.Writer) *cobra.Command {
 			var list optionList
 			path := "/v1/options?" + url.Values{"name": args}.Encode()
 			if err := flags.call(cmd.Context(), "DELETE", path, nil, &list); err != nil {
-				return err
+				return nearOption(err, args)
 			}
 			return printOptions(stdout, list.Options)
 		},

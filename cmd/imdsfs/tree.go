@@ -53,7 +53,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 				return err
 			}
 			walk.client = c
-			return walk.run(cmd.Context(), source.Absolute(strings.Join(args, "")))
+			return walk.run(cmd.Context(), strings.Join(args, ""))
 		},
 	}
 	flags.add(cmd)
@@ -92,8 +92,10 @@ func (p treePath) child(name string) treePath { return append(p[:len(p):len(p)],
 // secret reports whether the value at p is nobody else's business.
 func (p treePath) secret() bool { return len(p) > 1 && source.IsSecret(strings.Join(p[1:], "/")) }
 
-func (w *treeWalk) run(ctx context.Context, path string) error {
-	p := treePath(strings.FieldsFunc(path, func(r rune) bool { return r == '/' }))
+// run prints what is below a path as somebody types it.
+func (w *treeWalk) run(ctx context.Context, typed string) error {
+	path := source.Absolute(typed)
+	p := namesOf(path)
 	dir, err := w.isDir(ctx, p, strings.HasSuffix(path, "/"))
 	if err == nil && dir {
 		err = w.directory(ctx, p, p.path(true), "")
@@ -101,7 +103,7 @@ func (w *treeWalk) run(ctx context.Context, path string) error {
 		err = w.leaf(ctx, p, p.path(false), "")
 	}
 	if errors.Is(err, errNotFound) {
-		return noSuchMetadata(path)
+		return w.client.noSuch(ctx, typed, path)
 	}
 	return err
 }

@@ -123,6 +123,9 @@ func TestTreeShowsWhatIsAskedFor(t *testing.T) {
 	for _, path := range []string{"nothing", "nothing/", "nothing/below", "/2009-04-04", "/2021-03-23/user-data"} {
 		code, out, errs := imdsfs("tree", "--endpoint", endpoint, path)
 		want := "imdsfs: error: " + source.Absolute(path) + ": no such metadata\n"
+		if path == "/2021-03-23/user-data" { // another version has it
+			want += "imdsfs: hint: did you mean /latest/user-data?\n"
+		}
 		if code != exitNo || out != "" || errs != want {
 			t.Errorf("tree %s: exit %d, printed %q, errors %q, want %q", path, code, out, errs, want)
 		}

@@ -20,11 +20,22 @@ func newVersionCommand(stdout io.Writer) *cobra.Command {
 		Example: "  imdsfs version",
 		Args:    exactArgs(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(stdout, "imdsfs %s commit %s %s go-fuse %s\n",
-				versionText(), cmp.Or(commit, "unknown"), runtime.Version(), moduleVersion("github.com/hanwen/go-fuse/v2"))
+			_, err := io.WriteString(stdout, versionLine())
 			return err
 		},
 	}
+}
+
+// addVersionFlag has imdsfs --version, or -V, print what imdsfs version does.
+func addVersionFlag(root *cobra.Command) {
+	root.Flags().BoolP("version", "V", false, "print the version")
+	root.Version = versionText()
+	root.SetVersionTemplate(versionLine())
+}
+
+func versionLine() string {
+	return fmt.Sprintf("imdsfs %s commit %s %s go-fuse %s\n",
+		versionText(), cmp.Or(commit, "unknown"), runtime.Version(), moduleVersion("github.com/hanwen/go-fuse/v2"))
 }
 
 func moduleVersion(path string) string {

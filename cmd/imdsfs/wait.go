@@ -23,28 +23,27 @@ func (f *waitFlag) add(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&f.limit, "wait", 0, "`TIME` to wait for the daemon and for PATH, such as 30s; at most 24h")
 }
 
-// get reads a path, once or until it is there.
-func (f *waitFlag) get(ctx context.Context, flags *clientFlags, path string) ([]byte, error) {
+// get reads a path, once or until it is there. The client is that of the last answer.
+func (f *waitFlag) get(ctx context.Context, flags *clientFlags, path string) (body []byte, c *client, err error) {
 	if f.limit < 0 || f.limit > maxWait {
-		return nil, failure(exitUsage, "say for example --wait 30s", fmt.Errorf("--wait %s: not between 0 and 24h", f.limit))
+		return nil, nil, failure(exitUsage, "say for example --wait 30s", fmt.Errorf("--wait %s: not between 0 and 24h", f.limit))
 	}
 	flags.local = f.limit > 0
 	end := time.NewTimer(f.limit)
 	defer end.Stop()
-	var c *client
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		body, err := tryGet(ctx, flags, &c, path)
+		body, err = tryGet(ctx, flags, &c, path)
 		if err == nil || f.limit == 0 || !mayPass(c, err) {
-			return body, err
+			return body, c, err
 		}
 		if !errors.Is(err, errNotFound) {
 			c = nil // the daemon may come back at another address
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		case <-end.C:
-			return nil, f.tried(err)
+			return nil, c, f.tried(err)
 		case <-time.After(pause):
 		}
 	}

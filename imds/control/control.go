@@ -179,7 +179,12 @@ func (c *Control) ChangeTag(action Action, key string, value []byte, by string) 
 	if key == "" || len(key) > 255 {
 		return nil, refuse(CodeInvalidValue, "a tag key has 1 to 255 characters")
 	}
-	return c.act(overlay.Tags, action, key, value, by)
+	var absent source.Faults
+	if c.Store.Snapshot().Options().InstanceMetadataTags { // else nobody sees any
+		absent = c.absent(action, source.TagPath(key))
+	}
+	warnings, err := c.act(overlay.Tags, action, key, value, by)
+	return append(warnings, absent...), err
 }
 
 // ChangeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
@@ -195,7 +200,9 @@ func (c *Control) ChangeValue(action Action, path string, value []byte, by strin
 	if key, ok := strings.CutPrefix(path, source.TagPath("")); ok && action != Forget {
 		return nil, refuse(CodeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
 	}
-	return c.act(overlay.Values, action, path, value, by)
+	absent := c.absent(action, path)
+	warnings, err := c.act(overlay.Values, action, path, value, by)
+	return append(warnings, absent...), err
 }
 
 func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (source.Faults, error) {

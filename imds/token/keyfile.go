@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/atomicfile"
 )
 
 const (
@@ -41,7 +42,7 @@ func open(dir, bootID string, clock source.Clock) (*Authority, error) {
 	key, err := readKey(path, bootID)
 	if err != nil {
 		rand.Read(key[:])
-		if err := writeKey(dir, path, bootID, key); err != nil {
+		if err := atomicfile.Write(path, fmt.Appendf(nil, "%s\n%x\n", bootID, key), 0o600); err != nil {
 			return nil, fmt.Errorf("token key: %w", err)
 		}
 	}
@@ -76,36 +77,4 @@ func readKey(path, bootID string) (key [32]byte, err error) {
 		return key, errors.New("damaged")
 	}
 	return [32]byte(raw), nil
-}
-
-// writeKey makes the file durable under its name, or not at all.
-func writeKey(dir, path, bootID string, key [32]byte) (err error) {
-	tmp, err := os.CreateTemp(dir, keyName+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-		}
-	}()
-	if _, err := fmt.Fprintf(tmp, "%s\n%x\n", bootID, key); err != nil {
-		return err
-	}
-	if err := tmp.Sync(); err != nil {
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

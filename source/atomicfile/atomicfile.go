@@ -38,17 +38,32 @@ func Read(path string, limit int64) ([]byte, error) {
 
 // Write puts content at path with the given mode: write, fsync, rename, fsync of the directory. What a
 // killed one leaves behind (.NAME.new beside path) the next one for path removes; two at once for one
-// path may fail.
+// path may fail. Errors name path, and not the file beside it.
 func Write(path string, content []byte, mode os.FileMode) error {
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return about(path, err)
 	}
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return err
+		return about(path, err)
 	}
-	defer os.Remove(temp) // gone once it is renamed
+	return about(path, finish(f, content, mode, func() error { return os.Rename(temp, path) }))
+}
+
+// Create is Write for a file that is not there yet. If it is by now the error is [os.ErrExist], and it stays as it is.
+// Many at once for one path agree on one content.
+func Create(path string, content []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return about(path, err)
+	}
+	return about(path, finish(f, content, mode, func() error { return os.Link(f.Name(), path) }))
+}
+
+// finish fills the file, gives it its name, and removes it under the name that it has until then.
+func finish(f *os.File, content []byte, mode os.FileMode, name func() error) error {
+	defer os.Remove(f.Name()) // gone once it is renamed
 	defer f.Close()
 	if err := f.Chmod(mode); err != nil {
 		return err
@@ -59,13 +74,29 @@ func Write(path string, content []byte, mode os.FileMode) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
+	if err := name(); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(f.Name()))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// about is err as one of writing path.
+func about(path string, err error) error {
+	var onPath *os.PathError
+	var onTwo *os.LinkError
+	switch {
+	case errors.As(err, &onPath):
+		err = onPath.Err
+	case errors.As(err, &onTwo):
+		err = onTwo.Err
+	}
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: "write", Path: path, Err: err}
 }

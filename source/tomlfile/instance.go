@@ -268,7 +268,7 @@ func (d *decoder) options(t table) {
 			if slices.Contains(source.OptionNames(), name) {
 				return "", ""
 			}
-			if near := Nearest(name, source.OptionNames()); near != "" {
+			if near := source.Nearest(name, source.OptionNames()); near != "" {
 				return "unknown option", "did you mean " + near + "?"
 			}
 			return "unknown option", "the options are " + strings.Join(source.OptionNames(), ", ")

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// otherNames are what people call the subcommands of a command, from habit with other programs.
+var otherNames = map[string]map[string]string{
+	"imdsfs": {
+		"start": "serve", "daemon": "serve", "validate": "check", "verify": "check", "lint": "check",
+		"cat": "get", "read": "get", "show": "get", "ls": "tree", "list": "tree", "info": "status",
+		"delete": "unset", "remove": "unset", "rm": "unset", "environment": "env", "metadata-options": "options",
+	},
+	"options": {"show": "get", "list": "get", "ls": "get", "unset": "reset", "delete": "reset", "remove": "reset", "modify": "set"},
+	"tag":     {"add": "set", "create": "set", "delete": "unset", "remove": "unset", "rm": "unset", "del": "unset"},
+}
+
+// usage is wrong usage of cmd. Without a hint the help is pointed to.
+func usage(cmd *cobra.Command, hint string, err error) error {
+	return failure(exitUsage, first(hint, "see "+cmd.CommandPath()+" --help"), err)
+}
+
+func didYouMean(command string) string { return "did you mean " + command + "?" }
+
+// exactArgs refuses another number of arguments than n as wrong usage; want names what belongs there.
+func exactArgs(n int, want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == n:
+			return nil
+		case n == 0 && cmd.HasSubCommands():
+			return unknownSubcommand(cmd, args[0])
+		case n == 0:
+			return usage(cmd, hintForFile(cmd, args), fmt.Errorf("unexpected argument %q: %s takes %s", args[0], cmd.CommandPath(), want))
+		case len(args) > n:
+			return usage(cmd, "", fmt.Errorf("%s takes %s, not %d arguments", cmd.CommandPath(), want, len(args)))
+		}
+		return usage(cmd, "", fmt.Errorf("%s takes %s", cmd.CommandPath(), want))
+	}
+}
+
+// unknownSubcommand says which subcommand of cmd is meant by one that it does not have.
+func unknownSubcommand(cmd *cobra.Command, name string) error {
+	var known []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			known = append(known, sub.Name())
+		}
+	}
+	others := otherNames[cmd.Name()]
+	meant := source.Nearest(name, known)
+	if other, ok := others[name]; ok {
+		meant = other
+	}
+	err := fmt.Errorf("unknown subcommand %q", name)
+	if cmd.HasParent() {
+		err = fmt.Errorf("unknown subcommand %q: %s takes %s", name, cmd.CommandPath(), strings.Join(known, ", "))
+	}
+	if meant != "" {
+		return usage(cmd, didYouMean(cmd.CommandPath()+" "+meant), err)
+	}
+	return usage(cmd, hintForFile(cmd, []string{name}), err)
+}
+
+// hintForFile is for who gives an instance file without saying what it is for.
+func hintForFile(cmd *cobra.Command, args []string) string {
+	if !strings.HasSuffix(args[0], ".toml") {
+		return ""
+	}
+	file := printable(quote(args[0]))
+	switch {
+	case cmd.Flags().Lookup("config") != nil:
+		return didYouMean(cmd.CommandPath() + " -c " + file)
+	case !cmd.HasParent():
+		return didYouMean("imdsfs check " + file + ", or imdsfs serve -c " + file)
+	}
+	return ""
+}
+
+// wrongFlag is the error of the flags of cmd, with the flag that is meant by one that it does not have.
+func wrongFlag(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var bad *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &bad) && bad.GetFlag().Value.Type() == "duration":
+		return usage(cmd, "give a time such as 5s or 2m", err)
+	case !errors.As(err, &unknown):
+		return usage(cmd, "", err)
+	}
+	name := unknown.GetSpecifiedName()
+	if letters := unknown.GetSpecifiedShortnames(); letters != "" {
+		name, _, _ = strings.Cut(letters, "=") // -timeout for --timeout
+	}
+	if cmd.CommandPath() == "imdsfs options set" && slices.Contains(source.OptionNames(), name) {
+		return usage(cmd, "options are no flags: "+didYouMean("imdsfs options set "+name+"="+exampleValue(name)), err)
+	}
+	var known []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			known = append(known, f.Name)
+		}
+	})
+	if near := source.Nearest(name, known); near != "" {
+		return usage(cmd, didYouMean("--"+near), err)
+	}
+	if !cmd.HasParent() {
+		return usage(cmd, hintForSubcommand(cmd, name), err)
+	}
+	return usage(cmd, "", err)
+}
+
+// hintForSubcommand names the subcommand that has the flag, or one like it, serve before others; "" if none has.
+func hintForSubcommand(root *cobra.Command, name string) string {
+	meant := ""
+	for _, sub := range root.Commands() {
+		sub.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			near := name == f.Shorthand || source.Nearest(name, []string{f.Name}) != ""
+			if near && !f.Hidden && sub.IsAvailableCommand() && (meant == "" || sub.Name() == "serve") {
+				meant = sub.CommandPath() + " --" + f.Name
+			}
+		})
+	}
+	if meant == "" {
+		return ""
+	}
+	return didYouMean(meant)
+}
+
+// exampleValue is a value that an option takes.
+func exampleValue(option string) string {
+	if values := source.OptionValues(option); values != nil {
+		return values[0]
+	}
+	return "2"
+}
+
+// refuseUnknown has imdsfs help and imdsfs completion, which are cobra's, refuse what does not exist: by themselves they
+// print a help.
+func refuseUnknown(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Example = "  imdsfs help get"
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 && found.HasSubCommands() {
+					return unknownSubcommand(found, rest[0])
+				}
+				return err
+			}
+		case "completion":
+			cmd.Args = exactArgs(0, "a shell")
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+}
