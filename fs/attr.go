@@ -12,6 +12,10 @@ const (
 	nameMax   = 255  // bytes; the tree's check refuses longer names
 )
 
+// linkMax is how many links are counted. More are shown as 1, as ext4 does: 32-bit programs have 16 bits for them. It is a
+// variable for tests.
+var linkMax uint32 = 65000
+
 func fileType(v source.View) uint32 {
 	if v.IsDir() {
 		return fuse.S_IFDIR
@@ -19,9 +23,9 @@ func fileType(v source.View) uint32 {
 	return fuse.S_IFREG
 }
 
-func fillAttr(out *fuse.Attr, id uint64, v source.View) {
+func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v source.View) {
 	at := v.Attr()
-	out.Ino = id
+	out.Ino = number
 	out.Mode = fileType(v) | at.Mode
 	out.Uid, out.Gid = at.UID, at.GID
 	out.Blksize = blockSize
@@ -33,11 +37,17 @@ func fillAttr(out *fuse.Attr, id uint64, v source.View) {
 				out.Nlink++
 			}
 		}
+		if out.Nlink > linkMax {
+			out.Nlink = 1
+		}
 	} else {
 		out.Size = uint64(v.Size())
 		out.Blocks = sectors(v)
 	}
 	if t := v.ModTime(); !t.IsZero() {
+		if v.IsDir() {
+			t = t.Add(f.dirShift)
+		}
 		out.SetTimes(&t, &t, &t)
 	}
 }

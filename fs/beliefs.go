@@ -15,6 +15,8 @@ func (p *publisher) beliefs(old, next *source.Snapshot, all bool) *treeRecord {
 	if p.record.keeper == nil {
 		return t
 	}
+	n := &p.fs.allotment.numbering
+	t.Numbers = &numberRecord{n.bits, n.odd, n.versions, p.fs.dirShift}
 	p.mu.Lock()
 	for dir, teller := range p.tellers {
 		e := teller.doing

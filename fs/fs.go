@@ -10,9 +10,10 @@
 // It is built on go-fuse's wire level, because only that can do without OPENDIR, choose node ids and
 // later resume a live connection. Four ideas carry it:
 //
-//   - The inode of a file never changes. Its number is a keyed hash of path, owner, group, mode and
+//   - The inode of a file never changes. Its node id is a keyed hash of path, owner, group, mode and
 //     content (inode.go), so another value is another inode under the same name, as after rename(2):
-//     an open descriptor keeps what it opened, and no read is ever torn.
+//     an open descriptor keeps what it opened, and no read is ever torn. The inode number, which
+//     programs see, is made from it (number.go).
 //   - So the kernel may keep everything for ever, and OPEN, OPENDIR and FLUSH are answered "not
 //     implemented" once: a hot cat, ls or stat costs no request. Nobody asks us who may read; the
 //     kernel decides by owner, group and mode (default_permissions).
@@ -76,7 +77,11 @@ type rawFS struct {
 	clock   source.Clock
 	table   *table
 	current atomic.Pointer[tree]
-	served  [opCount]atomic.Uint64
+	// allotment is the publisher's.
+	allotment *allotment
+	// dirShift is added to the mtimes of directories, so that the kernel drops a listing that it keeps (inherit.go).
+	dirShift time.Duration
+	served   [opCount]atomic.Uint64
 	// stopping makes the kernel keep nothing of what it still asks.
 	stopping atomic.Bool
 	// Set by negotiate: the kernel does without OPEN and OPENDIR.
@@ -87,22 +92,17 @@ type rawFS struct {
 type tree struct {
 	snapshot   *source.Snapshot
 	generation uint64 // counts the trees of a mount
+	numbering
 }
 
 func newRawFS(k key, clock source.Clock, s *source.Snapshot) *rawFS {
 	f := &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), key: k, clock: clock, table: newTable()}
-	f.swap(s)
+	f.serve(f.prepare(s, source.Change{}))
 	return f
 }
 
-// swap serves s from now on. Only the publisher calls it, and tells the kernel afterwards.
-func (f *rawFS) swap(s *source.Snapshot) {
-	t := &tree{snapshot: s}
-	if old := f.current.Load(); old != nil {
-		t.generation = old.generation + 1
-	}
-	f.current.Store(t)
-}
+// serve serves t from now on. Only the publisher calls it, and tells the kernel afterwards.
+func (f *rawFS) serve(t *tree) { f.current.Store(t) }
 
 // directory resolves a node that must be a directory. The tree is loaded last: whoever still sees
 // the old one entered the table before the swap, so the publisher finds him there.
@@ -123,13 +123,13 @@ func (f *rawFS) directory(id uint64) (path string, dir source.View, t *tree, sta
 }
 
 // found fills in the answer for a node and counts the kernel's lookup of it.
-func (f *rawFS) found(id uint64, path string, v source.View, out *fuse.EntryOut) {
+func (f *rawFS) found(id, number uint64, path string, v source.View, out *fuse.EntryOut) {
 	f.table.enter(id, path, v, v.IsDir())
 	valid := f.validity(path, v)
 	out.NodeId = id
 	out.SetEntryTimeout(valid)
 	out.SetAttrTimeout(valid)
-	fillAttr(&out.Attr, id, v)
+	f.fillAttr(&out.Attr, number, v)
 }
 
 // validity is how long the kernel may keep what it was told of a node.
@@ -156,7 +156,7 @@ func (f *rawFS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, ou
 	if len(name) > nameMax {
 		return fuse.Status(syscall.ENAMETOOLONG)
 	}
-	path, dir, _, status := f.directory(header.NodeId)
+	path, dir, t, status := f.directory(header.NodeId)
 	if !status.Ok() {
 		return status
 	}
@@ -169,7 +169,8 @@ func (f *rawFS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, ou
 		return fuse.OK
 	}
 	path = join(path, name)
-	f.found(f.key.node(path, child), path, child, out)
+	id := f.key.node(path, child)
+	f.found(id, f.number(&t.numbering, id, path, child), path, child, out)
 	return fuse.OK
 }
 
@@ -186,14 +187,15 @@ func (f *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut
 	if !ok {
 		return stale
 	}
+	t := f.current.Load()
 	if dir {
 		var status fuse.Status
-		if _, v, _, status = f.directory(in.NodeId); !status.Ok() {
+		if _, v, t, status = f.directory(in.NodeId); !status.Ok() {
 			return status
 		}
 	}
 	out.SetTimeout(f.validity(path, v))
-	fillAttr(&out.Attr, in.NodeId, v)
+	f.fillAttr(&out.Attr, f.number(&t.numbering, in.NodeId, path, v), v)
 	return fuse.OK
 }
 

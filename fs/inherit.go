@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -198,8 +199,9 @@ func isConnected(device *os.File) bool {
 	return connected
 }
 
-// adopt enters all nodes that the predecessor may have handed out.
-func (f *rawFS) adopt(p *Predecessor) {
+// adopt enters all nodes that the predecessor may have handed out, and goes on with their inode numbers.
+func (f *rawFS) adopt(p *Predecessor, next *source.Snapshot) {
+	f.adoptNumbers(p, next)
 	for _, t := range p.trees {
 		for path, v := range t.snapshot.Root().Walk() {
 			path = "/" + path
@@ -216,6 +218,38 @@ func (f *rawFS) adopt(p *Predecessor) {
 	fault.At("nodes adopted")
 }
 
+// adoptNumbers goes on with the inode numbers of the predecessor.
+//
+// An older one showed 64 bits. The kernel keeps those with the attributes, which ask has it drop after each handover, and
+// in the listings of directories. Those it drops when a directory has another mtime: therefore that of each
+// is moved by what no one sees, once and for as long as the mount lasts.
+func (f *rawFS) adoptNumbers(p *Predecessor, next *source.Snapshot) {
+	if len(p.trees) == 0 {
+		return
+	}
+	n := numbering{bits: nodeBits}
+	newest := p.trees[len(p.trees)-1]
+	if r := newest.Numbers; r != nil {
+		n, f.dirShift = numbering{r.Bits, r.Odd, r.Versions}, r.DirShift
+	} else {
+		f.dirShift = time.Nanosecond
+	}
+	var held []holding
+	var others []*source.Snapshot
+	for _, t := range slices.Backward(p.trees) {
+		for _, file := range t.Files {
+			held = append(held, holding{file.Path, source.NewLeaf(file.Content, file.Attr, file.Mtime), false})
+		}
+		for _, path := range t.Dirs {
+			held = append(held, holding{path: path, dir: true})
+		}
+		others = append(others, t.snapshot)
+	}
+	f.renumber(n, newest.snapshot, held, append(others[1:], next)...)
+	f.serve(&tree{snapshot: next, numbering: f.allotment.numbering})
+	f.allotment.shared = true
+}
+
 // owed is all that the kernel may believe wrongly when next is served: what the predecessor did not get to
 // telling, and what is different in next.
 func (p *publisher) owed(pre *Predecessor, next *source.Snapshot) round {
@@ -223,15 +257,18 @@ func (p *publisher) owed(pre *Predecessor, next *source.Snapshot) round {
 	var old *source.Snapshot
 	for _, t := range pre.trees {
 		if old != nil {
-			p.differences(r, old, t.snapshot)
+			p.differences(r, old, t.snapshot, source.Diff(old, t.snapshot))
 		}
 		for _, late := range t.Late {
 			p.tell(r, late.Dir, errand{late.Names, late.Attr, late.Below})
 		}
 		old = t.snapshot
 	}
+	if n := len(pre.trees); n > 0 && pre.trees[n-1].Numbers == nil {
+		p.tell(r, "/", errand{attr: true}) // ask does it for the others
+	}
 	if old != nil {
-		p.differences(r, old, next)
+		p.differences(r, old, next, source.Diff(old, next))
 	}
 	return r
 }

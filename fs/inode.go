@@ -16,7 +16,7 @@ import (
 )
 
 // A key makes node ids and directory cookies: pure functions of what they name, so that they stay
-// over a restart, and keyed, so that an inode number tells nothing about a secret's content.
+// over a restart, and keyed, so that an inode number, which is made from a node id, tells nothing about a secret's content.
 type key [32]byte
 
 const maxKeyFile = 4 << 10 // bytes; a good one has 32
@@ -55,8 +55,8 @@ func (k *key) sum(domain byte, fixed []byte, name string) uint64 {
 	return binary.BigEndian.Uint64(digest[:])
 }
 
-// node is the node id, which is also the inode number, of what stands at the absolute path. That of
-// a file is another one when its bytes, owner, group or mode are others: an inode never changes.
+// node is the node id of what stands at the absolute path. That of a file is another one when its
+// bytes, owner, group or mode are others: an inode never changes.
 func (k *key) node(path string, v source.View) uint64 {
 	if v.IsDir() {
 		return k.dir(path)

@@ -102,6 +102,11 @@ func door(t testing.TB, s *source.Snapshot) *rawFS {
 	return newRawFS(key{1}, source.SystemClock(), s)
 }
 
+// swap serves s from now on, without a kernel to tell.
+func (f *rawFS) swap(s *source.Snapshot) {
+	f.serve(f.prepare(s, source.Diff(f.current.Load().snapshot, s)))
+}
+
 // lookup walks to a path as the kernel would and returns the answer for its last name.
 func lookup(t testing.TB, f *rawFS, path ...string) fuse.EntryOut {
 	t.Helper()
@@ -147,7 +152,7 @@ func TestAnInodeNeverChangesAndGoesWhenForgotten(t *testing.T) {
 		t.Errorf("the new inode reads %q", got)
 	}
 	var attr fuse.AttrOut
-	if status := f.GetAttr(nil, &fuse.GetAttrIn{InHeader: fuse.InHeader{NodeId: old.NodeId}}, &attr); !status.Ok() || attr.Size != 17 || attr.Ino != old.NodeId {
+	if status := f.GetAttr(nil, &fuse.GetAttrIn{InHeader: fuse.InHeader{NodeId: old.NodeId}}, &attr); !status.Ok() || attr.Size != 17 || attr.Ino != old.Ino {
 		t.Errorf("the old inode's attributes: %v %+v", status, attr)
 	}
 	f.Forget(old.NodeId, 1)

@@ -246,7 +246,7 @@ func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
 		if err := d.answerer.resume(d.init); err != nil {
 			return err
 		}
-		d.fs.adopt(pre)
+		d.fs.adopt(pre, s)
 		d.publisher.record.resume(pre)
 		// Kept before the oldest tree goes: this process may end before it has told anything.
 		owed = d.publisher.owed(pre, s)

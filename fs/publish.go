@@ -136,26 +136,28 @@ func (p *publisher) bring(next *source.Snapshot) {
 	if old == next {
 		return
 	}
+	change := source.Diff(old, next)
+	t := p.fs.prepare(next, change)
 	p.record.tree(p.beliefs(old, next, false), next)
-	p.fs.swap(next)
+	p.fs.serve(t)
 	p.record.served()
 	r := round{}
-	p.differences(r, old, next)
+	p.differences(r, old, next, change)
 	p.touch(r)
 	p.carryOut(r)
 	fault.At("change told")
 	p.ask()
 }
 
-// differences adds what the kernel has to be told when next takes the place of old.
-func (p *publisher) differences(r round, old, next *source.Snapshot) {
+// differences adds what the kernel has to be told when next takes the place of old, with c between them.
+func (p *publisher) differences(r round, old, next *source.Snapshot, c source.Change) {
 	for _, s := range []*source.Snapshot{old, next} {
 		for name := range s.Root().Children() {
 			p.versions[name] = true
 		}
 	}
 	p.rootDifferences(r, old, next)
-	work := plan(source.Diff(old, next), next)
+	work := plan(c, next)
 	dirs := slices.Sorted(maps.Keys(work))
 	for version := range p.versions {
 		for _, dir := range dirs {

@@ -59,9 +59,18 @@ type mountRecord struct {
 type treeRecord struct {
 	Number   uint64
 	Snapshot []byte
-	Late     []lateRecord // what is not told yet of trees before
-	Files    []fileRecord // that the kernel may know from trees before
-	Dirs     []string     // the same
+	Late     []lateRecord  // what is not told yet of trees before
+	Files    []fileRecord  // that the kernel may know from trees before
+	Dirs     []string      // the same
+	Numbers  *numberRecord // nil: the daemon showed node ids as inode numbers
+}
+
+// A numberRecord is the inode numbers of a tree, see [numbering].
+type numberRecord struct {
+	Bits     uint
+	Odd      map[uint64]uint32
+	Versions map[string]uint32
+	DirShift time.Duration
 }
 
 type lateRecord struct {

@@ -110,6 +110,16 @@ func (t *table) each(yield func(id uint64, n *inode)) {
 	}
 }
 
+// held are all inodes but the root.
+func (t *table) held() (all []holding) {
+	t.each(func(id uint64, n *inode) {
+		if id != fuse.FUSE_ROOT_ID {
+			all = append(all, holding{n.path, n.view, n.dir})
+		}
+	})
+	return all
+}
+
 // forget takes n lookups back. Counts that do not add up are harmless: a successor of another daemon
 // gets FORGETs for what it never handed out.
 func (t *table) forget(id, n uint64) {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -225,6 +226,10 @@ func TestLaterFragmentsWinLeafByLeaf(t *testing.T) {
 
 func TestFaultsAreAllReportedWithTheirPlaces(t *testing.T) {
 	long := strings.Repeat("x", MaxUserData+1)
+	many := "1.0"
+	for i := range maxVersions {
+		many += fmt.Sprintf("\n%d-01-01", 2000+i)
+	}
 	for name, c := range map[string]struct {
 		state []string
 		tags  []string
@@ -241,6 +246,7 @@ func TestFaultsAreAllReportedWithTheirPlaces(t *testing.T) {
 		"tag keys while shown":       {[]string{"option.instance-metadata-tags", "enabled"}, []string{"Patch Group", "_index"}, []string{"'Patch Group' is not a valid tag key. Tag keys must match pattern", "'_index'"}},
 		"Snowball":                   {[]string{"instance.platform", "snowball", "option.http-put-response-hop-limit", "2", "option.http-protocol-ipv6", "enabled"}, nil, []string{"always 1", "always disabled"}},
 		"versions":                   {[]string{"instance.versions", "1.0\n2021-13-01"}, nil, []string{`"2021-13-01" is no version`}},
+		"many versions":              {[]string{"instance.versions", many}, nil, []string{"501 versions are too many (list 500 at most)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := with(least(), c.state...)

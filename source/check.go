@@ -150,7 +150,13 @@ func place(l leaf, path string) (place, key string) {
 	return l.Origin.Place, key
 }
 
+// maxVersions is far more than EC2 has, and fewer than the inode numbers of the mount can tell apart.
+const maxVersions = 500
+
 func (b *builder) checkSettings() {
+	if n := len(b.versions); n > maxVersions {
+		b.fault(faultAt(b.instance["versions"], fmt.Sprintf("%d versions are too many", n), fmt.Sprintf("list %d at most", maxVersions)))
+	}
 	for _, v := range b.versions {
 		if !ValidVersion(v) {
 			b.fault(faultAt(b.instance["versions"], fmt.Sprintf("%.40q is no version", v), `versions are "1.0" and dates such as "2021-03-23"`))
