@@ -193,6 +193,9 @@ const (
 
 var gotBad = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nContent-Length: 343\r\n" + date + "Server: EC2ws\r\nConnection: close\r\n\r\n" + page("400 - Bad Request")
 
+// gotBadTTL is the answer to a PUT whose lifetime is no good: EC2's has no page.
+var gotBadTTL = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n" + date + "Server: EC2ws\r\nContent-Type: text/plain\r\n\r\n"
+
 func page(title string) string {
 	return "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>\n" +
 		"<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.0 Transitional//EN\"\n" +
