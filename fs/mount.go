@@ -335,7 +335,8 @@ func (d *Door) Stalled() uint64 { return d.publisher.stalled.Load() }
 func (d *Door) Inodes() int { return d.fs.table.size() }
 
 // Check reports what is wrong with the daemon's side of the mount: the kernel gets no answer, or changes do
-// not get anywhere. That somebody hangs in the mount is not the daemon's fault. It takes 1 s at most.
+// not get anywhere. That somebody hangs in the mount is not the daemon's fault. It takes 1 s at most, and longer on a busy
+// machine.
 func (d *Door) Check() error {
 	if since := d.publisher.busySince(); !since.IsZero() && time.Since(since) > stuckAfter {
 		return fmt.Errorf("a change has been under way for %v", time.Since(since).Truncate(time.Second))

@@ -30,11 +30,10 @@ func program(t testing.TB, path, version string, tags ...string) {
 	key := version + " " + strings.Join(tags, ",")
 	built := programs.built[key]
 	if built == "" {
-		dir, err := os.MkdirTemp("", "imdsfs-program-") // removed by TestMain
+		dir, err := os.MkdirTemp("", "imdsfs-program-") // goes with the tests
 		if err != nil {
 			t.Fatal(err)
 		}
-		programs.dirs = append(programs.dirs, dir)
 		built = dir + "/imdsfs"
 		cmd := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-tags", strings.Join(tags, ","), "-o", built, ".")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -50,14 +49,7 @@ func program(t testing.TB, path, version string, tags ...string) {
 var programs = struct {
 	mu    sync.Mutex
 	built map[string]string
-	dirs  []string
 }{built: map[string]string{}}
-
-func removePrograms() {
-	for _, dir := range programs.dirs {
-		os.RemoveAll(dir)
-	}
-}
 
 // A siege kills and upgrades a daemon for as long as it is told to.
 type siege struct {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 	roleEnv    = "IMDSFS_LINKLOCAL_ROLE"    // what the test binary does instead of testing
 	manner     = "IMDSFS_LINKLOCAL_MANNER"  // how the role answers
 
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Run(m))
 }
 
 // inNamespace runs the body in a process of its own with a network namespace of its own, in which

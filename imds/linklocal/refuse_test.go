@@ -120,12 +120,12 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 				})
 				defer sh(t, "ip link delete "+eth)
 
-				if test.answers != neither { // the answer is what is waited for, however loaded the machine
-					was := probeTimeout
-					probeTimeout = patience
-					defer func() { probeTimeout = was }()
+				defer func(connect, answer time.Duration) { connectTimeout, answerTimeout = connect, answer }(connectTimeout, answerTimeout)
+				if test.how == "silent" {
+					answerTimeout = time.Second / 2 // it is waited for, in vain
+				} else {
+					connectTimeout, answerTimeout = patience, patience
 				}
-				began := time.Now()
 				switch test.answers {
 				case neither:
 					add(t, Config{IPv6: true}).Remove()
@@ -137,9 +137,6 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 					wantRefusal(t, l.SetIPv6(true), ErrAnswered, ipv6, test.says)
 					wantAddresses(t, "imds0", ipv4Only)
 					l.Remove()
-				}
-				if took := time.Since(began); test.answers == neither && took > 5*time.Second {
-					t.Errorf("took %v", took)
 				}
 				wantAddresses(t, "imds0", "no link")
 				add(t, Config{IPv6: true, Force: true})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
 // role has the test binary be a process that a test starts.
@@ -41,7 +43,7 @@ func TestMain(m *testing.M) {
 	case "open":
 		tell()
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Run(m))
 }
 
 // tell prints what Open finds: for each file its name and what can be read from it.

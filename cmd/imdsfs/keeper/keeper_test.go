@@ -18,9 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // script tells the test binary, as a daemon, what to do: words, in order.
 const script = "IMDSFS_TEST_SCRIPT"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 	if words := os.Getenv(script); words != "" {
 		daemon(strings.Fields(words))
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Run(m))
 }
 
 // daemon does what the script says. A word that ends in ! is for the first daemon alone, which finds nothing kept.
