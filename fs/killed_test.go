@@ -114,13 +114,20 @@ func killWhilePublishing(t *testing.T, role string) {
 	eventually(t, "the reader waits for the daemon", func() bool { return waitsFor(reader.Process.Pid, "request_wait_answer") })
 	in.Close()
 	hears("told")
-	children := childrenOf(cmd.Process.Pid)
-	if len(children) != 1 || !waitsFor(children[0], "fuse_reverse_inval_entry") {
-		t.Errorf("nobody waits for the directory's lock: children %v", children)
-	}
+	var children []int
+	eventually(t, "somebody waits for the directory's lock", func() bool {
+		children = childrenOf(cmd.Process.Pid)
+		return len(children) == 1 && waitsFor(children[0], "fuse_reverse_inval_entry")
+	})
 
 	cmd.Process.Kill()
-	cmd.Wait()
+	dead := make(chan struct{})
+	go func() { cmd.Wait(); close(dead) }()
+	select {
+	case <-dead:
+	case <-time.After(patience):
+		t.Error("the daemon does not end")
+	}
 	select {
 	case err := <-read:
 		if err == nil {

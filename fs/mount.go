@@ -23,7 +23,7 @@ const (
 	// kernel for publishWait only, and for the Keeper twice, which may be busy for some seconds.
 	stuckAfter = 15 * time.Second
 	// invalidateLimit is the part of it that the kernel gets to drop what it keeps.
-	invalidateLimit = 500 * time.Millisecond
+	invalidateLimit = 1500 * time.Millisecond
 )
 
 // A Config says where to mount.

@@ -170,7 +170,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	kernel := &recorder{fs: f, hold: make(chan struct{})}
 	var w warnings
 	p := newPublisher(f, kernel, w.add)
-	p.wait, p.stall = 20*time.Millisecond, 50*time.Millisecond
+	p.wait, p.stall = 20*time.Millisecond, 500*time.Millisecond
 	go p.run()
 	defer func() { p.stop(); <-p.done }()
 

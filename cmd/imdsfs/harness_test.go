@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 	fs.ChildMain()
 	stress.Main()
 	swapMain()
+	scratchMain()
 	os.Setenv("GORACE", noRaceSleep)
 	switch {
 	case calledByMount():

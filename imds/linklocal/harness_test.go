@@ -282,6 +282,15 @@ func serveAll() error {
 	return <-failed
 }
 
+// A slowListener hands connections out late, as a process does that waits for a processor.
+type slowListener struct{ net.Listener }
+
+func (l slowListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	<-time.After(time.Second)
+	return conn, err
+}
+
 var scripts = map[string]string{
 	"redirects": "HTTP/1.0 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n",
 	"banner":    "SSH-2.0-OpenSSH_9.2\r\n",
@@ -302,6 +311,8 @@ func answerAll(l net.Listener, how string) error {
 		}
 	case how == "silent":
 		select {}
+	case how == "slow":
+		l = slowListener{l}
 	}
 	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

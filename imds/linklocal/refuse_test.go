@@ -3,6 +3,8 @@ package linklocal
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -108,6 +110,7 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 			{"serves", ipv4, "401"},
 			{"serves/tcp6", ipv6, "401"},
 			{"redirects", ipv4, "302"},
+			{"slow", ipv4, "401"},
 			{"banner", neither, ""},
 			{"closes", neither, ""},
 			{"silent", neither, ""},
@@ -121,10 +124,12 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 				defer sh(t, "ip link delete "+eth)
 
 				defer func(connect, answer time.Duration) { connectTimeout, answerTimeout = connect, answer }(connectTimeout, answerTimeout)
-				if test.how == "silent" {
+				switch connectTimeout = patience; test.how {
+				case "silent":
 					answerTimeout = time.Second / 2 // it is waited for, in vain
-				} else {
-					connectTimeout, answerTimeout = patience, patience
+				case "slow":
+				default:
+					answerTimeout = patience
 				}
 				switch test.answers {
 				case neither:
@@ -180,5 +185,21 @@ func TestIPv6SwitchedOffIsNamed(t *testing.T) {
 			t.Error(err)
 		}
 		wantAddresses(t, "imds0", both)
+	})
+}
+
+// TestAConnectionCountsHoweverLate: the kernel has made it before this process looks.
+func TestAConnectionCountsHoweverLate(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		conns := connect([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")}, 0)
+		if conns[0] == nil || conns[1] != nil || conns[2] != nil {
+			t.Fatalf("connections %v, want the first alone", conns)
+		}
+		conns[0].Close()
 	})
 }

@@ -154,7 +154,7 @@ func listen(t *testing.T) *net.UnixConn {
 // heard is the next message, and what is in the file that came with it.
 func heard(t *testing.T, conn *net.UnixConn) (message, content string) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	text, oob := make([]byte, 1000), make([]byte, 1000)
 	n, oobn, _, _, err := conn.ReadMsgUnix(text, oob)
 	if err != nil {
@@ -232,7 +232,7 @@ func TestSystemdThatDoesNotListen(t *testing.T) {
 			t.Fatal("the queue has no end")
 		}
 	}
-	if took := time.Since(start); took > 30*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	conn.Close()
