@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -44,5 +45,52 @@ case "${PWD##*/} $*" in $FAILS) exit 1; esac
 		if strings.Join(ran, " ") != "tree clients" {
 			t.Errorf("%s: ran go test in %v\n%s", name, ran, out)
 		}
+	}
+}
+
+// TestDepsSaysWhatItInstalls: with apt-get's own plan, before it does so, and that something has to go for it.
+func TestDepsSaysWhatItInstalls(t *testing.T) {
+	require(t, isRoot(), "root, for a mount namespace")
+	requireCommand(t, "unshare")
+	release, _ := os.ReadFile("/etc/os-release")
+	require(t, strings.Contains(string(release), "\nID=debian\n"), "Debian")
+	dir := t.TempDir()
+	script := readFile(t, "../../.ci/deps")
+	must(t, os.MkdirAll(dir+"/.ci", 0o755), os.WriteFile(dir+"/.ci/deps", []byte(script), 0o755), os.MkdirAll(dir+"/path", 0o755),
+		os.MkdirAll(dir+"/testdata/clients/node_modules", 0o755), os.WriteFile(dir+"/testdata/clients/package-lock.json", nil, 0o644),
+		os.WriteFile(dir+"/testdata/clients/node_modules/.package-lock.json", nil, 0o644))
+	// All is there but fuse3 and wrk.
+	value := func(pattern string) string {
+		found := regexp.MustCompile(`(?m)^` + pattern + `$`).FindStringSubmatch(script)
+		if found == nil {
+			t.Fatalf("no %s", pattern)
+		}
+		return found[1]
+	}
+	for _, name := range strings.Fields(value(`unpacked=\((.*)\)`)) {
+		must(t, os.MkdirAll(dir+"/.deps/"+name, 0o755), os.WriteFile(dir+"/.deps/"+name+".version", []byte("1\n"), 0o644))
+	}
+	must(t, os.WriteFile(dir+"/.deps/machine.version", []byte(value(`machine="(.*)"`)+"\n"), 0o644),
+		os.WriteFile(dir+"/path/dpkg-query", []byte("#!/bin/sh\ncase $* in *fuse3 | *wrk) printf not-installed;; *) printf installed; esac\n"), 0o755),
+		os.WriteFile(dir+"/path/apt-get", []byte(`#!/bin/sh
+case $* in
+*--simulate*install*fuse3*wrk*) printf 'Remv fuse [2.9]\nInst libluajit (1)\nInst fuse3 (3)\nInst wrk (4)\nConf fuse3 (3)\n';;
+*) echo "apt-get $*" >>installed; grep -c . "$SAID" >>installed;;
+esac
+`), 0o755))
+	said := dir + "/said"
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec", "mount -t tmpfs run /run; mount -t tmpfs sbin /usr/sbin; exec .ci/deps >$SAID 2>&1")
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + dir + "/path:/usr/bin:/bin", "SAID=" + said}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s%s", err, out, readFile(t, said))
+	}
+	const want = ".ci/deps: getting fuse3 wrk\n.ci/deps: installing with apt-get: libluajit fuse3 wrk\n.ci/deps: which replaces: fuse\n"
+	if got := readFile(t, said); got != want {
+		t.Errorf("it says\n%swant\n%s", got, want)
+	}
+	// It had said all that when it installed, and installed nothing else.
+	if got := strings.Fields(readFile(t, dir+"/installed")); strings.Join(got[len(got)-3:], " ") != "fuse3 wrk 3" || strings.Count(strings.Join(got, " "), "apt-get") != 1 {
+		t.Errorf("installed: %v", got)
 	}
 }
