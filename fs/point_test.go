@@ -151,9 +151,7 @@ func TestAStoppedDaemonIsLeftAlone(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
-	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, daemon.Process.Pid)
 	for name, runtimeDir := range map[string]string{"its run-time directory": runtimeDir, "another one": t.TempDir()} {
 		if err := tryMount(t, dir, runtimeDir); !errors.Is(err, ErrServed) {
 			t.Errorf("with %s: %v", name, err)
@@ -241,9 +239,7 @@ func TestProbeGivesUpOnAHungPath(t *testing.T) {
 	requireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
-	if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, daemon.Process.Pid)
 	start := time.Now()
 	if _, err := probe(probeAlive, dir); !errors.Is(err, ErrHangs) {
 		t.Errorf("got %v", err)

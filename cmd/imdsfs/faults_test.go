@@ -229,7 +229,7 @@ func TestSilenceIsNotWaitedFor(t *testing.T) {
 		t.Fatalf("the keeper's daemons are %v", pids)
 	}
 	s.expect(s.mount+tier, "gold")
-	must(t, syscall.Kill(pids[0], syscall.SIGSTOP))
+	freeze(t, pids[0])
 	s.expect(s.mount+colour, "blue") // which the kernel does not have
 	if !strings.Contains(d.log.String(), "has been silent for") {
 		t.Error("the keeper does not say why")

@@ -122,7 +122,7 @@ func TestAStoppedDaemon(t *testing.T) {
 	d := s.start()
 	s.expect(s.mount+tier, "gold") // its close teaches the kernel that there is no FLUSH
 	s.pin(s.mount + tier)
-	d.signal(syscall.SIGSTOP)
+	freeze(t, d.cmd.Process.Pid)
 	s.expect(s.mount+tier, "gold")
 
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
