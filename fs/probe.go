@@ -23,7 +23,7 @@ const (
 	// probeLimit is for the look, where nothing else holds it up: on a busy machine it is busyFactor times what the child
 	// took to start, which is no less work.
 	probeLimit = time.Second
-	busyFactor = 20
+	busyFactor = 20 // to what is measured on a busy machine
 	// startLimit is for the child to start, and the most that it gets for the look.
 	startLimit = 20 * time.Second
 	// probeBegins is the first that the child writes.

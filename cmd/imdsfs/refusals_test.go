@@ -208,6 +208,9 @@ func TestAHungFilesystemHangsNoDaemon(t *testing.T) {
 			}
 			d := s.launch()
 			eventually(t, "a child looks at the path", func() bool {
+				if d.ended() { // before we came to look
+					d = s.launch()
+				}
 				for _, command := range s.processes() {
 					if strings.Contains(command, "imdsfs-probe ") {
 						return true
