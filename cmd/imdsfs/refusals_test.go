@@ -211,12 +211,7 @@ func TestAHungFilesystemHangsNoDaemon(t *testing.T) {
 				if d.ended() { // before we came to look
 					d = s.launch()
 				}
-				for _, command := range s.processes() {
-					if strings.Contains(command, "imdsfs-probe ") {
-						return true
-					}
-				}
-				return false
+				return len(childrenWith(d.cmd.Process.Pid, "imdsfs-probe\x00")) > 0
 			})
 			start := time.Now()
 			d.kill()

@@ -105,14 +105,17 @@ func (g *siege) kill() {
 }
 
 // childrenNamed are the children of a process, of whichever of its threads, that serve.
-func childrenNamed(parent int) (pids []int) {
+func childrenNamed(parent int) (pids []int) { return childrenWith(parent, "\x00serve\x00") }
+
+// childrenWith are the children in whose command line this stands.
+func childrenWith(parent int, text string) (pids []int) {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		for _, word := range strings.Fields(string(text)) {
+		children, _ := os.ReadFile(file)
+		for _, word := range strings.Fields(string(children)) {
 			pid, _ := strconv.Atoi(word)
 			command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if strings.Contains(string(command), "\x00serve\x00") {
+			if strings.Contains(string(command), text) {
 				pids = append(pids, pid)
 			}
 		}
