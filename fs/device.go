@@ -26,7 +26,7 @@ const (
 	maxIO    = 64 << 10 // bytes, of one READ
 	hardened = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-	helperLimit = time.Second // fusermount3 -u
+	helperLimit = 10 * time.Second // fusermount3 -u
 )
 
 // attach mounts on a point and returns the device that the kernel's requests come from. An ordinary user gets

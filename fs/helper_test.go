@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -28,7 +30,7 @@ import (
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	successorGrace = 2 * time.Second
+	successorGrace, answerLimit = 2*time.Second, 5*time.Second
 	ChildMain()
 	stress.Main()
 	if os.Getenv(childRole) == "mount" {
@@ -51,7 +53,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Run(m))
 }
 
 // childMount serves until SIGTERM. It prints what it is warned of, then "ready".
@@ -83,7 +85,7 @@ func childMount(dir, runtimeDir string) int {
 }
 
 // patience is how long anything that has to happen may take on a loaded machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 const nobody = 65534 // uid and gid
 
@@ -167,6 +169,21 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
+}
+
+// freeze stops a process with SIGSTOP, and waits until each thread has: on a busy machine one may go on for a while.
+func freeze(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is stopped", func() bool {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return !slices.ContainsFunc(stats, func(path string) bool {
+			text, err := os.ReadFile(path)
+			return err == nil && !strings.Contains(string(text), ") T ")
+		})
+	})
 }
 
 // warnings collects what a mount warns of.

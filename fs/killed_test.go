@@ -47,6 +47,11 @@ func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 			s = change(s, "06:00:00:00:00:01")
 		}
 	}
+	// It stays so, whoever has the kernel drop its caches meanwhile.
+	if _, err := unix.Open(dir+"/latest/meta-data", unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+		fmt.Println(err)
+		return 1
+	}
 	d.answerer.pause()
 	fmt.Println("deaf")
 	os.Stdin.Read(make([]byte, 1))
@@ -75,12 +80,11 @@ func (forgetful) Drop(string)                 {}
 // TestAKillWhilePublishingWedgesNobody: were the notify a thread of the daemon's, it would wait for the
 // lookup, the lookup for the daemon, and the daemon's end for its thread, for ever.
 func TestAKillWhilePublishingWedgesNobody(t *testing.T) {
-	// The race detector alone keeps the child for a second at its end.
-	t.Run("nobody keeps the mount", func(t *testing.T) { killWhilePublishing(t, "deaf", 10*orphanGrace+3*time.Second) })
-	t.Run("no successor comes", func(t *testing.T) { killWhilePublishing(t, "deaf, kept", successorGrace+answerLimit+4*time.Second) })
+	t.Run("nobody keeps the mount", func(t *testing.T) { killWhilePublishing(t, "deaf") })
+	t.Run("no successor comes", func(t *testing.T) { killWhilePublishing(t, "deaf, kept") })
 }
 
-func killWhilePublishing(t *testing.T, role string, promised time.Duration) {
+func killWhilePublishing(t *testing.T, role string) {
 	requireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
@@ -115,29 +119,29 @@ func killWhilePublishing(t *testing.T, role string, promised time.Duration) {
 	eventually(t, "the reader waits for the daemon", func() bool { return waitsFor(reader.Process.Pid, "request_wait_answer") })
 	in.Close()
 	hears("told")
-	children := childrenOf(cmd.Process.Pid)
-	if len(children) != 1 || !waitsFor(children[0], "fuse_reverse_inval_entry") {
-		t.Errorf("nobody waits for the directory's lock: children %v", children)
-	}
+	var children []int
+	eventually(t, "somebody waits for the directory's lock", func() bool {
+		children = childrenOf(cmd.Process.Pid)
+		return len(children) == 1 && waitsFor(children[0], "fuse_reverse_inval_entry")
+	})
 
-	start := time.Now()
 	cmd.Process.Kill()
-	cmd.Wait()
-	if took := time.Since(start); took > promised {
-		t.Errorf("the daemon took %v to end", took)
+	dead := make(chan struct{})
+	go func() { cmd.Wait(); close(dead) }()
+	select {
+	case <-dead:
+	case <-time.After(patience):
+		t.Error("the daemon does not end")
 	}
 	select {
 	case err := <-read:
 		if err == nil {
 			t.Error("the reader got an answer from nobody")
 		}
-	case <-time.After(promised):
+	case <-time.After(patience):
 		t.Error("the reader hangs")
 	}
 	eventually(t, "the child ends", func() bool { return len(children) == 0 || syscall.Kill(children[0], 0) != nil })
-	if took := time.Since(start); took > promised {
-		t.Errorf("all of it took %v", took)
-	}
 	if isMounted(t, dir) { // dead, as after any kill
 		if err := unix.Statfs(dir, &unix.Statfs_t{}); !isDead(err) {
 			t.Errorf("the mount is not dead: %v", err)

@@ -20,10 +20,10 @@ const (
 	// stopLimit bounds Unmount.
 	stopLimit = 2 * time.Second
 	// stuckAfter is how long a change may take at most, however loaded the machine: it waits for the
-	// kernel for publishWait only, and for the Keeper twice, which may be busy for some seconds.
-	stuckAfter = 15 * time.Second
+	// kernel for busyWait only, and for the Keeper twice, which may be busy for some seconds.
+	stuckAfter = 25 * time.Second
 	// invalidateLimit is the part of it that the kernel gets to drop what it keeps.
-	invalidateLimit = 500 * time.Millisecond
+	invalidateLimit = 1500 * time.Millisecond
 )
 
 // A Config says where to mount.
@@ -302,8 +302,8 @@ func (d *Door) await() {
 
 // Publish shows next. When it returns, no process can open, list or stat anything older by name,
 // through the mount or any bind mount of it; descriptors that are open keep what they opened. It
-// waits 1 s at most for a kernel that does not answer; the change is completed as soon as it does. For a
-// Keeper it waits as long as that takes.
+// waits 1 s at most for a kernel that does not answer, on a busy machine up to 10 s; the change is completed as soon as
+// it does. For a Keeper it waits as long as that takes.
 // Of snapshots that pile up meanwhile the last one counts.
 func (d *Door) Publish(next *source.Snapshot) { d.publisher.publish(next) }
 
@@ -335,7 +335,8 @@ func (d *Door) Stalled() uint64 { return d.publisher.stalled.Load() }
 func (d *Door) Inodes() int { return d.fs.table.size() }
 
 // Check reports what is wrong with the daemon's side of the mount: the kernel gets no answer, or changes do
-// not get anywhere. That somebody hangs in the mount is not the daemon's fault. It takes 1 s at most.
+// not get anywhere. That somebody hangs in the mount is not the daemon's fault. It takes 1 s at most, and longer on a busy
+// machine.
 func (d *Door) Check() error {
 	if since := d.publisher.busySince(); !since.IsZero() && time.Since(since) > stuckAfter {
 		return fmt.Errorf("a change has been under way for %v", time.Since(since).Truncate(time.Second))

@@ -141,11 +141,13 @@ const (
 	packetSize = 32 << 10
 )
 
-// answerLimit is how long whoever goes on with a mount may take to answer.
-const answerLimit = 5 * time.Second
-
-// successorGrace is how long a successor may take to answer, if there is to be one. It is a variable for tests.
-var successorGrace = time.Minute
+// Variables for tests.
+var (
+	// successorGrace is how long a successor may take to answer, if there is to be one.
+	successorGrace = time.Minute
+	// answerLimit is how long whoever goes on with a mount may take to answer.
+	answerLimit = 20 * time.Second
+)
 
 // An orphan is the mount of a daemon that has died.
 type orphan struct {
@@ -199,15 +201,14 @@ func (o *orphan) outlive(pending *atomic.Int64) {
 		grace = successorGrace
 	}
 	var refusing sync.Once
-	for wait := time.Duration(0); pending.Load() > 0; wait += tick {
-		if wait >= grace {
-			wait = 0
+	for begin := time.Now(); pending.Load() > 0; time.Sleep(tick) {
+		if time.Since(begin) >= grace {
+			begin = time.Now()
 			if o.kept && o.isAnswered() || !o.kept && o.abort() {
 				continue
 			}
 			refusing.Do(func() { go refuse(notifyDevice) })
 		}
-		time.Sleep(tick)
 	}
 }
 

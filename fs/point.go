@@ -24,7 +24,7 @@ var (
 	ErrPermission   = errors.New("no permission to mount there")
 	ErrExchangeable = errors.New("somebody else could exchange it")
 	ErrNoFUSE       = errors.New("there is no /dev/fuse")
-	ErrHangs        = errors.New("the path does not answer within 1 s")
+	ErrHangs        = errors.New("the path does not answer")
 )
 
 // A PointError refuses a mount point.

@@ -19,9 +19,12 @@ import (
 )
 
 const (
-	probeName  = "imdsfs-probe" // argv[0] of the child
-	probeLimit = time.Second    // for the look
-	// startLimit is for the child to come to it, on a machine that is busy.
+	probeName = "imdsfs-probe" // argv[0] of the child
+	// probeLimit is for the look, where nothing else holds it up: on a busy machine it is busyFactor times what the child
+	// took to start, which is no less work.
+	probeLimit = time.Second
+	busyFactor = 20 // to what is measured on a busy machine
+	// startLimit is for the child to start, and the most that it gets for the look.
 	startLimit = 20 * time.Second
 	// probeBegins is the first that the child writes.
 	probeBegins = "looking\n"
@@ -206,7 +209,8 @@ func probeOpen(dir string, users []int) (*seen, *os.File, error) {
 }
 
 // probe looks at a path in a child process. The error is ErrHangs, a [syscall.Errno] of the child, or
-// a failure to run one. A child that hangs is killed and, should even that not end it, left behind.
+// a failure to run one. A child that hangs is killed and, should even that not end it, left behind: what it had found
+// by then counts, however late we come to see it.
 //
 // The child inherits a file as descriptor 3, if one is given.
 func probe(what, path string, inherit ...*os.File) (string, error) {
@@ -215,6 +219,7 @@ func probe(what, path string, inherit ...*os.File) (string, error) {
 	}
 	out := probeOutput{begun: make(chan struct{})}
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{probeName, what, path}, Dir: "/", Env: []string{}, Stdout: &out, ExtraFiles: inherit}
+	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start a child to look at %s: %w", path, err)
 	}
@@ -229,12 +234,24 @@ func probe(what, path string, inherit ...*os.File) (string, error) {
 			return parseProbe(out.text.Bytes(), err)
 		case <-begun:
 			begun = nil
-			limit.Reset(probeLimit)
+			limit.Reset(lookLimit(time.Since(start)))
 		case <-limit.C:
 			cmd.Process.Kill()
+			select {
+			case err := <-ended:
+				if err == nil {
+					return parseProbe(out.text.Bytes(), nil)
+				}
+			case <-time.After(probeLimit):
+			}
 			return "", ErrHangs
 		}
 	}
+}
+
+// lookLimit is for the look of a child that took so long to start.
+func lookLimit(started time.Duration) time.Duration {
+	return min(max(probeLimit, busyFactor*started), startLimit)
 }
 
 // A probeOutput is what a child writes. It may be read when the child has ended.

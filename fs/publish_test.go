@@ -27,8 +27,7 @@ func (r *recorder) tell(groups [][]notice, done func(int, []fuse.Status)) {
 		tell := func() {
 			answer := make([]fuse.Status, len(group))
 			for j, n := range group {
-				r.note(n)
-				if r.hold != nil {
+				if r.note(n) && r.hold != nil {
 					<-r.hold
 				}
 				answer[j] = fuse.ENOENT
@@ -43,11 +42,12 @@ func (r *recorder) tell(groups [][]notice, done func(int, []fuse.Status)) {
 	}
 }
 
-func (r *recorder) note(n notice) {
+// note reports whether the kernel knows the node.
+func (r *recorder) note(n notice) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, _, _, known := r.fs.table.place(n.node); !known {
-		return // it has nothing to drop
+		return false // it has nothing to drop
 	}
 	switch n.name {
 	case barrier:
@@ -56,6 +56,7 @@ func (r *recorder) note(n notice) {
 	default:
 		r.told = append(r.told, "entry "+join(r.path(n.node), n.name))
 	}
+	return true
 }
 
 func (r *recorder) path(id uint64) string {
@@ -170,7 +171,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	kernel := &recorder{fs: f, hold: make(chan struct{})}
 	var w warnings
 	p := newPublisher(f, kernel, w.add)
-	p.wait, p.stall = 20*time.Millisecond, 50*time.Millisecond
+	p.wait, p.stall = 20*time.Millisecond, 500*time.Millisecond
 	go p.run()
 	defer func() { p.stop(); <-p.done }()
 
@@ -232,4 +233,45 @@ func TestPublishReturnsWhenItIsDone(t *testing.T) {
 	p.stop()
 	<-p.done
 	p.publish(first) // after the end: returns at once
+}
+
+// A slowKernel takes everything, each time when it is told to.
+type slowKernel struct{ take chan struct{} }
+
+func (k slowKernel) tell(groups [][]notice, done func(int, []fuse.Status)) {
+	go func() {
+		<-k.take
+		for i, group := range groups {
+			done(i, make([]fuse.Status, len(group)))
+		}
+	}()
+}
+
+// TestABusyMachineIsWaitedFor: while nothing reaches the kernel, nobody hangs in the mount.
+func TestABusyMachineIsWaitedFor(t *testing.T) {
+	first := build(t, nil)
+	f := door(t, first)
+	lookup(t, f, "latest", "meta-data")
+	k := slowKernel{make(chan struct{})}
+	p := newPublisher(f, k, func(text string) { t.Errorf("warned of: %s", text) })
+	p.wait = 20 * time.Millisecond
+	go p.run()
+	defer func() { p.stop(); <-p.done }()
+	second := build(t, first, "meta-data/mac", "06:00:00:00:00:02")
+	published := make(chan struct{})
+	go func() {
+		p.publish(second)
+		close(published)
+	}()
+	select {
+	case <-published:
+		t.Fatal("given up")
+	case <-time.After(20 * p.wait):
+	}
+	close(k.take)
+	select {
+	case <-published:
+	case <-time.After(patience):
+		t.Fatal("it is not noticed that the kernel has taken it")
+	}
 }

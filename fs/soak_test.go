@@ -116,7 +116,7 @@ func TestPublishesLeaveNothingBehind(t *testing.T) {
 
 // TestTheLargestTree mounts as much as a tree may hold.
 func TestTheLargestTree(t *testing.T) {
-	const leaves, bound = source.MaxTree/source.MaxLeaf - 1, 2 * time.Second // ten times that of a machine of one's own
+	const leaves, bound = source.MaxTree/source.MaxLeaf - 1, 20 * time.Second // a hundred times what it takes on a machine of one's own
 	changes := map[string]string{}
 	for i := range leaves {
 		line := fmt.Sprintf("%03d 0123456789abcdefghijklmnop ", i)

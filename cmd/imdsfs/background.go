@@ -33,7 +33,7 @@ const (
 	mountLimit = 30 * time.Second // until the daemon is ready
 	endLimit   = 12 * time.Second // until one that is told to stop has; a keeper gives its daemon 10 s
 	// afterUmount is how long one that was unmounted may take to be gone: umount does not wait for it.
-	afterUmount = 3 * time.Second
+	afterUmount = endLimit
 	retryPause  = 100 * time.Millisecond
 	maxSaid     = 64 << 10 // bytes, of what a daemon says at its start
 )
@@ -154,8 +154,9 @@ func startInBackground(program, source string, args []string, stdout, stderr *os
 	if err != nil {
 		return nil, failure(mountSystem, "set TMPDIR to a directory that only root can change, or to /tmp", err)
 	}
-	temp.Close()
-	if d.dir, err = os.MkdirTemp(temp.Name(), "imdsfs-mount-"); err != nil { // 0700
+	defer temp.Close()
+	removeLeftovers(temp)
+	if d.dir, err = os.MkdirTemp(temp.Name(), notifyDirPrefix); err != nil { // 0700
 		return nil, failure(mountSystem, "make room there, or set TMPDIR", fmt.Errorf("make a directory in %s: %w", temp.Name(), errors.Unwrap(err)))
 	}
 	defer func() {
@@ -196,6 +197,36 @@ func startInBackground(program, source string, args []string, stdout, stderr *os
 		d.ended <- err
 	}()
 	return d, nil
+}
+
+// notifyDirPrefix begins the name of the directory of a socket on which a daemon says that it is ready.
+const notifyDirPrefix = "imdsfs-mount-"
+
+// removeLeftovers removes the directories of those of our user who were killed while they waited for a daemon: of a socket
+// that nobody has open any more, the kernel refuses a connection.
+func removeLeftovers(temp *os.File) {
+	entries, _ := os.ReadDir(safepath.ProcPath(temp))
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), notifyDirPrefix) {
+			continue
+		}
+		fd, err := unix.Openat(int(temp.Fd()), e.Name(), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		dir := os.NewFile(uintptr(fd), e.Name())
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && int(st.Uid) == os.Geteuid() && st.Mode&0o077 == 0 {
+			conn, err := net.Dial("unixgram", filepath.Join(safepath.ProcPath(dir), "notify"))
+			if err == nil {
+				conn.Close()
+			}
+			if errors.Is(err, unix.ECONNREFUSED) && unix.Unlinkat(fd, "notify", 0) == nil {
+				unix.Unlinkat(int(temp.Fd()), e.Name(), unix.AT_REMOVEDIR)
+			}
+		}
+		dir.Close()
+	}
 }
 
 // isFromManager is for what a service manager says to us alone, as its service.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -190,6 +191,42 @@ func TestAnInterruptedMountLeavesNothing(t *testing.T) {
 			}
 		default:
 			t.Fatalf("exit code %d\n%s", code, out)
+		}
+	}
+}
+
+// TestWhatAKilledMountLeavesIsRemoved: directories of sockets that nobody has open, and no others.
+func TestWhatAKilledMountLeavesIsRemoved(t *testing.T) {
+	require(t, isRoot(), "root, to be several users")
+	temp := t.TempDir()
+	elsewhere := t.TempDir()
+	socket := func(dir string, alive bool) string {
+		must(t, os.MkdirAll(dir, 0o700))
+		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/notify", Net: "unixgram"})
+		must(t, err)
+		t.Cleanup(func() { l.Close() })
+		if !alive {
+			l.Close() // which leaves the file
+		}
+		return dir
+	}
+	begin := temp + "/" + notifyDirPrefix
+	left := socket(begin+"left", false)
+	stays := []string{
+		socket(begin+"alive", true), begin + "link", socket(begin+"public", false), socket(begin+"bobs", false),
+		socket(temp+"/other", false), socket(elsewhere, false) + "/notify", begin + "new",
+	}
+	must(t, os.Symlink(elsewhere, begin+"link"), os.Chmod(begin+"public", 0o755), os.Chown(begin+"bobs", nobodyID, nobodyID), os.Mkdir(begin+"new", 0o700))
+	at, err := os.Open(temp)
+	must(t, err)
+	defer at.Close()
+	removeLeftovers(at)
+	if _, err := os.Lstat(left); err == nil {
+		t.Error("what is left over stays")
+	}
+	for _, path := range stays {
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("gone: %v", err)
 		}
 	}
 }

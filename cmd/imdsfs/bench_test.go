@@ -11,7 +11,7 @@ import (
 )
 
 // The bounds are those of `make bench`, with room for a machine that is busy: ratios twice as wide,
-// durations ten times. Counts are exact.
+// durations fifty times. Counts are exact.
 func TestMountIsNearlyAsFastAsTmpfs(t *testing.T) {
 	requireMount(t)
 	t.Parallel() // as the only one: it runs when all others are over, those of other packages as well
@@ -28,7 +28,7 @@ func runBench(t *testing.T, section string) {
 	if out, err := exec.Command("go", "build", "-o", program, "../../testdata/bench").CombinedOutput(); err != nil {
 		t.Fatalf("build testdata/bench: %v\n%s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "-ci", "-only", section)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -19,6 +19,7 @@ import (
 
 const (
 	tryLimit = 20 * time.Second // for another program to look at the instance file
+	sayLimit = 5 * time.Second  // for what it has said to arrive, after its end
 	maxTried = 2000             // bytes of what it says that are told
 
 	unknownUser = ^uint32(0) // somebody of our own user, or root
@@ -157,7 +158,7 @@ func (c *candidate) run(ctx context.Context, args ...string) (string, error) {
 	var said beginning
 	cmd := exec.CommandContext(ctx, c.path, args...)
 	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = sayLimit
 	err := onThread(func() error { return errors.Join(renounce(), cmd.Start()) })
 	if err == nil {
 		err = cmd.Wait()

@@ -23,7 +23,7 @@ const (
 	systemRuntimeDir  = "/run/imdsfs"
 
 	tokenTTL       = "21600" // seconds; the most that EC2 gives
-	connectTimeout = time.Second
+	connectTimeout = 3 * time.Second
 	requestTimeout = 5 * time.Second
 
 	maxAnswer      = 1<<20 + 64<<10 // bytes: the largest leaf, and room for a service that allows more

@@ -198,9 +198,9 @@ func resident(t *testing.T, d *served, key string) int {
 	return 0
 }
 
-// TestTenThousandTags: the bounds are ten times those of `make bench`, which has the machine to itself.
+// TestTenThousandTags: `make bench`, which has the machine to itself, asserts a hundredth of the bound.
 func TestTenThousandTags(t *testing.T) {
-	const count, bound = 10_000, 2 * time.Second
+	const count, bound = 10_000, 20 * time.Second
 	var text strings.Builder
 	text.WriteString(least("", "") + "[metadata-options]\ninstance-metadata-tags = \"enabled\"\n[tags]\n")
 	for i := range count {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -26,6 +28,7 @@ func TestMain(m *testing.M) {
 	fs.ChildMain()
 	stress.Main()
 	swapMain()
+	scratchMain()
 	os.Setenv("GORACE", noRaceSleep)
 	switch {
 	case calledByMount():
@@ -40,13 +43,10 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// tidy removes at the end what all tests have used.
+// tidy has the tests, but not the command, use a temporary directory of their own.
 type tidy struct{ *testing.M }
 
-func (m tidy) Run() int {
-	defer removePrograms()
-	return m.M.Run()
-}
+func (m tidy) Run() int { return scratch.Run(m.M) }
 
 // noRaceSleep is for the programs that tests start: the race detector's second at the end of each adds up.
 const noRaceSleep = "atexit_sleep_ms=0"
@@ -54,7 +54,7 @@ const noRaceSleep = "atexit_sleep_ms=0"
 const instances = "../../testdata/instances"
 
 // patience is how long anything that has to happen may take on a loaded machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // require skips the test on a laptop that cannot run it, and fails it where everything is required.
 func require(t testing.TB, met bool, what string) {
@@ -217,6 +217,21 @@ func (d *served) signal(sig syscall.Signal) {
 	if err := d.cmd.Process.Signal(sig); err != nil {
 		d.t.Errorf("signal %v: %v", sig, err)
 	}
+}
+
+// freeze stops a process with SIGSTOP, and waits until each thread has: on a busy machine one may go on for a while.
+func freeze(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is stopped", func() bool {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return !slices.ContainsFunc(stats, func(path string) bool {
+			text, err := os.ReadFile(path)
+			return err == nil && !strings.Contains(string(text), ") T ")
+		})
+	})
 }
 
 func (d *served) url(path string) string { return "http://" + d.address + path }

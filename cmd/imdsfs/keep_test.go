@@ -196,7 +196,7 @@ func TestNobodyGetsInBetween(t *testing.T) {
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}, "--keep"))
 	pid := s.daemon(d)
 	// The keeper cannot start another one while it is stopped.
-	d.signal(syscall.SIGSTOP)
+	freeze(t, d.cmd.Process.Pid)
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	for _, runtime := range []string{s.runtime, s.mustMkdir("other")} {
 		if said := s.refused("--runtime-dir", runtime); !strings.Contains(said, "already") {

@@ -122,7 +122,7 @@ func TestAStoppedDaemon(t *testing.T) {
 	d := s.start()
 	s.expect(s.mount+tier, "gold") // its close teaches the kernel that there is no FLUSH
 	s.pin(s.mount + tier)
-	d.signal(syscall.SIGSTOP)
+	freeze(t, d.cmd.Process.Pid)
 	s.expect(s.mount+tier, "gold")
 
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
@@ -299,11 +299,19 @@ expiration = %s
 // TestCredentialsDoNotOutliveTheirDaemon: nobody can tell the kernel to drop them any more, so it was told
 // beforehand how long they are good.
 func TestCredentialsDoNotOutliveTheirDaemon(t *testing.T) {
-	// Seconds are all that a date here has.
-	expires := time.Now().Add(3 * time.Second).Truncate(time.Second)
-	s := newSite(t, least("", `tier = "gold"`)+fmt.Sprintf(shortLived, expires.UTC().Format(time.RFC3339)))
+	s := newTierSite(t)
 	d := s.start()
 	bind := s.bind(s.mount + "/latest/meta-data")
+	var expires time.Time
+	for _, validity := range []time.Duration{3 * time.Second, patience} { // the longer one on a busy machine
+		expires = time.Now().Add(validity).Truncate(time.Second) // seconds are all that a date here has
+		d.after("msg=reloaded", func() {
+			rewrite(t, s.file, least("", `tier = "gold"`)+fmt.Sprintf(shortLived, expires.UTC().Format(time.RFC3339)))
+		})
+		if time.Until(expires) > time.Second {
+			break
+		}
+	}
 	credentials := bind + "/iam/security-credentials/web"
 	readable := func(path string) error { // plain system calls: package os polls, which asks the daemon
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -321,7 +329,7 @@ func TestCredentialsDoNotOutliveTheirDaemon(t *testing.T) {
 		t.Errorf("what the kernel has cannot be read before it ends: %v", err)
 	}
 	eventually(t, "the credentials are gone", func() bool { return readable(credentials) != nil })
-	if late := time.Since(expires); late > time.Second {
+	if late := time.Since(expires); late > 10*time.Second {
 		t.Errorf("they were readable until %v after their end", late)
 	}
 	if err := readable(credentials); !errors.Is(err, unix.ENOTCONN) {

@@ -104,8 +104,8 @@ func TestHostileCrowdHoldsNobodyUp(t *testing.T) {
 				times = append(times, time.Since(begin))
 			}
 			slices.Sort(times)
-			if median := times[len(times)/2]; median > 100*time.Millisecond {
-				t.Errorf("median of the others %v, want 100 ms at most", median)
+			if median := times[len(times)/2]; median > time.Second {
+				t.Errorf("median of the others %v, want 1 s at most", median)
 			}
 			memory, _ := d.resident()
 			t.Logf("others: median %v, slowest %v; daemon %d MiB", times[len(times)/2], times[len(times)-1], memory>>20)

@@ -196,8 +196,8 @@ func TestAHungFilesystemHangsNoDaemon(t *testing.T) {
 	for name, c := range map[string]struct {
 		fsname, mount, want string // mount is relative to the hung one
 	}{
-		"below one":               {"nfs-that-is-gone", "/a/metadata", "mount MOUNT: the path does not answer within 1 s"},
-		"in one":                  {"nfs-that-is-gone", "/metadata", "mount MOUNT: the path does not answer within 1 s"},
+		"below one":               {"nfs-that-is-gone", "/a/metadata", "mount MOUNT: the path does not answer"},
+		"in one":                  {"nfs-that-is-gone", "/metadata", "mount MOUNT: the path does not answer"},
 		"on one":                  {"nfs-that-is-gone", "", "mount MOUNT: something else is mounted there: nfs-that-is-gone of type fuse.nfs-that-is-gone"},
 		"on one that looks as we": {"imdsfs", "", "mount MOUNT: already served by a running imdsfs: with another run-time directory, and it does not answer"},
 	} {
@@ -215,12 +215,10 @@ func TestAHungFilesystemHangsNoDaemon(t *testing.T) {
 			}
 			d := s.launch()
 			eventually(t, "a child looks at the path", func() bool {
-				for _, command := range s.processes() {
-					if strings.Contains(command, "imdsfs-probe ") {
-						return true
-					}
+				if d.ended() { // before we came to look
+					d = s.launch()
 				}
-				return false
+				return len(childrenWith(d.cmd.Process.Pid, "imdsfs-probe\x00")) > 0
 			})
 			start := time.Now()
 			d.kill()

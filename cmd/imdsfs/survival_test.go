@@ -30,11 +30,10 @@ func program(t testing.TB, path, version string, tags ...string) {
 	key := version + " " + strings.Join(tags, ",")
 	built := programs.built[key]
 	if built == "" {
-		dir, err := os.MkdirTemp("", "imdsfs-program-") // removed by TestMain
+		dir, err := os.MkdirTemp("", "imdsfs-program-") // goes with the tests
 		if err != nil {
 			t.Fatal(err)
 		}
-		programs.dirs = append(programs.dirs, dir)
 		built = dir + "/imdsfs"
 		cmd := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-tags", strings.Join(tags, ","), "-o", built, ".")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -50,14 +49,7 @@ func program(t testing.TB, path, version string, tags ...string) {
 var programs = struct {
 	mu    sync.Mutex
 	built map[string]string
-	dirs  []string
 }{built: map[string]string{}}
-
-func removePrograms() {
-	for _, dir := range programs.dirs {
-		os.RemoveAll(dir)
-	}
-}
 
 // A siege kills and upgrades a daemon for as long as it is told to.
 type siege struct {
@@ -113,14 +105,17 @@ func (g *siege) kill() {
 }
 
 // childrenNamed are the children of a process, of whichever of its threads, that serve.
-func childrenNamed(parent int) (pids []int) {
+func childrenNamed(parent int) (pids []int) { return childrenWith(parent, "\x00serve\x00") }
+
+// childrenWith are the children in whose command line this stands.
+func childrenWith(parent int, text string) (pids []int) {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		for _, word := range strings.Fields(string(text)) {
+		children, _ := os.ReadFile(file)
+		for _, word := range strings.Fields(string(children)) {
 			pid, _ := strconv.Atoi(word)
 			command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-			if strings.Contains(string(command), "\x00serve\x00") {
+			if strings.Contains(string(command), text) {
 				pids = append(pids, pid)
 			}
 		}

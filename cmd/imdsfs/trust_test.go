@@ -67,8 +67,8 @@ func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
 	t.Cleanup(func() { os.Remove(imdsfs) })
 	const mallory = 65534
 	user := 1_000_000_000 + os.Getpid() // nobody else's
-	dir := fmt.Sprintf("/tmp/imdsfs-%d", user)
-	other := fmt.Sprintf("/tmp/imdsfs-test-%d", user)
+	dir := fmt.Sprintf("%s/imdsfs-%d", os.TempDir(), user)
+	other := fmt.Sprintf("%s/imdsfs-test-%d", os.TempDir(), user)
 	for name, c := range map[string]struct {
 		prepare func() (socket string)
 		root    bool
@@ -122,7 +122,7 @@ func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
 			}
 			for _, command := range [][]string{{"tag", "set", "Name", "hunter2"}, {"status"}, {"upgrade"}} {
 				cmd := exec.Command(imdsfs, append(command, c.args...)...)
-				cmd.Env, cmd.Dir = []string{"PATH=/usr/bin:/bin", "HOME=/"}, "/"
+				cmd.Env, cmd.Dir = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=" + os.TempDir()}, "/"
 				if !c.root {
 					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}}
 				}
@@ -160,10 +160,10 @@ func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
 func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 	require(t, isRoot(), "root, to be several users")
 	given := publicDir(t) + "/run"
+	dir := fmt.Sprintf("%s/imdsfs-listen-%d", os.TempDir(), os.Getpid())
 	t.Setenv("TMPDIR", t.TempDir()) // the directory is not there
 	t.Setenv(endpointVariable, "")
 	alive := strings.TrimPrefix(serveHTTP(t, answer(200)), "http://")
-	dir := fmt.Sprintf("/tmp/imdsfs-listen-%d", os.Getpid())
 	asUser(t, 65534, func() error {
 		return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(listenFile(dir), []byte(alive+"\n"), 0o644))
 	})

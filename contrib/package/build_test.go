@@ -50,12 +50,6 @@ func build(clone, name string, variables ...string) (string, error) {
 	return dist, nil
 }
 
-func removeBuilds() {
-	if dir, err := builds(); err == nil {
-		os.RemoveAll(dir)
-	}
-}
-
 // built is the one file that matches the pattern of what a build made.
 func built(t testing.TB, build func() (string, error), pattern string) string {
 	t.Helper()

@@ -81,7 +81,7 @@ func TestNothingOfAMachineIsLeftWhenItsTestIsKilled(t *testing.T) {
 		return os.IsNotExist(process) && os.IsNotExist(group)
 	})
 	eventually(t, "the directory that it was mounted on is gone", func() bool {
-		left, err := filepath.Glob(cmd.Env[len(cmd.Env)-1][len("TMPDIR="):] + "/imdsfs-machine-*")
+		left, err := filepath.Glob(cmd.Env[len(cmd.Env)-1][len("TMPDIR="):] + "/*/imdsfs-machine-*")
 		return err == nil && len(left) == 0
 	})
 }

@@ -114,7 +114,7 @@ func (m *machine) command(ctx context.Context, name string, args ...string) *exe
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(m.pid), "--all", "--", name}, args...)...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
 		"DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
-	cmd.WaitDelay = time.Second // nsenter is killed, its child is not
+	cmd.WaitDelay = 10 * time.Second // nsenter is killed, its child is not
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(m.cgroup.Fd())}
 	return cmd
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -32,9 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	flag.Set("test.parallel", "4") // they wait most of the time, for what others do
-	code := m.Run()
-	removeBuilds()
-	os.Exit(code)
+	os.Exit(scratch.Run(m))
 }
 
 // patience is how long anything that has to happen may take on a loaded machine.

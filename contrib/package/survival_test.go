@@ -113,7 +113,7 @@ func TestServiceSurvives(t *testing.T) {
 			}
 			s.lap(fmt.Sprintf("%d kills", s.kills))
 
-			s.dropIn("[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=2\n")
+			s.dropIn("[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=4\n")
 			for s.kills < manyKills-fewKills {
 				s.kill(s.any())
 			}

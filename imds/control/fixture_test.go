@@ -18,7 +18,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 

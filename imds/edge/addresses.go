@@ -17,6 +17,7 @@ import (
 type Addresses struct {
 	now         atomic.Pointer[picture]
 	secondLooks slots
+	behind      func() bool        // nil: never
 	stop        context.CancelFunc // nil: not followed
 	done        chan struct{}
 }
@@ -27,6 +28,9 @@ func noAddresses() *Addresses {
 	a.now.Store(newPicture(nil))
 	return a
 }
+
+// isBehind reports whether the kernel has said something that is not in the picture yet.
+func (a *Addresses) isBehind() bool { return a.behind != nil && a.behind() }
 
 // show replaces the picture. One goroutine at a time may do so.
 func (a *Addresses) show(next *picture) { close(a.now.Swap(next).replaced) }

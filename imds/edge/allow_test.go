@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -199,5 +200,33 @@ func BenchmarkFullThrottle(b *testing.B) {
 	}
 	for i := 0; b.Loop(); i++ {
 		throttle.allow(reportedMax + i)
+	}
+}
+
+// A far is a connection that has a peer and nothing else.
+type far struct {
+	net.Conn
+	peer net.TCPAddr
+}
+
+func (f *far) RemoteAddr() net.Addr { return &f.peer }
+
+// TestNobodyIsRefusedByAnOldPicture: on a busy machine we may be late to read of an address that its process uses
+// already.
+func TestNobodyIsRefusedByAnOldPicture(t *testing.T) {
+	own := interfaceAddress{"eth0", netip.MustParsePrefix("192.0.2.1/24")}
+	peer := &far{peer: *net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1234"))}
+	for name, want := range map[string]bool{"told at last": true, "told that there is nothing": false} {
+		a, looks := noAddresses(), 0
+		a.behind = func() bool {
+			if looks++; looks == 5 && want {
+				a.show(newPicture([]interfaceAddress{own}))
+			}
+			return looks < 5 || want
+		}
+		g := newGate(nil, a, source.SystemClock(), nil)
+		if v := g.lookAgain(peer); v.allowed != want || looks != 5 {
+			t.Errorf("%s: allowed %v after %d looks", name, v.allowed, looks)
+		}
 	}
 }

@@ -101,6 +101,7 @@ const (
 	receiveBuffer  = 32 << 10               // bytes on their way from a client (doubled too); it would grow to 6 MiB
 	userTimeout    = 20 * time.Second       // TCP_USER_TIMEOUT of a connection that carries a token
 	secondLook     = 20 * time.Millisecond  // for which a peer that is not allowed may be waited for
+	lookMost       = 2 * time.Second        // the same, while we are behind with what the kernel says of addresses
 	maxSecondLooks = 64                     // connections that wait for it at once, of all ports
 	maxReports     = 16                     // callbacks under way at once; what comes then goes unreported
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -38,7 +39,7 @@ func FollowAddresses(warn func(error)) *Addresses {
 		warn(fmt.Errorf("only loopback is local until the addresses of this machine can be read: %w", err))
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	a.stop, a.done = stop, make(chan struct{})
+	a.stop, a.done, a.behind = stop, make(chan struct{}), f.isBehind
 	context.AfterFunc(ctx, func() { f.events.file.SetReadDeadline(time.Now()) })
 	go func() {
 		defer close(a.done)
@@ -63,7 +64,8 @@ type follower struct {
 	addresses     *Addresses
 	events, dumps netlinkSocket
 	buffer        []byte
-	dumped        int // dumps that succeeded
+	dumped        int         // dumps that succeeded
+	reading       atomic.Bool // something that is not shown yet
 
 	links map[int]link
 }
@@ -99,7 +101,8 @@ func (f *follower) close() {
 
 // run reads events until ctx ends, and dumps when some are lost, or are from the start.
 func (f *follower) run(ctx context.Context, lost bool) {
-	for ctx.Err() == nil {
+	defer f.reading.Store(false)
+	for f.reading.Store(lost); ctx.Err() == nil; {
 		for wait := dumpPause; lost && ctx.Err() == nil; wait = min(2*wait, dumpPauseMost) {
 			// What is known stays for the time of a dump, but no longer: an address may have left us.
 			if lost = f.dump() != nil; lost && ctx.Err() == nil {
@@ -107,14 +110,23 @@ func (f *follower) run(ctx context.Context, lost bool) {
 				pause(ctx, wait)
 			}
 		}
+		f.reading.Store(false)
 		lost = f.follow()
 	}
 }
 
+// isBehind reports whether there is something to read, or something is read that is not shown yet: in this order, since
+// what is read was there before.
+func (f *follower) isBehind() bool { return f.events.isReadable() || f.reading.Load() }
+
 // follow reads the events that there are, waiting for the first, and shows what they make of the picture. It
 // reports whether some were lost.
 func (f *follower) follow() (lost bool) {
-	n, err := f.events.read(f.buffer, true)
+	if err := f.events.await(); err != nil {
+		return !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	f.reading.Store(true)
+	n, err := f.events.read(f.buffer, false)
 	changed := false
 	for i := 1; err == nil; i++ {
 		c, broken := f.apply(f.buffer[:n])

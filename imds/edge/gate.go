@@ -65,8 +65,9 @@ func (g *gate) lookAgain(nc net.Conn) verdict {
 }
 
 // lookUntil decides as soon as the addresses make it good, or after secondLook: one may just have been added, as
-// ours are when http-protocol-ipv6 is enabled, and be used before we have read of it.
+// ours are when http-protocol-ipv6 is enabled, and be used before we have read of it. On a busy machine that takes longer.
 func (g *gate) lookUntil(nc net.Conn, good func(verdict) bool) verdict {
+	latest := time.Now().Add(lookMost)
 	timer := time.NewTimer(secondLook)
 	defer timer.Stop()
 	for late := false; ; {
@@ -77,7 +78,9 @@ func (g *gate) lookUntil(nc net.Conn, good func(verdict) bool) verdict {
 		select {
 		case <-replaced:
 		case <-timer.C:
-			late = true
+			if late = !g.addresses.isBehind() || time.Now().After(latest); !late {
+				timer.Reset(secondLook)
+			}
 		}
 	}
 }

@@ -18,8 +18,8 @@ import (
 
 const (
 	instanceID = "i-0a1b2c3d4e5f67890"
-	patience   = 10 * time.Second // before a test gives up on the server
-	never      = time.Hour        // for the time-outs that a test is not about
+	patience   = time.Minute // before a test gives up on the server
+	never      = time.Hour   // for the time-outs that a test is not about
 )
 
 var now = time.Date(2026, 2, 3, 4, 5, 6, 789_000_000, time.UTC)

@@ -86,6 +86,22 @@ func (s netlinkSocket) read(into []byte, wait bool) (n int, err error) {
 	}
 }
 
+// await waits until there is something to read.
+func (s netlinkSocket) await() error {
+	return s.raw.Read(func(fd uintptr) bool { return readable(fd) })
+}
+
+// isReadable reports whether there is something to read.
+func (s netlinkSocket) isReadable() (is bool) {
+	s.raw.Control(func(fd uintptr) { is = readable(fd) })
+	return is
+}
+
+func readable(fd uintptr) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return n > 0 || err != nil
+}
+
 // drain drops what there is to read.
 func (s netlinkSocket) drain(buffer []byte) error {
 	for {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const localTimeout = 2 * time.Second
+const localTimeout = 10 * time.Second
 
 // leftover is an imds0 that we have made before, nil if there is no imds0.
 func leftover() (netlink.Link, error) {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 	roleEnv    = "IMDSFS_LINKLOCAL_ROLE"    // what the test binary does instead of testing
 	manner     = "IMDSFS_LINKLOCAL_MANNER"  // how the role answers
 
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Run(m))
 }
 
 // inNamespace runs the body in a process of its own with a network namespace of its own, in which
@@ -280,6 +282,15 @@ func serveAll() error {
 	return <-failed
 }
 
+// A slowListener hands connections out late, as a process does that waits for a processor.
+type slowListener struct{ net.Listener }
+
+func (l slowListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	<-time.After(time.Second)
+	return conn, err
+}
+
 var scripts = map[string]string{
 	"redirects": "HTTP/1.0 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n",
 	"banner":    "SSH-2.0-OpenSSH_9.2\r\n",
@@ -300,6 +311,8 @@ func answerAll(l net.Listener, how string) error {
 		}
 	case how == "silent":
 		select {}
+	case how == "slow":
+		l = slowListener{l}
 	}
 	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

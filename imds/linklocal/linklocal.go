@@ -78,8 +78,8 @@ type Link struct {
 }
 
 // Add puts the addresses on imds0, which it makes, or takes over from a process that was killed. When
-// it returns they can be listened on. It takes 300 ms at most beyond what the kernel needs. An error
-// leaves no new link behind and is an [Error] where a user can do something about it.
+// it returns they can be listened on. Beyond what the kernel needs it takes 1 s at most or, if somebody accepts a
+// connection at an address and does not answer, 5 s. An error leaves no new link behind and is an [Error] where a user can do something about it.
 func Add(ctx context.Context, config Config) (*Link, error) {
 	if config.Warn == nil {
 		config.Warn = func(string) {}

@@ -1,19 +1,30 @@
 package linklocal
 
 import (
+	"bufio"
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// probeTimeout is for all addresses together. A real service answers in a few milliseconds. It is a variable for tests.
-var probeTimeout = 300 * time.Millisecond
+// Variables for tests.
+var (
+	// connectTimeout is for all addresses together. A real service accepts a connection in a few milliseconds, and the
+	// kernel notes it, however busy the machine.
+	connectTimeout = time.Second
+	// answerTimeout is for who has accepted a connection. A real service answers in a few milliseconds, another process of
+	// this machine when it gets a processor.
+	answerTimeout = 5 * time.Second
+)
 
 // An answer is what a probe of an address brought.
 type answer struct {
@@ -24,12 +35,17 @@ type answer struct {
 // unanswered refuses addresses at whose port 80 somebody answers. ours are the addresses of our
 // leftover link: there it can only be a process of this machine.
 func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) error {
-	probing, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
 	answers := make([]answer, len(addrs))
 	var probes sync.WaitGroup
-	for i, addr := range addrs {
-		probes.Go(func() { answers[i] = probe(probing, netip.AddrPortFrom(addr, 80)) })
+	for i, conn := range connect(addrs, connectTimeout) {
+		if conn == nil {
+			continue
+		}
+		probes.Go(func() {
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
+			answers[i] = probe(conn)
+		})
 	}
 	probes.Wait()
 	if err := ctx.Err(); err != nil {
@@ -48,24 +64,76 @@ func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) er
 	return nil
 }
 
+// connect connects to port 80 of the addresses. One at which nobody has accepted within the time-out is nil. The
+// kernel's word counts: net.Dialer gives up by its own clock, also when the connection was there before this process got
+// a processor again.
+func connect(addrs []netip.Addr, timeout time.Duration) []net.Conn {
+	conns := make([]net.Conn, len(addrs))
+	pending := make([]unix.PollFd, len(addrs))
+	for i, addr := range addrs {
+		pending[i] = unix.PollFd{Fd: -1, Events: unix.POLLOUT} // which poll leaves out
+		family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: 80, Addr: addr.As16()})
+		if addr.Is4() {
+			family, to = unix.AF_INET, &unix.SockaddrInet4{Port: 80, Addr: addr.As4()}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		if err := unix.Connect(fd, to); err != nil && err != unix.EINPROGRESS {
+			unix.Close(fd)
+			continue
+		}
+		pending[i].Fd = int32(fd)
+	}
+	for end, late := time.Now().Add(timeout), false; !late && slices.ContainsFunc(pending, func(p unix.PollFd) bool { return p.Fd >= 0 }); {
+		left := time.Until(end)
+		late = left <= 0 // so this look is the last
+		n, err := unix.Poll(pending, int(max(left, 0)/time.Millisecond))
+		late = late && err != unix.EINTR
+		if n <= 0 {
+			continue
+		}
+		for i := range pending {
+			if pending[i].Revents == 0 {
+				continue
+			}
+			fd := int(pending[i].Fd)
+			if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno == 0 {
+				f := os.NewFile(uintptr(fd), addrs[i].String())
+				conns[i], _ = net.FileConn(f) // a copy
+				f.Close()
+			} else {
+				unix.Close(fd)
+			}
+			pending[i] = unix.PollFd{Fd: -1}
+		}
+	}
+	for _, p := range pending {
+		if p.Fd >= 0 {
+			unix.Close(int(p.Fd))
+		}
+	}
+	return conns
+}
+
 // probe asks once. The request carries a token that is none: so a real service answers 401 whatever
 // its hop limit, and does not count it as a use of IMDSv1, of which an administrator may be alarmed.
-func probe(ctx context.Context, at netip.AddrPort) answer {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/", nil)
+func probe(conn net.Conn) answer {
+	conn.SetDeadline(time.Now().Add(answerTimeout))
+	req, err := http.NewRequest(http.MethodGet, "http://"+conn.RemoteAddr().String()+"/", nil)
 	if err != nil {
 		return answer{}
 	}
 	req.Header.Set("X-aws-ec2-metadata-token", "none")
-	client := http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, // and no proxy
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	resp, err := client.Do(req)
+	req.Close = true
+	err = req.Write(conn)
 	if err == nil {
-		resp.Body.Close()
-		return answer{status: fmt.Sprintf("%s %d %s", resp.Proto, resp.StatusCode, http.StatusText(resp.StatusCode))}
+		var resp *http.Response
+		if resp, err = http.ReadResponse(bufio.NewReader(io.LimitReader(conn, 16<<10)), req); err == nil {
+			return answer{status: fmt.Sprintf("%s %d %s", resp.Proto, resp.StatusCode, http.StatusText(resp.StatusCode))}
+		}
 	}
-	var op *net.OpError
-	dialing := errors.As(err, &op) && op.Op == "dial"
-	return answer{closed: !dialing && ctx.Err() == nil}
+	timeout, ok := err.(net.Error)
+	return answer{closed: !ok || !timeout.Timeout()}
 }

@@ -3,6 +3,8 @@ package linklocal
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -108,6 +110,7 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 			{"serves", ipv4, "401"},
 			{"serves/tcp6", ipv6, "401"},
 			{"redirects", ipv4, "302"},
+			{"slow", ipv4, "401"},
 			{"banner", neither, ""},
 			{"closes", neither, ""},
 			{"silent", neither, ""},
@@ -120,12 +123,14 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 				})
 				defer sh(t, "ip link delete "+eth)
 
-				if test.answers != neither { // the answer is what is waited for, however loaded the machine
-					was := probeTimeout
-					probeTimeout = patience
-					defer func() { probeTimeout = was }()
+				defer func(connect, answer time.Duration) { connectTimeout, answerTimeout = connect, answer }(connectTimeout, answerTimeout)
+				switch connectTimeout = patience; test.how {
+				case "silent":
+					answerTimeout = time.Second / 2 // it is waited for, in vain
+				case "slow":
+				default:
+					answerTimeout = patience
 				}
-				began := time.Now()
 				switch test.answers {
 				case neither:
 					add(t, Config{IPv6: true}).Remove()
@@ -137,9 +142,6 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 					wantRefusal(t, l.SetIPv6(true), ErrAnswered, ipv6, test.says)
 					wantAddresses(t, "imds0", ipv4Only)
 					l.Remove()
-				}
-				if took := time.Since(began); test.answers == neither && took > 5*time.Second {
-					t.Errorf("took %v", took)
 				}
 				wantAddresses(t, "imds0", "no link")
 				add(t, Config{IPv6: true, Force: true})
@@ -183,5 +185,21 @@ func TestIPv6SwitchedOffIsNamed(t *testing.T) {
 			t.Error(err)
 		}
 		wantAddresses(t, "imds0", both)
+	})
+}
+
+// TestAConnectionCountsHoweverLate: the kernel has made it before this process looks.
+func TestAConnectionCountsHoweverLate(t *testing.T) {
+	inNamespace(t, func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		conns := connect([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")}, 0)
+		if conns[0] == nil || conns[1] != nil || conns[2] != nil {
+			t.Fatalf("connections %v, want the first alone", conns)
+		}
+		conns[0].Close()
 	})
 }

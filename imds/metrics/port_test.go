@@ -15,7 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds/edge"
 )
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func dial(t *testing.T, address string) net.Conn {
 	t.Helper()

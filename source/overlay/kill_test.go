@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
 const (
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, changeForever(dir))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(scratch.Run(m))
 }
 
 // changeForever goes on counting where the overlay is, in three entries at once, and prints each number

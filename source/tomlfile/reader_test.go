@@ -12,7 +12,11 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
+
+func TestMain(m *testing.M) { os.Exit(scratch.Run(m)) }
 
 const (
 	alice  = 61021

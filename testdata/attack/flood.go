@@ -37,11 +37,11 @@ func flood(w *world) error {
 		var all []time.Duration
 		for range 50 {
 			begin := time.Now()
-			conn, err := crowded.dial("192.0.2.1:80", "", 5*time.Second)
+			conn, err := crowded.dial("192.0.2.1:80", "", patience)
 			if err != nil {
 				return 0, 0, fmt.Errorf("a local client: %w", err)
 			}
-			conn.SetDeadline(begin.Add(5 * time.Second))
+			conn.SetDeadline(begin.Add(patience))
 			io.WriteString(conn, strings.Replace(get(idPath, ""), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
 			answer, err := io.ReadAll(conn)
 			conn.Close()
@@ -92,7 +92,7 @@ func flood(w *world) error {
 		return err
 	case refused.Load() < 50:
 		return fmt.Errorf("control: only %d connections", refused.Load())
-	case median > 50*time.Millisecond || slowest > 2*time.Second:
+	case median > max(50*time.Millisecond, 20*calm) || exceeds(slowest, 2*time.Second):
 		return fmt.Errorf("half of the answers took more than %v, the slowest %v; half more than %v without the flood (of %d connections)", median, slowest, calm, refused.Load())
 	}
 	return nil

@@ -110,7 +110,7 @@ func (w *world) starve(port func(metrics, door string) string, n int, limit time
 	if err := w.expect(address, strings.Replace(get(idPath, ""), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1), "200 close"); err != nil {
 		return err
 	}
-	if took := time.Since(begin); took > limit {
+	if took := time.Since(begin); exceeds(took, limit) {
 		return fmt.Errorf("a request took %v", took)
 	}
 	if out, err := w.as(mallory, "timeout", "10", "cat", mount+idPath); out != mainID || err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long anything that has to happen may take on a loaded machine.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // A place is a network namespace, by the name that ip(8) knows; "" is the server's, ours.
 type place string

@@ -48,7 +48,7 @@ type env struct {
 func main() {
 	fs.ChildMain()
 	only := flag.String("only", "", "run one `section` only")
-	ci := flag.Bool("ci", false, "few rounds; bounds twice as wide for ratios, ten times for durations")
+	ci := flag.Bool("ci", false, "few rounds; bounds twice as wide for ratios, fifty times for durations")
 	rounds := flag.Int("rounds", 31, "how often each target is visited")
 	readme := flag.String("readme", "", "`file` to put the tables into, between their markers")
 	hold := flag.String("hold", "", "for the program itself: mount a large tree on `dir`")

@@ -14,7 +14,7 @@ import (
 
 const (
 	instanceFile = "../instances/us-east-1-role.toml"
-	patience     = 20 * time.Second // for the daemon to start, and to stop
+	patience     = time.Minute // for the daemon to start, and to stop
 )
 
 // binary is the imdsfs under test.

@@ -14,7 +14,7 @@ import (
 )
 
 // clientPatience is how long a client may take, a refusal included.
-const clientPatience = 60 * time.Second
+const clientPatience = 3 * time.Minute
 
 // noRaceSleep is for processes of this binary: the race detector's second at the end of each adds up.
 const noRaceSleep = "GORACE=atexit_sleep_ms=0"
@@ -75,7 +75,7 @@ func (w world) run(client []string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), clientPatience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.enter()[0], append(w.enter()[1:], client...)...)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	cmd.Env = []string{
 		"HOME=" + w.t.TempDir(), "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 		noRaceSleep,
