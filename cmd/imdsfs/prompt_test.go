@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -27,6 +28,7 @@ func newPrompt(t *testing.T, cmd *exec.Cmd) *prompt {
 	in, err := cmd.StdinPipe()
 	must(t, err)
 	out, err := cmd.StdoutPipe()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that what it runs can be killed with it
 	must(t, err, cmd.Start())
 	s := &prompt{t: t, cmd: cmd, in: in, out: bufio.NewReader(out)}
 	t.Cleanup(s.close)
@@ -37,7 +39,7 @@ func newPrompt(t *testing.T, cmd *exec.Cmd) *prompt {
 func (s *prompt) run(command string) (string, int) {
 	s.t.Helper()
 	var hung atomic.Bool
-	watch := time.AfterFunc(3*patience, func() { hung.Store(true); s.cmd.Process.Kill() })
+	watch := time.AfterFunc(3*patience, func() { hung.Store(true); syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
 	defer watch.Stop()
 	fmt.Fprintf(s.in, "{ (exit %d)\n%s\n} </dev/null 2>&1\nprintf '\\0%%d\\n' $?\n", s.code, command)
 	printed, err := s.out.ReadString(0)

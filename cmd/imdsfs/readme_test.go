@@ -20,7 +20,8 @@ var notRun = map[string]string{
 	"systemctl start imdsfs":                            "the tests of contrib/package do, on a machine with systemd",
 	"apt-get install -t bookworm-backports golang-go":   "it fetches a compiler",
 	"ln -s /usr/bin/imdsfs /usr/sbin/mount.fuse.imdsfs": "the tests of contrib/package look at the same link",
-	fstabLine: "it is no command; TestALineInFstabMountsAndUmountEndsIt mounts it",
+	"imdsfs run": "it goes on until Ctrl-C; TestRunUntilASignal runs it and the lines that it prints",
+	fstabLine:    "it is no command; TestALineInFstabMountsAndUmountEndsIt mounts it",
 	"source → tree → fs / imds → cmd/imdsfs": "it is a picture",
 }
 
