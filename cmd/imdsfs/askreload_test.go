@@ -84,7 +84,7 @@ func TestReloadTellsWhatChangedOrEveryFault(t *testing.T) {
 func TestReloadFallsBackToTheSignal(t *testing.T) {
 	f := newQuietFile(t, least("", ""))
 	d := serve(t, f.path, false, "--admin", "none")
-	if code, _, errs := imdsfs("reload", "--runtime-dir", d.runtime); code != exitFailed || !strings.Contains(errs, "no imdsfs is running") {
+	if code, _, errs := imdsfs("reload", "--runtime-dir", d.runtime); code != exitFailed || !strings.Contains(errs, "has no admin socket there") {
 		t.Errorf("without a process: exit %d\n%s", code, errs)
 	}
 	f.write(least("", `colour = "blue"`))

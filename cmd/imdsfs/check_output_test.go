@@ -97,7 +97,7 @@ func TestCheckReadsAsTheUserWhoServes(t *testing.T) {
 		}
 		return nil
 	}))
-	if _, stderr, code := check(t, "--user", "no-such-user", file); code != exitFailed || !strings.Contains(stderr, "useradd") {
+	if _, stderr, code := check(t, "--user", "no-such-user", file); code != exitInvalid || !strings.Contains(stderr, "useradd") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

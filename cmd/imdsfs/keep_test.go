@@ -232,7 +232,7 @@ func TestWhomAKeeperServesFor(t *testing.T) {
 	s.refusedWith(3, "--user no-such-user: user: unknown user no-such-user", "--keep", "--user", "no-such-user")
 	taken := s.mustMkdir("taken")
 	s.refusedWith(3, taken+" does not belong to nobody", "--keep", "--user", "nobody", "--runtime-dir", taken)
-	s.refusedWith(2, "--watchdog 1ms is too short", "--keep", "--watchdog", "1ms")
+	s.refusedWith(2, `--watchdog "1ms": too short`, "--keep", "--watchdog", "1ms")
 }
 
 // refusedWith expects a start to end with a status and these words.

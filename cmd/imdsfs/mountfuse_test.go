@@ -144,7 +144,7 @@ func TestWhatKeepsADaemonFromMountingIsSaid(t *testing.T) {
 	failed(mount("web.toml", "missing/m", ""), "imdsfs: error: mount PLACE/missing/m: there is no directory to make it in: PLACE/missing\n"+
 		"imdsfs: hint: create it first, or choose another directory with --mount\n")
 	failed(mount("web.toml", "m", ",log=/missing/log"), "imdsfs: error: open /missing: no such file or directory\nimdsfs: hint: choose another file with log=\n")
-	failed(mount("web.toml", "m", ",user=nobody"), "imdsfs: error: --user needs a keeper\nimdsfs: hint: give --keep as well; with systemd say User= in the unit\n")
+	failed(mount("web.toml", "m", ",user=nobody"), "imdsfs: error: --user needs a keeper\nimdsfs: hint: give --keep as well (keep = true); with systemd say User= in the unit\n")
 	failed(mount("web.toml", "m", ",listen=192.0.2.1:80"), "imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\n"+
 		"imdsfs: hint: the address belongs to no interface of this machine\n")
 	said, code := w.try("TMPDIR=/missing " + mount("web.toml", "m", ""))
