@@ -101,7 +101,7 @@ func TestARefusedStartLeavesNothing(t *testing.T) {
 			},
 			givenUp, retries, "link-local addresses: the address belongs to another link: 169.254.169.254 is on lo", "ip address delete 169.254.169.254/32 dev lo"},
 		{"no TOML", spoil("nonsense", plain), invalid, onceOnly, configPath + ":1: ", "sed -i 1d " + configPath},
-		{"an address that is none", spoil("", "listen = ['127.0.0.1']"), invalid, onceOnly, configPath + ":6: server.listen: not an address",
+		{"an address that is none", spoil("", "listen = ['127.0.0.1']"), invalid, onceOnly, configPath + ":6: server.listen: \"127.0.0.1\": not an address",
 			"sed -i \"s/'127.0.0.1'/'127.0.0.1:1338'/\" " + configPath},
 		{"a file for a mount point", run("touch /run/metadata"), invalid, onceOnly, "mount /run/metadata: not a directory", "rm /run/metadata"},
 		{"something else mounted", run("mkdir /run/metadata; mount -t tmpfs theirs /run/metadata"), givenUp, retries,
