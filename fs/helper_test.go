@@ -30,7 +30,7 @@ import (
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	successorGrace, answerLimit = 2*time.Second, 5*time.Second
+	successorGrace, answerLimit, publishWait = 2*time.Second, 5*time.Second, time.Second
 	ChildMain()
 	stress.Main()
 	if os.Getenv(childRole) == "mount" {

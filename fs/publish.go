@@ -15,8 +15,9 @@ import (
 )
 
 // publishWait is how long a change waits for the kernel, where nothing else holds it up; then what the kernel has not
-// taken is told alone, and the other door is served meanwhile. It is a variable for tests.
-var publishWait = time.Second
+// taken is told alone, and the other door is served meanwhile. Whoever reads just then holds the directory, and may wait
+// for a processor. It is a variable for tests.
+var publishWait = 5 * time.Second
 
 const (
 	// busyWait bounds the wait on a busy machine: see expiry.
