@@ -43,6 +43,11 @@ func TestMain(m *testing.M) {
 		os.Exit(childDeaf(os.Args[1], os.Args[2], forgetful{}))
 	}
 	switch os.Getenv(childRole) {
+	case "wait":
+		fmt.Println("begun")
+		<-experienced(time.Second, nil)
+		fmt.Println("over")
+		os.Exit(0)
 	case "hang":
 		fmt.Println(hangListing(os.Args[1]))
 		os.Exit(1)

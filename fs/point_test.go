@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -262,6 +263,34 @@ func TestABusyMachineIsNoHungPath(t *testing.T) {
 		if got := lookLimit(started); got != want {
 			t.Errorf("started in %v: %v for the look, want %v", started, got, want)
 		}
+	}
+}
+
+// TestATimeWithoutAProcessorDoesNotCount: what is waited for has got none either.
+func TestATimeWithoutAProcessorDoesNotCount(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{childRole + "=wait"}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	lines.Scan()
+	freeze(t, cmd.Process.Pid)
+	<-time.After(1500 * time.Millisecond)
+	start := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if !lines.Scan() || lines.Text() != "over" {
+		t.Errorf("it says %q", lines.Text())
+	}
+	if took := time.Since(start); took < 500*time.Millisecond {
+		t.Errorf("over %v after a second without a processor", took)
 	}
 }
 

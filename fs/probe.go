@@ -225,8 +225,9 @@ func probe(what, path string, inherit ...*os.File) (string, error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	limit := time.NewTimer(startLimit)
-	defer limit.Stop()
+	done := make(chan struct{})
+	defer close(done)
+	limit := experienced(startLimit, done)
 	begun := out.begun
 	for {
 		select {
@@ -234,8 +235,8 @@ func probe(what, path string, inherit ...*os.File) (string, error) {
 			return parseProbe(out.text.Bytes(), err)
 		case <-begun:
 			begun = nil
-			limit.Reset(lookLimit(time.Since(start)))
-		case <-limit.C:
+			limit = experienced(lookLimit(time.Since(start)), done)
+		case <-limit:
 			cmd.Process.Kill()
 			select {
 			case err := <-ended:

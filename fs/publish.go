@@ -14,13 +14,11 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// publishWait is how long a change waits for the kernel, where nothing else holds it up; then what the kernel has not
-// taken is told alone, and the other door is served meanwhile. It is a variable for tests.
+// publishWait is how long a change waits for the kernel, as we experience it; then what the kernel has not taken is told
+// alone, and the other door is served meanwhile. It is a variable for tests.
 var publishWait = time.Second
 
 const (
-	// busyWait bounds the wait on a busy machine: see expiry.
-	busyWait = 10 * time.Second
 	// stallAfter is how long one notify may take before it is reported. The kernel waits for the
 	// directory's lock, which a process holds that hangs in the middle of a listing.
 	stallAfter = 5 * time.Second

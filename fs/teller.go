@@ -101,7 +101,7 @@ func (p *publisher) carryOut(r round) {
 	}
 	carried := make(chan struct{})
 	defer close(carried)
-	expired := p.expiry(carried)
+	expired := experienced(p.wait, carried)
 	p.send(dirs, func(dir string) errand { return *r[dir] })
 
 	for i, t := range waiting {
@@ -118,32 +118,6 @@ func (p *publisher) carryOut(r round) {
 		p.mu.Unlock()
 		return
 	}
-}
-
-// expiry is closed when a round that begins now has been waited for long enough, unless it is carried out before. What
-// the kernel takes at once tells how busy the machine is: notice of a node that there is none of. A round may take
-// busyFactor times as long.
-func (p *publisher) expiry(carried <-chan struct{}) <-chan struct{} {
-	begin, heard, expired := time.Now(), make(chan time.Duration, 1), make(chan struct{})
-	p.kernel.tell([][]notice{{{}}}, func(int, []fuse.Status) { heard <- time.Since(begin) })
-	go func() {
-		defer close(expired)
-		limit := time.NewTimer(max(p.wait, busyWait))
-		defer limit.Stop()
-		select {
-		case took := <-heard:
-			limit.Reset(max(p.wait, min(busyFactor*took, busyWait)) - took)
-		case <-limit.C:
-			return
-		case <-carried:
-			return
-		}
-		select {
-		case <-limit.C:
-		case <-carried:
-		}
-	}()
-	return expired
 }
 
 // send has directories told, with a watchdog. Each has a teller.
