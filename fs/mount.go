@@ -302,7 +302,7 @@ func (d *Door) await() {
 
 // Publish shows next. When it returns, no process can open, list or stat anything older by name,
 // through the mount or any bind mount of it; descriptors that are open keep what they opened. It
-// waits 1 s at most for a kernel that does not answer, on a busy machine some seconds; the change is completed as soon as
+// waits 1 s at most for a kernel that does not answer, on a busy machine up to 10 s; the change is completed as soon as
 // it does. For a Keeper it waits as long as that takes.
 // Of snapshots that pile up meanwhile the last one counts.
 func (d *Door) Publish(next *source.Snapshot) { d.publisher.publish(next) }

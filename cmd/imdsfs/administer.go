@@ -33,7 +33,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	parent, name, err := safepath.Policy{}.OpenParent(path)
 	var refused *safepath.Error
 	if errors.As(err, &refused) {
-		return nil, failure(exitFailed, "choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
+		return nil, failure(exitInvalid, "choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
 	}
 	if err != nil {
 		return nil, failure(exitFailed, "choose another path with --admin, or --admin none", fmt.Errorf("admin socket %s: %w", path, err))
@@ -46,7 +46,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	case err != nil:
 		return nil, err
 	case info.Mode().Type() != os.ModeSocket:
-		return nil, failure(exitFailed, "remove it, or choose another path with --admin", fmt.Errorf("admin socket %s: something else is there", path))
+		return nil, failure(exitInvalid, "remove it, or choose another path with --admin", fmt.Errorf("admin socket %s: something else is there", path))
 	default:
 		if err := os.Remove(path); err != nil {
 			return nil, err

@@ -66,6 +66,5 @@ func signalReload(stderr io.Writer, socket string, pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
 		return fmt.Errorf("no admin socket at %s, and SIGHUP to pid %d: %w", socket, pid, err)
 	}
-	_, err := fmt.Fprintf(stderr, "imdsfs: warning: no admin socket at %s: sent SIGHUP to pid %d instead, whose log tells how it went\n", socket, pid)
-	return err
+	return say(stderr, "warning", fmt.Sprintf("no admin socket at %s: sent SIGHUP to pid %d instead, whose log tells how it went", socket, pid))
 }

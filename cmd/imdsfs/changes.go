@@ -12,6 +12,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
 // mostListed are the changes made at run time that a person is shown at once; the admin API and status --json list all.
@@ -46,16 +47,7 @@ func instanceText(id string) string {
 }
 
 // resetOf is the command that forgets the changes of another instance.
-func resetOf(id string) string { return "imdsfs reset --instance " + shellWord(id) }
-
-// shellWord is text as one word of a shell.
-func shellWord(text string) string {
-	plain := text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/") == ""
-	if plain {
-		return text
-	}
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
+func resetOf(id string) string { return "imdsfs reset --instance " + safepath.ShellWord(id) }
 
 // noteInstance gives changes of an earlier version to the instance that is served, and logs those that are in force and
 // those that are not, once for each instance.
@@ -95,19 +87,17 @@ func (p *process) noteInstance() {
 	}
 }
 
-// printChanges prints what imdsfs serve would apply, of the changes that are kept in its state directory, to the
-// instance with this id.
-func printChanges(w, stderr io.Writer, stateDir, id string) error {
-	o, err := overlay.Open(stateDir)
+// printChanges prints what imdsfs serve would apply, of the changes o that are kept in a state directory, to the
+// instance with this id. err is why they could not be read.
+func printChanges(w, stderr io.Writer, o *overlay.Overlay, err error, stateDir, id string) error {
 	if err != nil {
-		_, err = fmt.Fprintf(stderr, "imdsfs: warning: changes made at run time are not shown: %v\n", err)
-		return err
+		return say(stderr, "warning", fmt.Sprintf("changes made at run time are not shown: %v", err))
 	}
 	list := control.ChangesOf(o, id)
 	if len(list.Changes)+len(list.Others) == 0 {
 		return nil
 	}
-	fmt.Fprintf(w, "changes made at run time, in %s:\n", overlay.Path(stateDir))
+	fmt.Fprintf(w, "changes made at run time, in %s:\n", printable(overlay.Path(stateDir)))
 	for _, c := range list.Changes {
 		fmt.Fprintf(w, "  %s\n", changeText(c))
 	}

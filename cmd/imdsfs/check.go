@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -28,7 +28,7 @@ Secrets are masked. For a faulty file it prints every fault with file, line and 
 with 3. Warnings do not change the exit code.
 
 Behind the tree it lists what was changed at run time in the state directory that serve would use (state-dir
-under [server], or the default), if there is anything and it may read it. The tree is shown without that.
+under [server], or the default), if there is anything; a warning says if it may not read it. The tree is shown without that.
 
 What a file may name and do depends on its owner and on who reads it. With --user NAME, as root, the files are read
 as that user reads them, with his groups: what he may not read is a fault, with the directory or file that
@@ -98,7 +98,7 @@ func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths 
 
 func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 	for _, w := range r.warnings {
-		fmt.Fprintf(stderr, "imdsfs: warning: %s\n", w)
+		say(stderr, "warning", w.String())
 	}
 	if c.quiet || r.snap == nil {
 		return nil
@@ -106,7 +106,7 @@ func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 	if err := r.print(stdout, terminalWidth(stdout)); err != nil {
 		return err
 	}
-	return printChanges(stdout, stderr, r.stateDir, r.stated)
+	return printChanges(stdout, stderr, r.changes, r.unread, r.stateDir, r.stated)
 }
 
 // A checked is what check found out about one file.
@@ -116,20 +116,24 @@ type checked struct {
 	err              error            // why it could not be looked at
 	snap             *source.Snapshot // nil unless it is good
 	server           tomlfile.Server
-	stateDir, stated string // the instance id that the file gives, and where changes for it would be kept
+	stated           string           // the instance id that the file gives
+	stateDir         string           // where changes for it would be kept
+	changes          *overlay.Overlay // what is kept there
+	unread           error            // why that could not be read
 }
 
 // look reads a file as the user in question.
 func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err error) {
 	if c.user == "" {
-		return lookAt(ctx, path), nil
+		return lookAt(ctx, path, defaultStateDir()), nil
 	}
 	a, err := lookUpAccount(c.user)
 	if err != nil {
 		return nil, err
 	}
+	stateDir := defaultStateDir() // of whoever starts the daemon
 	err = asAccount(a, func() error {
-		r = lookAt(ctx, path)
+		r = lookAt(ctx, path, stateDir)
 		return nil
 	})
 	var denied *tomlfile.DeniedError
@@ -139,8 +143,9 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	return r, err
 }
 
-// lookAt builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time.
-func lookAt(ctx context.Context, path string) *checked {
+// lookAt builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time;
+// that lies in stateDir unless the file says otherwise.
+func lookAt(ctx context.Context, path, stateDir string) *checked {
 	r := &checked{path: path}
 	s := &settings{config: path, given: &settings{}}
 	file, err := tomlfile.Load(path, s.accept)
@@ -153,7 +158,8 @@ func lookAt(ctx context.Context, path string) *checked {
 		if _, err = store.Reload(ctx); err == nil {
 			r.snap = store.Snapshot()
 			r.stated, _ = store.StatedID()
-			r.stateDir = s.stateDir
+			r.stateDir = first(file.Server.StateDir, stateDir)
+			r.changes, r.unread = overlay.Open(r.stateDir)
 			r.warnings = r.snap.Warnings()
 		}
 	}

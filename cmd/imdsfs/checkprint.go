@@ -166,7 +166,7 @@ func short(s string) string {
 		}
 		return string([]rune(s)[:most-1]) + "…"
 	}
-	plain := s != "" && strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == utf8.RuneError || r == 0x7f }) < 0
+	plain := s != "" && printable(s) == s
 	if plain {
 		return cut(s)
 	}

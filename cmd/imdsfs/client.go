@@ -20,7 +20,6 @@ import (
 const (
 	endpointVariable  = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 	linkLocalEndpoint = "http://169.254.169.254"
-	systemRuntimeDir  = "/run/imdsfs"
 
 	tokenTTL       = "21600" // seconds; the most that EC2 gives
 	connectTimeout = 3 * time.Second

@@ -34,9 +34,12 @@ var flagValues = map[string]cobra.CompletionFunc{
 	"state-dir":          cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),
 	"endpoint":           cobra.NoFileCompletions,
 	"host":               cobra.NoFileCompletions,
+	"instance":           cobra.NoFileCompletions,
 	"metrics":            cobra.NoFileCompletions,
+	"pid":                cobra.NoFileCompletions,
 	"timeout":            cobra.NoFileCompletions,
 	"user":               cobra.NoFileCompletions,
+	"wait":               cobra.NoFileCompletions,
 	"watchdog":           cobra.NoFileCompletions,
 }
 

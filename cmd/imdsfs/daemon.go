@@ -110,6 +110,11 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	if err := makeDirs(s); err != nil {
 		return refused(err)
 	}
+	state, err := holdStateDir(s.stateDir)
+	if err != nil {
+		return refused(err)
+	}
+	defer state.Close()
 	lock, err := p.lockRuntimeDir()
 	if err != nil {
 		return refused(err)

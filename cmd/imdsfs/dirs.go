@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -26,14 +27,18 @@ import (
 // What root gets back, another user has written:
 //
 //   - The state follows. It is data that states values and options, which the admin socket takes from that user as well.
-//     Each file is copied, for that user may still have it open, or have linked somebody else's there.
+//     Each of stateFiles is copied, for that user may still have it open. What else he has put there, or moved there from
+//     somebody else, is not touched.
 //   - The run-time directory is emptied. Keys that another user knows are not used again: session tokens end with that.
 const (
 	rootRuntimeDir = "/run/imdsfs"
 	rootStateDir   = "/var/lib/imdsfs"
 
-	maxStateFile = 64 << 20 // bytes
+	maxStateFile = 128 << 20 // bytes, as in package overlay
 )
+
+// stateFiles are all files of the state directory.
+var stateFiles = []string{launchFile(""), overlay.Path("")}
 
 func defaultRuntimeDir() string {
 	if isRoot() {
@@ -190,25 +195,43 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 	if owner == a.uid || a.uid == 0 {
 		return nil
 	}
-	return give(f, a)
+	return d.give(f, a)
 }
 
 // lockOut keeps daemons from the directory while it changes hands. The error is that of one that runs in it; the file
 // is nil if none can have.
 func (d dir) lockOut(f *os.File) (*os.File, error) {
+	name, flags := lockName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC
 	if d.keeps {
-		return nil, nil
+		name, flags = ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC
 	}
-	fd, err := unix.Openat(int(f.Fd()), lockName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(int(f.Fd()), name, flags, 0)
 	if err != nil {
 		return nil, nil
 	}
-	lock := os.NewFile(uintptr(fd), filepath.Join(d.path, lockName))
+	lock := os.NewFile(uintptr(fd), filepath.Join(d.path, name))
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		lock.Close()
+		if d.keeps {
+			return nil, failure(exitFailed, "stop that first, or give this one a --state-dir of its own",
+				fmt.Errorf("%s is the state directory of a running imdsfs of another user", d.path))
+		}
 		return nil, isRunning(d.path)
 	}
 	return lock, nil
+}
+
+// holdStateDir keeps the state directory from changing hands for as long as the file is open.
+func holdStateDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return nil, failure(exitFailed, "try again", fmt.Errorf("%s is just being taken over", dir))
+	}
+	return f, nil
 }
 
 // takeBack makes root the owner of a directory again, and of what it keeps. From when the directory is root's, nobody
@@ -225,17 +248,23 @@ func (d dir) takeBack(f *os.File, owner int) error {
 			return err
 		}
 	}
-	names, err := list.Readdirnames(-1)
-	if err != nil {
-		return err
+	names := stateFiles
+	if !d.keeps {
+		if names, err = list.Readdirnames(-1); err != nil {
+			return err
+		}
 	}
 	for _, name := range names {
 		var st unix.Stat_t
 		err := unix.Fstatat(int(list.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		switch {
+		case errors.Is(err, unix.ENOENT):
+			err = nil
 		case err != nil:
-		case st.Uid == 0 && st.Nlink == 1, st.Mode&unix.S_IFMT == unix.S_IFDIR: // nothing of ours is a directory
-		case d.keeps && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1:
+		case owner == 0 && st.Uid == 0 && (st.Nlink == 1 || !d.keeps): // ours
+		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			err = unix.Unlinkat(int(list.Fd()), name, unix.AT_REMOVEDIR)
+		case d.keeps && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 && (owner == 0 || int(st.Uid) == owner):
 			err = copyIn(list, name, &st)
 		default:
 			err = unix.Unlinkat(int(list.Fd()), name, 0)
@@ -249,8 +278,8 @@ func (d dir) takeBack(f *os.File, owner int) error {
 
 // copyIn puts a copy of a file in its place, which is ours and which nobody else has open.
 func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
-	open := func(name string, flags int) (*os.File, error) {
-		fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	open := func(name string, flags int) (*os.File, error) { // waits for a lease to end, if the last owner holds one
+		fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return os.NewFile(uintptr(fd), name), err
 	}
 	from, err := open(name, unix.O_RDONLY)
@@ -266,8 +295,12 @@ func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
 		return fmt.Errorf("longer than %d bytes: move it away", maxStateFile)
 	}
 	temp := "." + name + ".new"
-	if err := unix.Unlinkat(int(dir.Fd()), temp, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
+	err = unix.Unlinkat(int(dir.Fd()), temp, 0)
+	if errors.Is(err, unix.EISDIR) {
+		err = unix.Unlinkat(int(dir.Fd()), temp, unix.AT_REMOVEDIR)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%s: %w", temp, err)
 	}
 	to, err := open(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
@@ -286,20 +319,23 @@ func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
 	return dir.Sync()
 }
 
-// give changes the owner of a directory and of what is in it, first the latter: nobody else can put
+// give changes the owner of a directory and of the daemon's files in it, first the latter: nobody else can put
 // anything in its way as long as the directory is root's.
-func give(dir *os.File, a *account) error {
+func (d dir) give(dir *os.File, a *account) error {
 	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer list.Close()
-	names, err := list.Readdirnames(-1)
-	if err != nil {
-		return err
+	names := stateFiles
+	if !d.keeps {
+		if names, err = list.Readdirnames(-1); err != nil {
+			return err
+		}
 	}
 	for _, name := range names {
-		if err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
 		}
 	}

@@ -20,7 +20,7 @@ func (f *adminFlags) edit(cmd *cobra.Command, kind overlay.Kind, action control.
 		return err
 	}
 	for _, w := range done.Warnings {
-		fmt.Fprintf(cmd.ErrOrStderr(), "imdsfs: warning: %s\n", w)
+		say(cmd.ErrOrStderr(), "warning", w)
 	}
 	return nil
 }

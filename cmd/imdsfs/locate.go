@@ -24,10 +24,10 @@ func runtimeDirs(flag string) []string {
 	switch {
 	case flag != "":
 		return []string{flag}
-	case own == systemRuntimeDir:
+	case own == rootRuntimeDir:
 		return []string{own}
 	}
-	return []string{own, systemRuntimeDir}
+	return []string{own, rootRuntimeDir}
 }
 
 // answering is the first address of the daemon with the run-time directory dir at which somebody answers; not valid if

@@ -1,8 +1,7 @@
 // Command imdsfs serves EC2 instance metadata over HTTP and as a filesystem, from one tree.
 //
-// Each subcommand has a file of its own (serve.go, check.go, get.go, tree.go, version.go); mountfuse.go
-// is the program when mount(8) calls it; text.go holds what errors look like and the exit codes. Only this package logs at start-up and decides
-// exit codes. Who trusts whom between root, the daemon's user and everybody else is told in package keeper.
+// Each subcommand has a file of its own; mountfuse.go is the program when mount(8) calls it; text.go holds what errors
+// look like and the exit codes. Only this package logs at start-up and decides exit codes. Who trusts whom between root, the daemon's user and everybody else is told in package keeper.
 package main
 
 import (

@@ -44,6 +44,8 @@ was to hand over. After a start that was refused, the mount goes unless a tree h
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s.keep = true // --user is meant for the helper
+			// The daemon may have flags for what is not the helper's business: the file is not judged by that.
+			s.listen, s.metrics, s.admin, s.stateDir = []string{"127.0.0.1:0"}, none, none, defaultRuntimeDir()
 			err := s.resolve(nil)
 			switch {
 			case unmount || afterStop:

@@ -179,7 +179,7 @@ func printOptions(w io.Writer, options []control.Option) error {
 		if o.Locked {
 			lock = " (locked)"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s%s\n", o.Name, o.Value, o.Origin, lock)
+		fmt.Fprintf(tw, "%s\t%s\t%s%s\n", printable(o.Name), printable(o.Value), printable(o.Origin), lock)
 	}
 	return tw.Flush()
 }

@@ -45,7 +45,7 @@ func (p *process) refused(ctx context.Context, predecessor *fs.Predecessor, err 
 		p.successor = true
 		return err
 	}
-	if predecessor != nil {
+	if predecessor != nil && p.mount == nil { // else it is the mount's
 		if err := predecessor.Discard(p.settings.runtimeDir, p.kept); err != nil {
 			p.log.WithError(err).Debug("unmount what the predecessor had mounted")
 		}

@@ -48,7 +48,11 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	return f, p.kept.Keep(keptLock, f)
+	if err := p.kept.Keep(keptLock, f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // unlock lets another daemon have the run-time directory, at once: whoever keeps the lock for us may take a while to
@@ -88,8 +92,11 @@ func launchFile(stateDir string) string { return filepath.Join(stateDir, "launch
 func readLaunchTime(stateDir string) (time.Time, error) {
 	path := launchFile(stateDir)
 	text, err := atomicfile.Read(path, maxLaunchFile)
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
 		return time.Time{}, err
+	}
+	if err != nil {
+		return time.Time{}, failure(exitInvalid, "move it away: a new time is fixed at the next start", err)
 	}
 	var state launchState
 	if err := json.Unmarshal(text, &state); err != nil {

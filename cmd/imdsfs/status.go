@@ -49,7 +49,9 @@ look at (root: all). Such a file never changes: bind-mount its directory instead
 func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	age := func(t time.Time) string { return now.Sub(t).Truncate(time.Second).String() }
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	line := func(key, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", key, fmt.Sprintf(format, args...)) }
+	line := func(key, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", key, printable(fmt.Sprintf(format, args...)))
+	}
 	line("version", "%s", s.Version)
 	line("running", "pid %d, for %s", s.PID, age(s.Started))
 	line("instance", "%s", first(s.Instance, "without an id"))

@@ -80,17 +80,29 @@ func report(w io.Writer, err error) int {
 	var several lines
 	if errors.As(err, &faults) {
 		for _, f := range faults {
-			fmt.Fprintf(w, "imdsfs: error: %s\n", f)
+			say(w, "error", f.String())
 		}
 	} else if errors.As(err, &several) {
 		for _, l := range several {
-			fmt.Fprintf(w, "imdsfs: error: %s\n", l)
+			say(w, "error", l)
 		}
 	} else {
-		fmt.Fprintf(w, "imdsfs: error: %s\n", strings.TrimSuffix(err.Error(), "."))
+		say(w, "error", strings.TrimSuffix(err.Error(), "."))
 	}
 	if hint != "" {
-		fmt.Fprintf(w, "imdsfs: hint: %s\n", hint)
+		say(w, "hint", hint)
 	}
 	return code
+}
+
+// say prints what is said of something: error, hint or warning. The text may come from a file, a name or a daemon of
+// somebody else: it cannot move the cursor, and further lines of it are indented, so that none looks like another's.
+func say(w io.Writer, kind, text string) error {
+	text = strings.TrimRight(text, "\n")
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	_, err := fmt.Fprintf(w, "imdsfs: %s: %s\n", kind, strings.Join(lines, "\n  "))
+	return err
 }

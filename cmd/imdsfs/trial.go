@@ -43,7 +43,7 @@ func (s *settings) lookAtTree(ctx context.Context, warnings io.Writer) error {
 		return invalid(s.config, err)
 	}
 	for _, w := range p.store.Snapshot().Warnings() {
-		fmt.Fprintf(warnings, "imdsfs: warning: %s\n", w)
+		say(warnings, "warning", w.String())
 	}
 	return nil
 }

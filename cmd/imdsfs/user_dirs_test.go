@@ -81,18 +81,28 @@ func TestRootTakesItsDefaultDirectoriesBack(t *testing.T) {
 	if said := w.run("stat -c %U /run/imdsfs /run/imdsfs/* /var/lib/imdsfs | sort -u"); said != "nobody\n" {
 		t.Errorf("the directories belong to %q", said)
 	}
+	if said, code := w.try(w.base + "/imdsfs serve --mount none --listen 127.0.0.1:0 --runtime-dir /run/other"); code != exitFailed || !strings.Contains(said, "/var/lib/imdsfs is the state directory of a running imdsfs") {
+		t.Errorf("with its state directory: exit code %d\n%s", code, said)
+	}
 	stop()
 
 	// What the last owner leaves there may be meant for root.
 	w.run(`cd /var/lib/imdsfs; mkdir -m 755 /var/lib/theirs; echo x >/var/lib/theirs/file; chown 1:1 /var/lib/theirs/file
 ln /var/lib/theirs/file linked; ln -s /var/lib/theirs/file link; mkfifo fifo; chown -h nobody link fifo; chmod 750 .
+echo secret >moved; chmod 600 moved; mkdir .overlay.json.new /run/imdsfs/subdir; truncate -s 100T sparse; chown nobody sparse
+cp moved /run/imdsfs/moved
 ln -s /var/lib/theirs/file /run/imdsfs/refused`)
 	before := w.run("cat /run/imdsfs/token.key; stat -c %i /var/lib/imdsfs/overlay.json")
 	serve("")()
 	if said := w.run("stat -c '%n %U %a' /run/imdsfs /var/lib/imdsfs /var/lib/imdsfs/* /var/lib/theirs/file"); said != `/run/imdsfs root 755
 /var/lib/imdsfs root 700
+/var/lib/imdsfs/fifo nobody 644
 /var/lib/imdsfs/launch.json root 600
+/var/lib/imdsfs/link nobody 777
+/var/lib/imdsfs/linked daemon 644
+/var/lib/imdsfs/moved root 600
 /var/lib/imdsfs/overlay.json root 600
+/var/lib/imdsfs/sparse nobody 644
 /var/lib/theirs/file daemon 644
 ` {
 		t.Errorf("there is\n%s", said)
@@ -104,6 +114,9 @@ ln -s /var/lib/theirs/file /run/imdsfs/refused`)
 	stop = serve("--keep --user daemon")
 	if said := w.run(w.base + "/imdsfs options get; stat -c %U /var/lib/imdsfs"); !strings.Contains(said, "http-put-response-hop-limit  7 ") || !strings.HasSuffix(said, "\ndaemon\n") {
 		t.Errorf("the options are\n%s", said)
+	}
+	if said := w.run("stat -c %U /var/lib/imdsfs/moved /var/lib/imdsfs/overlay.json /var/lib/theirs/file; ls /run/imdsfs"); !strings.HasPrefix(said, "root\ndaemon\ndaemon\n") || strings.Contains(said, "moved") || strings.Contains(said, "subdir") {
+		t.Errorf("what was moved there has changed hands:\n%s", said)
 	}
 	stop()
 

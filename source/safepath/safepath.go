@@ -258,3 +258,11 @@ func Reopen(f *os.File, flags int) (*os.File, error) {
 // ProcPath is a path that leads to what f holds, for system calls that take paths only. It must be followed
 // (no AT_SYMLINK_NOFOLLOW), and f stay open.
 func ProcPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
+// ShellWord is text, such as a path, as one word of a shell, for a command that somebody may paste.
+func ShellWord(text string) string {
+	if text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/") == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}

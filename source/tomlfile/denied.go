@@ -48,14 +48,15 @@ func denied(path string, st *unix.Stat_t, right uint32) *DeniedError {
 		verb, letter = "enter", "x"
 	}
 	groups, _ := unix.Getgroups()
+	word := safepath.ShellWord(path)
 	ours, bits, hint := os.Getegid(), right, ""
 	switch {
 	case int(st.Uid) == os.Geteuid():
-		bits, hint = right<<6, "chmod u+"+letter+" "+path
+		bits, hint = right<<6, "chmod u+"+letter+" "+word
 	case int(st.Gid) == ours || slices.Contains(groups, int(st.Gid)):
-		bits, hint = right<<3, "chmod g+"+letter+" "+path
+		bits, hint = right<<3, "chmod g+"+letter+" "+word
 	default:
-		hint = fmt.Sprintf("chgrp %s %s && chmod g+%s %s", groupName(ours), path, letter, path)
+		hint = fmt.Sprintf("chgrp %s %s && chmod g+%s %s", groupName(ours), word, letter, word)
 	}
 	if st.Mode&bits != 0 {
 		hint = "its mode allows that: see its ACL with getfacl, and whether a security module denies it"

@@ -32,12 +32,12 @@ func readerFor(path string, st *unix.Stat_t) reader {
 	var reasons, remedies []string
 	if !safepath.IsOurs(st.Uid) {
 		reasons = append(reasons, fmt.Sprintf("belongs to uid %d", st.Uid))
-		remedies = append(remedies, "chown root "+path)
+		remedies = append(remedies, "chown root "+safepath.ShellWord(path))
 	}
 	writable := safepath.WritableByOthers(st)
 	if writable {
 		reasons = append(reasons, fmt.Sprintf("can be written by others (mode %04o)", st.Mode&0o7777))
-		remedies = append(remedies, "chmod go-w "+path)
+		remedies = append(remedies, "chmod go-w "+safepath.ShellWord(path))
 	}
 	return reader{strings.Join(reasons, " and "), strings.Join(remedies, " && "), st.Uid, writable}
 }
