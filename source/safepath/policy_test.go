@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -289,5 +290,14 @@ func TestErrorsShowOddNamesQuoted(t *testing.T) {
 	err := &Error{Path: "/tmp/a\x1b[2J\nroot", Reason: "belongs to uid 1000"}
 	if got, want := err.Error(), `"/tmp/a\x1b[2J\nroot" belongs to uid 1000`; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestAShellReadsAWordAsOne(t *testing.T) {
+	for _, text := range []string{"/etc/imdsfs/imdsfs.toml", "", "a b", "/w/a; touch PWNED; #", "$(id)", "it's", "`id`", "a\nb", "*", "\\"} {
+		out, err := exec.Command("sh", "-c", "printf '%s|' "+ShellWord(text)+" end").Output()
+		if want := text + "|end|"; err != nil || string(out) != want {
+			t.Errorf("%q: %v, %q", text, err, out)
+		}
 	}
 }
