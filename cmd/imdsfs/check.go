@@ -84,14 +84,15 @@ func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths 
 			return err
 		}
 	}
-	if len(faults) == 0 {
-		return failed
-	}
-	if failed != nil {
-		report(stderr, failed)
-	}
-	if c.json {
+	switch {
+	case len(faults) == 0 && failed == nil:
+		return nil
+	case c.json:
 		return &exitError{exitInvalid} // they are told
+	case len(faults) == 0:
+		return failure(exitInvalid, "", failed)
+	case failed != nil:
+		report(stderr, failed)
 	}
 	return faults.Err()
 }

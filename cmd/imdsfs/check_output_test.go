@@ -149,7 +149,7 @@ func TestCheckPrintsOneDocumentAFile(t *testing.T) {
 	if f := got[1].Faults; len(f) != 2 || f[0] != (checkFault{bad, 3, "instance.platfrom", "unknown key", "did you mean platform?"}) || f[1].Line != 11 || f[1].Key != "server.allow-from" {
 		t.Errorf("%+v", f)
 	}
-	if f := documents(exitFailed, "missing.toml", odd)[0].Faults; len(f) != 1 || !strings.Contains(f[0].Message, "no such file") {
+	if f := documents(exitInvalid, "missing.toml", odd)[0].Faults; len(f) != 1 || !strings.Contains(f[0].Message, "no such file") {
 		t.Errorf("%+v", f)
 	}
 }

@@ -110,16 +110,16 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	if err := makeDirs(s); err != nil {
 		return refused(err)
 	}
-	state, err := holdStateDir(s.stateDir)
-	if err != nil {
-		return refused(err)
-	}
-	defer state.Close()
 	lock, err := p.lockRuntimeDir()
 	if err != nil {
 		return refused(err)
 	}
 	defer p.unlock(lock)
+	state, err := holdStateDir(ctx, s.stateDir)
+	if err != nil {
+		return refused(err)
+	}
+	defer state.Close()
 	reapPredecessor()
 	p.dropUnsound()
 

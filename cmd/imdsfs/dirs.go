@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +37,7 @@ const (
 	rootStateDir   = "/var/lib/imdsfs"
 
 	maxStateFile = 128 << 20 // bytes, as in package overlay
+	stateDirWait = 2 * time.Second
 )
 
 // stateFiles are all files of the state directory.
@@ -214,24 +217,38 @@ func (d dir) lockOut(f *os.File) (*os.File, error) {
 		lock.Close()
 		if d.keeps {
 			return nil, failure(exitFailed, "stop that first, or give this one a --state-dir of its own",
-				fmt.Errorf("%s is the state directory of a running imdsfs of another user", d.path))
+				fmt.Errorf("%s is the state directory of a running imdsfs", d.path))
 		}
 		return nil, isRunning(d.path)
 	}
 	return lock, nil
 }
 
-// holdStateDir keeps the state directory from changing hands for as long as the file is open.
-func holdStateDir(dir string) (*os.File, error) {
+// holdStateDir keeps the state directory from other daemons, and from changing hands, for as long as the file is open:
+// two that write one overlay would lose changes. A predecessor that was killed may take a moment to let go.
+func holdStateDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		f.Close()
-		return nil, failure(exitFailed, "try again", fmt.Errorf("%s is just being taken over", dir))
+	for end := time.Now().Add(stateDirWait); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		case ctx.Err() != nil || time.Now().After(end):
+			f.Close()
+			return nil, failure(exitFailed, "stop that first, or give this one a --state-dir of its own",
+				fmt.Errorf("%s is the state directory of a running imdsfs", dir))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return f, nil
 }
 
 // takeBack makes root the owner of a directory again, and of what it keeps. From when the directory is root's, nobody

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 )
@@ -30,7 +32,7 @@ sockets and start it again when it dies, or is silent for too long. Who reads th
 containers that bind it, waits a moment and goes on. With systemd the packaged unit does the same
 without --keep.
 
-Each flag is a key of [server] in the file as well; a flag wins.`,
+Each flag but --config and --force-addresses is a key of [server] in the file as well (--host is hosts); a flag wins.`,
 		Example: `  imdsfs serve -c testdata/instances/web-1.toml
   imdsfs serve -c testdata/instances/web-1.toml --listen 127.0.0.1:1338 --mount none
   imdsfs serve -c testdata/instances/web-1.toml --listen none --mount /run/metadata
@@ -38,6 +40,9 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
   imdsfs serve -c testdata/instances/web-1.toml --keep`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := refuseEmpty(cmd); err != nil {
+				return err
+			}
 			if s.trial {
 				return s.try(cmd.Context())
 			}
@@ -61,6 +66,16 @@ Each flag is a key of [server] in the file as well; a flag wins.`,
 	}
 	s.addFlags(cmd)
 	return cmd
+}
+
+// refuseEmpty refuses a flag that says nothing, as a variable that is not set makes it.
+func refuseEmpty(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" && err == nil {
+			err = failure(exitUsage, "leave it out to have the default", fmt.Errorf("--%s is empty", f.Name))
+		}
+	})
+	return err
 }
 
 func newLogger(w io.Writer, s *settings) *logrus.Logger {

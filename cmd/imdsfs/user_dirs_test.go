@@ -84,6 +84,11 @@ func TestRootTakesItsDefaultDirectoriesBack(t *testing.T) {
 	if said, code := w.try(w.base + "/imdsfs serve --mount none --listen 127.0.0.1:0 --runtime-dir /run/other"); code != exitFailed || !strings.Contains(said, "/var/lib/imdsfs is the state directory of a running imdsfs") {
 		t.Errorf("with its state directory: exit code %d\n%s", code, said)
 	}
+	for _, flag := range []string{"--mount ''", "--state-dir="} {
+		if said, code := w.try(w.base + "/imdsfs serve --listen 127.0.0.1:0 " + flag); code != exitUsage || !strings.Contains(said, " is empty") {
+			t.Errorf("%s: exit code %d\n%s", flag, code, said)
+		}
+	}
 	stop()
 
 	// What the last owner leaves there may be meant for root.

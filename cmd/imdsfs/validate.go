@@ -97,7 +97,7 @@ func (s *settings) settleTogether(j *judge) {
 		}
 	}
 	for _, d := range s.dirs() {
-		if s.mount != none && isAtOrAbove(s.mount, d.path) {
+		if s.mount != "" && s.mount != none && isAtOrAbove(s.mount, d.path) {
 			j.together("choose another with --mount", fmt.Sprintf("the %s %s would lie below the mount %s", d.name, d.path, s.mount), "mount", strings.TrimPrefix(d.flag, "--"))
 		}
 	}

@@ -83,7 +83,7 @@ func (c *Control) Reset(kinds []overlay.Kind, instance *string, by string) (forg
 		if instance != nil && *instance != id {
 			others := c.Overlay.Others(id)
 			if !slices.Contains(others, *instance) {
-				return refuse(CodeInvalidValue, "no changes are kept for instance '%.80s', but for %s", *instance, quotedIDs(others))
+				return refuse(CodeInvalidValue, "no changes are kept for instance '%.80s'; %s", *instance, quotedIDs(others))
 			}
 			id = *instance
 		}
@@ -102,9 +102,9 @@ func (c *Control) Reset(kinds []overlay.Kind, instance *string, by string) (forg
 func quotedIDs(ids []string) string {
 	const most = 10
 	if len(ids) == 0 {
-		return "none but the running one"
+		return "there are none for any other than the running one"
 	}
-	text := "'" + strings.Join(ids[:min(len(ids), most)], "', '") + "'"
+	text := "there are some for '" + strings.Join(ids[:min(len(ids), most)], "', '") + "'"
 	if len(ids) > most {
 		text += " and others"
 	}

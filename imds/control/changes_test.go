@@ -124,7 +124,7 @@ func TestResetForgets(t *testing.T) {
 		"another instance":         {instance: &other, forgotten: []string{"options " + tokens, "tags Name"}, left: all},
 		"another, a kind":          {instance: &other, kinds: []overlay.Kind{overlay.Tags}, forgotten: all[1:2], left: all, others: []Others{{second, 1}}},
 		"another, a lock":          {instance: &other, lock: []string{tokens}, forgotten: []string{"options " + tokens, "tags Name"}, left: all},
-		"an unknown instance":      {instance: new(string), left: all, others: []Others{{second, 2}}, code: CodeInvalidValue, says: "for instance '', but for '" + second + "'"},
+		"an unknown instance":      {instance: new(string), left: all, others: []Others{{second, 2}}, code: CodeInvalidValue, says: "for instance ''; there are some for '" + second + "'"},
 		"an unknown kind":          {kinds: []overlay.Kind{overlay.Tags, "tag"}, left: all, others: []Others{{second, 2}}, code: CodeInvalidValue, says: "'tag' is no kind"},
 		"a locked option":          {lock: []string{tokens}, left: all, others: []Others{{second, 2}}, code: CodeUnauthorized, says: "HttpTokens is locked at 'required'"},
 		"beside a locked option":   {lock: []string{tokens}, kinds: []overlay.Kind{overlay.Tags, overlay.Values}, forgotten: all[1:], left: all[:1], others: []Others{{second, 2}}},
