@@ -287,7 +287,7 @@ var daemonsDescriptors = []string{
 	"/dev/fuse", "/dev/fuse", "/memfd:imdsfs fuse-mount", "/memfd:imdsfs fuse-mount", "/memfd:imdsfs fuse-tree", "/memfd:imdsfs server",
 	"0 /dev/null", "1 pipe", "2 pipe", "anon_inode:[eventpoll]", "anon_inode:inotify",
 	"daemon.lock", "daemon.lock", "mount.lock", "mount.lock",
-	"site/run", "socket", "socket", "socket", "socket", "socket", "socket",
+	"site/run", "site/state", "socket", "socket", "socket", "socket", "socket", "socket",
 }
 
 var numbered = regexp.MustCompile(`(-[0-9a-f]+(\.lock)?)?( \(deleted\)|:\[\d+\])?$`)
