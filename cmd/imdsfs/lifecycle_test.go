@@ -149,7 +149,7 @@ func TestAStoppedDaemon(t *testing.T) {
 		s.runtime:                "already running with the run-time directory " + s.runtime,
 		s.mustMkdir("other-run"): "mount " + s.mount + ": already served by a running imdsfs: with another run-time directory, and it does not answer",
 	} {
-		if said := s.refused("--runtime-dir", runtimeDir); !strings.Contains(said, want) {
+		if said := s.refused("--runtime-dir", runtimeDir, "--state-dir", s.base+"/other-state"); !strings.Contains(said, want) {
 			t.Errorf("with run-time directory %s: %s", runtimeDir, said)
 		}
 	}

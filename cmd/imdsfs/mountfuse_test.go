@@ -33,7 +33,7 @@ func TestALineInFstabMountsAndUmountEndsIt(t *testing.T) {
 	}
 	w.fails(mountFailed, "mount /run/metadata", "imdsfs: error: an imdsfs is already running with the run-time directory /run/imdsfs\n"+
 		"imdsfs: hint: stop it first, or give this one a --runtime-dir of its own\n")
-	w.fails(mountFailed, "mount -o runtime-dir=/run/other,listen=none /run/metadata",
+	w.fails(mountFailed, "mount -o runtime-dir=/run/other,state-dir=/var/lib/other,listen=none /run/metadata",
 		"imdsfs: error: mount /run/metadata: already served by a running imdsfs: with another run-time directory\n"+
 			"imdsfs: hint: stop that one (umount -l if there is none), or choose another directory with --mount\n")
 	w.check("/run/metadata")

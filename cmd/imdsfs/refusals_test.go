@@ -15,12 +15,13 @@ import (
 func TestASecondDaemonIsRefusedByName(t *testing.T) {
 	s := newTierSite(t)
 	d := s.start()
-	for _, c := range []struct{ runtime, said, hint string }{
-		{s.runtime, "an imdsfs is already running with the run-time directory " + s.runtime, "stop it first, or give this one a --runtime-dir of its own"},
-		{s.base + "/run2", "mount " + s.mount + ": already served by a running imdsfs: with another run-time directory", "stop that one (umount -l if there is none), or choose another directory with --mount"},
+	for _, c := range []struct{ runtime, state, said, hint string }{
+		{s.runtime, s.state, "an imdsfs is already running with the run-time directory " + s.runtime, "stop it first, or give this one a --runtime-dir of its own"},
+		{s.base + "/run2", s.state, s.state + " is the state directory of a running imdsfs", "stop that first, or give this one a --state-dir of its own"},
+		{s.base + "/run2", s.base + "/state2", "mount " + s.mount + ": already served by a running imdsfs: with another run-time directory", "stop that one (umount -l if there is none), or choose another directory with --mount"},
 	} {
 		want := "imdsfs: error: " + c.said + "\nimdsfs: hint: " + c.hint + "\n"
-		if said := s.refused("--runtime-dir", c.runtime); said != want {
+		if said := s.refused("--runtime-dir", c.runtime, "--state-dir", c.state); said != want {
 			t.Errorf("said\n%swant\n%s", said, want)
 		}
 	}
