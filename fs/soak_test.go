@@ -146,3 +146,21 @@ func TestTheLargestTree(t *testing.T) {
 		t.Errorf("a heap of %d bytes, %d after all was read", before.heap, after.heap)
 	}
 }
+
+// cacheDrops counts how often somebody has had the kernel drop its caches.
+func cacheDrops(t *testing.T) (drops string) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "drop_pagecache ") || strings.HasPrefix(line, "drop_slab ") {
+			drops += line
+		}
+	}
+	if drops == "" {
+		t.Fatal("/proc/vmstat does not count what is dropped")
+	}
+	return drops
+}
