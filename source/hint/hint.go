@@ -1,0 +1,60 @@
+// Package hint is the error that every part of the program returns when it can tell the user what to do:
+//
+//	package ──▶ hint.Failed(hint, err) ──▶ cmd/imdsfs: prints the error, the hint below it, and exits by the kind
+//
+// A package that has no advice returns a plain error; what wraps a hint keeps it.
+package hint
+
+import "errors"
+
+// A Kind tells whose fault an error is. The command line turns it into its exit code.
+type Kind uint8
+
+const (
+	KindFailed  Kind = iota // something went wrong while the program worked
+	KindUsage               // wrong usage of the command line
+	KindInvalid             // the configuration, or what lies on the disk, is invalid
+	KindNo                  // the question was good, and the answer is no
+)
+
+// An Error is an error and what to do about it.
+type Error struct {
+	Kind Kind
+	Err  error  // what is wrong; never nil, holds no secret
+	Hint string // what to do; may be empty
+}
+
+// Error is the message alone; the hint gets a line of its own.
+func (e *Error) Error() string { return e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Failed is an error of [KindFailed].
+func Failed(hint string, err error) error { return &Error{KindFailed, err, hint} }
+
+// Usage is an error of [KindUsage].
+func Usage(hint string, err error) error { return &Error{KindUsage, err, hint} }
+
+// Invalid is an error of [KindInvalid].
+func Invalid(hint string, err error) error { return &Error{KindInvalid, err, hint} }
+
+// No is an error of [KindNo].
+func No(hint string, err error) error { return &Error{KindNo, err, hint} }
+
+// Of is the hint that err, or what it wraps, carries; "" if none. The outermost counts.
+func Of(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
+}
+
+// KindOf is the kind of err, [KindFailed] of an error without one. The outermost counts.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return KindFailed
+}
