@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/linklocal"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // addAddresses puts the link-local addresses on a link of our own, if that is wanted. Without the privilege it
@@ -55,7 +56,7 @@ func (p *process) removeAddresses() {
 func refusedAddresses(err error) error {
 	var refused *linklocal.Error
 	if errors.As(err, &refused) {
-		return failure(exitFailed, refused.Hint, err)
+		return problem.Failed(refused.Hint, err)
 	}
 	return err
 }
@@ -116,7 +117,7 @@ func (s *settings) runAddressHelper(ctx context.Context, program string) error {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil && ctx.Err() == nil {
-		return &exitError{exitFailed} // it has said why
+		return &exitError{code: exitFailed} // it has said why
 	}
 	return nil
 }

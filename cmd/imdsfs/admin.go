@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -95,15 +96,15 @@ var errNoDaemon = errors.New("no imdsfs is running")
 var errNoSocket = errors.New("has no admin socket")
 
 func noDaemon(socket string, err error) error {
-	var said *cliError
+	var said *problem.Error
 	switch {
 	case errors.As(err, &said):
 		return err
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return failure(exitFailed, "start it with imdsfs serve, or name its --runtime-dir or --admin socket",
+		return problem.Failed("start it with imdsfs serve, or name its --runtime-dir or --admin socket",
 			fmt.Errorf("%w at %s", errNoDaemon, socket))
 	case errors.Is(err, os.ErrPermission):
-		return failure(exitFailed, "run as root or as the daemon's user", fmt.Errorf("%s: permission denied", socket))
+		return problem.Failed("run as root or as the daemon's user", fmt.Errorf("%s: permission denied", socket))
 	}
 	return fmt.Errorf("ask the daemon at %s: %w", socket, err)
 }
@@ -115,10 +116,10 @@ func refusal(answer []byte, resp *http.Response) error {
 		return fmt.Errorf("the daemon answers %s", resp.Status)
 	}
 	if resp.StatusCode >= 500 {
-		return failure(exitFailed, p.Hint, errors.New(p.Message))
+		return problem.Failed(p.Hint, errors.New(p.Message))
 	}
 	if len(p.Faults) > 0 {
-		return failure(exitInvalid, "the daemon goes on serving what was there before: mend the input and reload again", lines(p.Faults))
+		return problem.Invalid("the daemon goes on serving what was there before: mend the input and reload again", lines(p.Faults))
 	}
-	return failure(exitNo, p.Hint, errors.New(p.Code+": "+p.Message))
+	return problem.No(p.Hint, errors.New(p.Code+": "+p.Message))
 }

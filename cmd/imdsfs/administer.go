@@ -18,6 +18,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -33,10 +34,10 @@ func listenAdmin(path string) (net.Listener, error) {
 	parent, name, err := safepath.Policy{}.OpenParent(path)
 	var refused *safepath.Error
 	if errors.As(err, &refused) {
-		return nil, failure(exitInvalid, "choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
+		return nil, problem.Invalid("choose another path with --admin", fmt.Errorf("admin socket %s: %w", path, err))
 	}
 	if err != nil {
-		return nil, failure(exitFailed, "choose another path with --admin, or --admin none", fmt.Errorf("admin socket %s: %w", path, err))
+		return nil, problem.Failed("choose another path with --admin, or --admin none", fmt.Errorf("admin socket %s: %w", path, err))
 	}
 	parent.Close()
 	path = filepath.Join(parent.Name(), name)
@@ -46,7 +47,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	case err != nil:
 		return nil, err
 	case info.Mode().Type() != os.ModeSocket:
-		return nil, failure(exitInvalid, "remove it, or choose another path with --admin", fmt.Errorf("admin socket %s: something else is there", path))
+		return nil, problem.Invalid("remove it, or choose another path with --admin", fmt.Errorf("admin socket %s: something else is there", path))
 	default:
 		if err := os.Remove(path); err != nil {
 			return nil, err
@@ -56,7 +57,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	l, err := net.Listen("unix", path)
 	unix.Umask(old)
 	if err != nil {
-		return nil, failure(exitFailed, "choose another path with --admin, or --admin none", err)
+		return nil, problem.Failed("choose another path with --admin, or --admin none", err)
 	}
 	return l, nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,7 +14,7 @@ import (
 // does there. The kernel lets nobody look into a process one of whose threads has changed its user.
 func asAccount(a *account, f func() error) error {
 	if !isRoot() && os.Geteuid() != a.uid {
-		return failure(exitFailed, "run it as root: sudo imdsfs check --user "+a.name+" FILE", fmt.Errorf("--user %s: only root and that user can tell what the user may read", a.name))
+		return problem.Failed("run it as root: sudo imdsfs check --user "+a.name+" FILE", fmt.Errorf("--user %s: only root and that user can tell what the user may read", a.name))
 	}
 	if !isRoot() {
 		return f()

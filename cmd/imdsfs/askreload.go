@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newReloadCommand(stdout, stderr io.Writer) *cobra.Command {
@@ -61,7 +62,7 @@ func printReloaded(w io.Writer, r *control.Reloaded) error {
 // signalReload asks a daemon without an admin socket (admin = "none", or another path) as well as it can be asked.
 func signalReload(stderr io.Writer, socket string, pid int) error {
 	if pid <= 1 {
-		return failure(exitUsage, "", fmt.Errorf("--pid %d is no daemon's", pid))
+		return problem.Usage("", fmt.Errorf("--pid %d is no daemon's", pid))
 	}
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
 		return fmt.Errorf("no admin socket at %s, and SIGHUP to pid %d: %w", socket, pid, err)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -72,17 +73,17 @@ func (m *mountRequest) background(parent context.Context) error {
 func (m *mountRequest) try(ctx context.Context, log *os.File) (said string, err error) {
 	program, err := os.Executable()
 	if err != nil {
-		return "", &mountError{mountSystem, err}
+		return "", &exitError{mountSystem, err}
 	}
 	fd, err := unix.MemfdCreate("imdsfs start", unix.MFD_CLOEXEC) // unlike a pipe it never breaks
 	if err != nil {
-		return "", &mountError{mountSystem, fmt.Errorf("memfd_create: %w", err)}
+		return "", &exitError{mountSystem, fmt.Errorf("memfd_create: %w", err)}
 	}
 	start := os.NewFile(uintptr(fd), "start")
 	defer start.Close()
 	d, err := startInBackground(program, m.source, m.args, log, start)
 	if err != nil {
-		return "", &mountError{mountSystem, err}
+		return "", &exitError{mountSystem, err}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, mountLimit, errNotReady)
 	defer cancel()
@@ -114,7 +115,7 @@ func (m *mountRequest) openLog() (*os.File, error) {
 	if m.log == "" {
 		f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 		if err != nil {
-			return nil, &mountError{mountSystem, err}
+			return nil, &exitError{mountSystem, err}
 		}
 		return f, nil
 	}
@@ -123,9 +124,9 @@ func (m *mountRequest) openLog() (*os.File, error) {
 	var refused *safepath.Error
 	switch {
 	case errors.As(err, &refused):
-		return nil, &mountError{mountFailed, failure(mountFailed, refused.Hint+", with log=", fmt.Errorf("log %s: %w", m.log, err))}
+		return nil, &exitError{mountFailed, problem.Failed(refused.Hint+", with log=", fmt.Errorf("log %s: %w", m.log, err))}
 	case err != nil:
-		return nil, &mountError{mountFailed, failure(mountFailed, "choose another file with log=", err)}
+		return nil, &exitError{mountFailed, problem.Failed("choose another file with log=", err)}
 	}
 	return f, nil
 }
@@ -152,12 +153,12 @@ func startInBackground(program, source string, args []string, stdout, stderr *os
 	// Where only we can exchange what is on the way, the path stays what it is.
 	temp, _, err := safepath.Policy{}.OpenParent(filepath.Join(os.TempDir(), "imdsfs-mount"))
 	if err != nil {
-		return nil, failure(mountSystem, "set TMPDIR to a directory that only root can change, or to /tmp", err)
+		return nil, problem.Failed("set TMPDIR to a directory that only root can change, or to /tmp", err)
 	}
 	defer temp.Close()
 	removeLeftovers(temp)
 	if d.dir, err = os.MkdirTemp(temp.Name(), notifyDirPrefix); err != nil { // 0700
-		return nil, failure(mountSystem, "make room there, or set TMPDIR", fmt.Errorf("make a directory in %s: %w", temp.Name(), errors.Unwrap(err)))
+		return nil, problem.Failed("make room there, or set TMPDIR", fmt.Errorf("make a directory in %s: %w", temp.Name(), errors.Unwrap(err)))
 	}
 	defer func() {
 		if err != nil {
@@ -260,9 +261,9 @@ func (d *backgrounded) await(ctx context.Context) error {
 		case err == nil:
 			err = errors.New("somebody stopped it")
 		case d.cmd.ProcessState.Exited():
-			return &exitError{mountFailed} // it has said why
+			return &exitError{code: mountFailed} // it has said why
 		}
-		return &mountError{mountFailed, fmt.Errorf("the daemon ended before it was ready: %w", err)}
+		return &exitError{mountFailed, fmt.Errorf("the daemon ended before it was ready: %w", err)}
 	case <-ctx.Done():
 	}
 	d.cmd.Process.Signal(syscall.SIGTERM)
@@ -272,7 +273,7 @@ func (d *backgrounded) await(ctx context.Context) error {
 		syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) // the session's group: the keeper's daemon too
 		<-d.ended
 	}
-	return &mountError{mountFailed, failure(mountFailed, "see what it waits for with -o log-level=debug,log=FILE", context.Cause(ctx))}
+	return &exitError{mountFailed, problem.Failed("see what it waits for with -o log-level=debug,log=FILE", context.Cause(ctx))}
 }
 
 // killed reports, of one that has ended, whether it had no chance to clear up after itself.

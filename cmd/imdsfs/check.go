@@ -11,6 +11,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -44,7 +45,7 @@ The value of a secret is null.`,
   imdsfs check --json testdata/instances/minimal.toml`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return failure(exitUsage, "see imdsfs check --help", errors.New("imdsfs check takes one file or more"))
+				return problem.Usage("see imdsfs check --help", errors.New("imdsfs check takes one file or more"))
 			}
 			return nil
 		},
@@ -88,9 +89,9 @@ func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths 
 	case len(faults) == 0 && failed == nil:
 		return nil
 	case c.json:
-		return &exitError{exitInvalid} // they are told
+		return &exitError{code: exitInvalid} // they are told
 	case len(faults) == 0:
-		return failure(exitInvalid, "", failed)
+		return problem.Invalid("", failed)
 	case failed != nil:
 		report(stderr, failed)
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
 )
 
@@ -68,7 +69,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 // client returns a client of the service that the flags, the environment or the local daemon name.
 func (f *clientFlags) client(ctx context.Context) (*client, error) {
 	if f.timeout <= 0 {
-		return nil, failure(exitUsage, "say for example --timeout 5s", fmt.Errorf("--timeout %s: not a time to wait", f.timeout))
+		return nil, problem.Usage("say for example --timeout 5s", fmt.Errorf("--timeout %s: not a time to wait", f.timeout))
 	}
 	// At most half of the time goes into connecting, so that the two time-outs can be told apart.
 	dialer := &net.Dialer{Timeout: min(connectTimeout, f.timeout/2)}
@@ -111,7 +112,7 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (base *ur
 		}
 	}
 	if f.local {
-		return nil, false, failure(exitFailed, "start one with: imdsfs serve; or name a service with --endpoint URL", errNoListener)
+		return nil, false, problem.Failed("start one with: imdsfs serve; or name a service with --endpoint URL", errNoListener)
 	}
 	base, err = parseEndpoint("", lastResort)
 	return base, false, err
@@ -122,7 +123,7 @@ func parseEndpoint(name, text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		// The text is not repeated: it may hold a password.
-		return nil, failure(exitUsage, "a good one is http://127.0.0.1:1338", fmt.Errorf("%s: not the URL of a service", name))
+		return nil, problem.Usage("a good one is http://127.0.0.1:1338", fmt.Errorf("%s: not the URL of a service", name))
 	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
 	return u, nil
@@ -174,12 +175,12 @@ type client struct {
 // 404, and else ready for report.
 func (c *client) get(ctx context.Context, path string) ([]byte, error) {
 	body, err := c.fetch(ctx, path)
-	var said *cliError
+	var said *problem.Error
 	if !c.fallback || !errors.As(err, &said) || errors.Is(err, errNobody) {
 		return body, err
 	}
-	return nil, failure(said.code, strings.TrimSuffix(hintNoDaemon+"; there: "+said.hint, "; there: "),
-		fmt.Errorf("%w (no imdsfs daemon listens here, so %s was asked)", err, c.base))
+	return nil, &problem.Error{Kind: said.Kind, Hint: strings.TrimSuffix(hintNoDaemon+"; there: "+said.Hint, "; there: "),
+		Err: fmt.Errorf("%w (no imdsfs daemon listens here, so %s was asked)", err, c.base)}
 }
 
 func (c *client) fetch(ctx context.Context, path string) ([]byte, error) {
@@ -204,7 +205,7 @@ func (c *client) fetch(ctx context.Context, path string) ([]byte, error) {
 		case code == http.StatusUnauthorized && !c.v1 && !renewed:
 			c.token = "" // it expired, or the service started anew
 		default:
-			return nil, failure(exitFailed, c.hint(code), fmt.Errorf("GET %s: %s", c.url(path), status(code)))
+			return nil, problem.Failed(c.hint(code), fmt.Errorf("GET %s: %s", c.url(path), status(code)))
 		}
 	}
 }
@@ -212,13 +213,13 @@ func (c *client) fetch(ctx context.Context, path string) ([]byte, error) {
 func (c *client) renewToken(ctx context.Context) error {
 	const path = "/latest/api/token"
 	refused := func(hint, what string) error {
-		return failure(exitFailed, hint, fmt.Errorf("no session token: PUT %s: %s", c.url(path), what))
+		return problem.Failed(hint, fmt.Errorf("no session token: PUT %s: %s", c.url(path), what))
 	}
 	header := http.Header{"X-Aws-Ec2-Metadata-Token-Ttl-Seconds": {tokenTTL}}
 	code, body, err := c.do(ctx, http.MethodPut, path, header, maxToken)
 	switch {
 	case errors.Is(err, errTimeout):
-		return failure(exitFailed, "from a container or through a proxy http-put-response-hop-limit must be 2 or more; --v1 asks without a token",
+		return problem.Failed("from a container or through a proxy http-put-response-hop-limit must be 2 or more; --v1 asks without a token",
 			fmt.Errorf("no session token: %w", err))
 	case err != nil:
 		return err
@@ -292,14 +293,14 @@ func (c *client) explain(method, path string, err error) error {
 		if op.Timeout() {
 			text = "connect: timed out"
 		}
-		return failure(exitFailed, hintNoDaemon, fmt.Errorf("%w at %s: %s", errNobody, c.base, text))
+		return problem.Failed(hintNoDaemon, fmt.Errorf("%w at %s: %s", errNobody, c.base, text))
 	case errors.Is(err, context.DeadlineExceeded):
-		return failure(exitFailed, "see whether the service is well, or wait longer with --timeout",
+		return problem.Failed("see whether the service is well, or wait longer with --timeout",
 			fmt.Errorf("%s %s: %w (%s)", method, c.url(path), errTimeout, c.timeout))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = errors.New("the connection was closed before the whole answer came")
 	}
-	return failure(exitFailed, hintStranger, fmt.Errorf("%s %s: %w", method, c.url(path), err))
+	return problem.Failed(hintStranger, fmt.Errorf("%s %s: %w", method, c.url(path), err))
 }
 
 // hint says what to do about the status code of an answer, "" if nothing.

@@ -25,6 +25,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds/metrics"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -234,7 +235,7 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 // openStore makes the store, of all sources: those of the settings, and what was changed at run time.
 func (p *process) openStore(launch time.Time) (err error) {
 	if p.overlay, err = overlay.Open(p.settings.stateDir); err != nil {
-		return failure(exitInvalid, "move the file away: what was set at run time is then forgotten, locked options included", err)
+		return problem.Invalid("move the file away: what was set at run time is then forgotten, locked options included", err)
 	}
 	var sources []source.Source
 	sources, p.file = p.settings.instanceSources()

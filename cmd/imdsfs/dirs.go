@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -138,7 +139,7 @@ func (d dir) open(a *account) (f *os.File, made bool, err error) {
 	case errors.As(err, &refused):
 		return nil, false, d.refuse(refused)
 	case err != nil:
-		return nil, false, noRoom(failure(exitInvalid, "choose another with "+d.flag, err), d.path, d.flag)
+		return nil, false, noRoom(problem.Invalid("choose another with "+d.flag, err), d.path, d.flag)
 	}
 	return f, made, nil
 }
@@ -158,7 +159,7 @@ func (d dir) lastOwner() (uid int, ok bool) {
 }
 
 func (d dir) refuse(err error) error {
-	return failure(exitInvalid, "name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
+	return problem.Invalid("name another with "+d.flag+", which only you can change; or, if a daemon of another user left it, stop that and remove it",
 		fmt.Errorf("%s: %w", d.name, err))
 }
 
@@ -179,7 +180,7 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 	case !d.isRoots() && !made && owner != os.Geteuid():
 		return d.refuse(fmt.Errorf("%s belongs to uid %d, not to us", d.path, owner))
 	case !d.isRoots() && !made:
-		return failure(exitInvalid, "chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
+		return problem.Invalid("chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
 	case owner == a.uid && owner != 0:
 		return nil
 	}
@@ -192,7 +193,7 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 	}
 	if d.isRoots() {
 		if err := d.takeBack(f, owner); err != nil {
-			return failure(exitFailed, "remove what is in the way, or choose another with "+d.flag, fmt.Errorf("%s: take over %s: %w", d.name, d.path, err))
+			return problem.Failed("remove what is in the way, or choose another with "+d.flag, fmt.Errorf("%s: take over %s: %w", d.name, d.path, err))
 		}
 	}
 	if owner == a.uid || a.uid == 0 {
@@ -216,7 +217,7 @@ func (d dir) lockOut(f *os.File) (*os.File, error) {
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		lock.Close()
 		if d.keeps {
-			return nil, failure(exitFailed, "stop that first, or give this one a --state-dir of its own",
+			return nil, problem.Failed("stop that first, or give this one a --state-dir of its own",
 				fmt.Errorf("%s is the state directory of a running imdsfs", d.path))
 		}
 		return nil, isRunning(d.path)
@@ -241,7 +242,7 @@ func holdStateDir(ctx context.Context, dir string) (*os.File, error) {
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		case ctx.Err() != nil || time.Now().After(end):
 			f.Close()
-			return nil, failure(exitFailed, "stop that first, or give this one a --state-dir of its own",
+			return nil, problem.Failed("stop that first, or give this one a --state-dir of its own",
 				fmt.Errorf("%s is the state directory of a running imdsfs", dir))
 		}
 		select {

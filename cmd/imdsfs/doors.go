@@ -11,6 +11,7 @@ import (
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/token"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func (p *process) newEdge() (*edge.Server, error) {
@@ -61,13 +62,12 @@ func refusedPoint(err error) error {
 	if !errors.As(err, &point) {
 		return nil
 	}
-	code := exitFailed
 	for _, lasting := range []error{fs.ErrNotDir, fs.ErrNotEmpty, fs.ErrNoParent, fs.ErrExchangeable} {
 		if errors.Is(err, lasting) {
-			code = exitInvalid
+			return problem.Invalid(point.Hint, err)
 		}
 	}
-	return failure(code, point.Hint, err)
+	return problem.Failed(point.Hint, err)
 }
 
 // unmount is the end of the mount, or has a successor go on with it.

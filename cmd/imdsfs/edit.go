@@ -11,6 +11,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // edit sends one change of a tag or a value, and says what is odd about it.
@@ -97,7 +98,7 @@ func argument(stdin io.Reader, text string) ([]byte, error) {
 	}
 	value, err := io.ReadAll(io.LimitReader(stdin, source.MaxLeaf+1))
 	if err == nil && len(value) > source.MaxLeaf {
-		err = failure(exitUsage, "", fmt.Errorf("standard input holds more than %d bytes", source.MaxLeaf))
+		err = problem.Usage("", fmt.Errorf("standard input holds more than %d bytes", source.MaxLeaf))
 	}
 	return value, err
 }
@@ -111,11 +112,11 @@ func everywhere(path string) (string, error) {
 	}
 	switch {
 	case err != nil && near == "":
-		return "", failure(exitUsage, "changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", printable(path)))
+		return "", problem.Usage("changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", printable(path)))
 	case err != nil:
-		return "", failure(exitUsage, didYouMean(near)+" Changes show in every version that has the category", fmt.Errorf("%s is not below /latest/", printable(path)))
+		return "", problem.Usage(didYouMean(near)+" Changes show in every version that has the category", fmt.Errorf("%s is not below /latest/", printable(path)))
 	case near != "":
-		return "", failure(exitUsage, didYouMean(near), fmt.Errorf("%s is not below meta-data, dynamic or user-data", printable(path)))
+		return "", problem.Usage(didYouMean(near), fmt.Errorf("%s is not below meta-data, dynamic or user-data", printable(path)))
 	}
 	return rest, nil
 }

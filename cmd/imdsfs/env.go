@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
 )
 
@@ -69,7 +70,7 @@ func environmentFile(ctx context.Context, c *client) (string, error) {
 		return "", err
 	}
 	if len(variables) == 0 {
-		return "", failure(exitNo, hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
+		return "", problem.No(hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
 	}
 	var b strings.Builder
 	for _, v := range variables {
@@ -107,7 +108,7 @@ func environmentOf(ctx context.Context, c *client) (variables []variable, err er
 func member(document []byte, key string) ([]byte, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(document, &object); err != nil {
-		return nil, failure(exitFailed, hintStranger, errors.New("the instance identity document is no JSON object"))
+		return nil, problem.Failed(hintStranger, errors.New("the instance identity document is no JSON object"))
 	}
 	var text *string
 	if json.Unmarshal(object[key], &text) != nil || text == nil {

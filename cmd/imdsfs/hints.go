@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // otherNames are what people call the subcommands of a command, from habit with other programs.
@@ -25,7 +26,7 @@ var otherNames = map[string]map[string]string{
 
 // usage is wrong usage of cmd. Without a hint the help is pointed to.
 func usage(cmd *cobra.Command, hint string, err error) error {
-	return failure(exitUsage, first(hint, "see "+cmd.CommandPath()+" --help"), err)
+	return problem.Usage(first(hint, "see "+cmd.CommandPath()+" --help"), err)
 }
 
 func didYouMean(command string) string { return "did you mean " + command + "?" }

@@ -20,6 +20,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // giveUp is how long a mount waits for a daemon that does not get ready. Then whoever reads it is told that
@@ -38,7 +39,7 @@ type account struct {
 func lookUpAccount(name string) (*account, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, failure(exitInvalid, "create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
+		return nil, problem.Invalid("create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
 	}
 	uid, uidErr := strconv.Atoi(u.Uid)
 	gid, gidErr := strconv.Atoi(u.Gid)
@@ -76,7 +77,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 	}
 	if s.user != "" {
 		if !isRoot() {
-			return failure(exitUsage, "leave out --user, or run as root", errors.New("only root can have the daemon run as somebody else"))
+			return problem.Usage("leave out --user, or run as root", errors.New("only root can have the daemon run as somebody else"))
 		}
 		a, err := lookUpAccount(s.user)
 		if err != nil {
@@ -127,7 +128,7 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 		log.WithError(err).Warn("keeper: clean up")
 	}
 	if code != 0 {
-		return &exitError{code}
+		return &exitError{code: code}
 	}
 	return nil
 }
@@ -139,11 +140,6 @@ func (s *settings) mountArguments() []string {
 	}
 	return []string{"-c", s.config}
 }
-
-// exitError ends the program with a status that somebody else has explained already.
-type exitError struct{ code int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 // capabilities are what the daemon needs beyond those of any user.
 func (s *settings) capabilities() []uintptr {

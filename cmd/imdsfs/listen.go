@@ -17,6 +17,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // linkLocal is the keyword for the addresses of the real service.
@@ -64,7 +65,7 @@ func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*li
 		for _, a := range expand(address, p.store.Snapshot().Options()) {
 			if err := l.listen(ctx, a); err != nil {
 				l.close()
-				return nil, failure(listenCode(err), listenHint(address, err), err)
+				return nil, listenProblem(listenHint(address, err), err)
 			}
 		}
 	}
@@ -253,14 +254,14 @@ func (p *process) noteListeners() {
 	}
 }
 
-// listenCode tells an address that nobody can ever listen on from one that may be free another time.
-func listenCode(err error) int {
+// listenProblem tells an address that nobody can ever listen on from one that may be free another time.
+func listenProblem(hint string, err error) error {
 	var malformed *net.AddrError
 	var unknown *net.DNSError
 	if errors.As(err, &malformed) || errors.As(err, &unknown) && !unknown.IsTemporary || errors.Is(err, syscall.EACCES) {
-		return exitInvalid
+		return problem.Invalid(hint, err)
 	}
-	return exitFailed
+	return problem.Failed(hint, err)
 }
 
 func listenHint(address string, err error) string {

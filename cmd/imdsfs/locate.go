@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // instanceDirs are the run-time directories of the services of single instances, imdsfs@NAME.
@@ -64,7 +66,7 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 			return nil, notForUs(ctx, dir, socket)
 		case errors.Is(err, os.ErrNotExist):
 			if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
-				return nil, failure(exitFailed, "it was started with --admin none (admin in [server]), or with another socket: name that with --admin",
+				return nil, problem.Failed("it was started with --admin none (admin in [server]), or with another socket: name that with --admin",
 					fmt.Errorf("the daemon with the run-time directory %s answers HTTP at %s, but %w there", dir, address, errNoSocket))
 			}
 		case !errors.Is(err, syscall.ECONNREFUSED):
@@ -74,7 +76,7 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 	}
 	err := noDaemon(strings.Join(looked, " or "), os.ErrNotExist)
 	if others, _ := filepath.Glob(instanceDirs); f.runtimeDir == "" && len(others) > 0 {
-		return nil, failure(exitFailed, "name one of these with --runtime-dir: "+strings.Join(others, " "), err)
+		return nil, problem.Failed("name one of these with --runtime-dir: "+strings.Join(others, " "), err)
 	}
 	return nil, err
 }
@@ -92,7 +94,7 @@ func notForUs(ctx context.Context, dir, socket string) error {
 	if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
 		err = fmt.Errorf("a daemon with the run-time directory %s answers HTTP at %s, but only %s may use its admin socket", dir, address, who)
 	}
-	return failure(exitFailed, "run this as root or as the daemon's user; imdsfs get, tree and env need no such right", err)
+	return problem.Failed("run this as root or as the daemon's user; imdsfs get, tree and env need no such right", err)
 }
 
 func accountName(uid int) string {

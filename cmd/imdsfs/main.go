@@ -30,14 +30,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.Execute()
-	var said *exitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errHandedOver):
 		return keeper.HandedOver
-	case errors.As(err, &said):
-		return said.code
 	}
 	return report(stderr, err)
 }

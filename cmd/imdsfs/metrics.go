@@ -37,7 +37,7 @@ func (p *process) listenMetrics(ctx context.Context) (err error) {
 		return err
 	}
 	if p.metricsAt, err = edge.Listen(ctx, p.settings.metrics); err != nil {
-		return failure(listenCode(err), "choose another address with --metrics", err)
+		return listenProblem("choose another address with --metrics", err)
 	}
 	return keepSocket(p.kept, keptMetrics, p.metricsAt)
 }

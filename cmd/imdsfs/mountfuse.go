@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
 )
 
@@ -43,29 +44,16 @@ func runMount(args []string, stdout, stderr io.Writer) int {
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	err := cmd.Execute()
-	var said *exitError
-	var failed *mountError
+	var ended *exitError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &said):
-		return said.code
-	case errors.As(err, &failed):
-		report(stderr, err)
-		return failed.code
+	case errors.As(err, &ended):
+		return report(stderr, err)
 	}
 	report(stderr, err)
 	return mountUsage
 }
-
-// A mountError is an error with the exit code for mount(8).
-type mountError struct {
-	code int
-	err  error
-}
-
-func (e *mountError) Error() string { return e.err.Error() }
-func (e *mountError) Unwrap() error { return e.err }
 
 // fstabLine is the example that is explained in the help and in the README.
 const fstabLine = defaultConfig + " " + defaultMount + " fuse.imdsfs _netdev,nofail,keep 0 0"
@@ -112,7 +100,7 @@ Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if namespace != "" {
-				return failure(mountUsage, "nsenter --mount="+namespace+" mount …", errors.New("-N: a daemon is not started in another namespace"))
+				return problem.Usage("nsenter --mount="+namespace+" mount …", errors.New("-N: a daemon is not started in another namespace"))
 			}
 			if err := m.parse(args[0], args[1]); err != nil {
 				return err
@@ -129,7 +117,7 @@ Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 	f.StringVarP(&namespace, "namespace", "N", "", "refused: mount in another mount `NAMESPACE`")
 	f.StringVarP(&fstype, "types", "t", "", "ignored: the `TYPE`, of which there is one")
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return failure(mountUsage, "see "+cmd.Name()+" --help", err)
+		return problem.Usage("see "+cmd.Name()+" --help", err)
 	})
 	return cmd
 }
@@ -144,17 +132,17 @@ func (m *mountRequest) parse(source, dir string) error {
 	config := none
 	if source != "" && source != none && source != "imdsfs" {
 		if config, err = filepath.Abs(source); err != nil {
-			return &mountError{mountSystem, err}
+			return &exitError{mountSystem, err}
 		}
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
-		return &mountError{mountSystem, err}
+		return &exitError{mountSystem, err}
 	}
 	m.args = append([]string{"serve", "--config", config, "--mount", dir}, flags...)
 	serve := &cobra.Command{}
 	m.settings.addFlags(serve)
 	if err := serve.ParseFlags(m.args[1:]); err != nil {
-		return failure(mountUsage, "see imdsfs serve --help", err)
+		return problem.Usage("see imdsfs serve --help", err)
 	}
 	return nil
 }
@@ -162,13 +150,13 @@ func (m *mountRequest) parse(source, dir string) error {
 // mount starts the daemon, unless the file is at fault or this is only to be checked.
 func (m *mountRequest) mount(ctx context.Context) error {
 	if err := m.settings.resolve(nil); err != nil {
-		return &mountError{mountFailed, err}
+		return &exitError{mountFailed, err}
 	}
 	if !m.fake {
 		return m.background(ctx)
 	}
 	if err := m.settings.lookAtTree(ctx, m.stderr); err != nil {
-		return &mountError{mountFailed, err}
+		return &exitError{mountFailed, err}
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newMountHelperCommand() *cobra.Command {
@@ -185,7 +186,7 @@ func (s *settings) account() (*account, error) {
 
 func mountFor(s *settings, store *fdstore.Store) error {
 	if !store.Durable() {
-		return failure(exitUsage, "in a unit: NotifyAccess=all, FileDescriptorStoreMax=64, Environment=FDSTORE=64",
+		return problem.Usage("in a unit: NotifyAccess=all, FileDescriptorStoreMax=64, Environment=FDSTORE=64",
 			errors.New("mount-helper leaves the mount with a keeper or with systemd's file descriptor store, and there is neither"))
 	}
 	a, err := s.account()

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // The mount options that are flags of serve: with a value, with a path for one, without.
@@ -46,21 +47,21 @@ func (m *mountRequest) flags() ([]string, error) {
 		case !valued && slices.Contains(switchOptions, name):
 			flags = append(flags, "--"+name)
 		case (isPath || slices.Contains(valueOptions, name)) && value == "":
-			return nil, failure(mountUsage, "for example "+name+"=…", fmt.Errorf("mount option %q lacks a value", option))
+			return nil, problem.Usage("for example "+name+"=…", fmt.Errorf("mount option %q lacks a value", option))
 		case isPath && !filepath.IsAbs(value) && option != "admin="+none:
-			return nil, failure(mountUsage, "start it with /", fmt.Errorf("mount option %q: not an absolute path", option))
+			return nil, problem.Usage("start it with /", fmt.Errorf("mount option %q: not an absolute path", option))
 		case name == logOption:
 			m.log = value
 		case isPath, slices.Contains(valueOptions, name):
 			flags = append(flags, "--"+name, value)
 		case slices.Contains(switchOptions, name), slices.Contains(genericOptions, name):
-			return nil, failure(mountUsage, "write "+name+" alone", fmt.Errorf("mount option %q takes no value", option))
+			return nil, problem.Usage("write "+name+" alone", fmt.Errorf("mount option %q takes no value", option))
 		case name == "remount":
-			return nil, failure(mountUsage, "unmount it, and mount it again", errors.New("an imdsfs cannot be remounted: there is nothing to change"))
+			return nil, problem.Usage("unmount it, and mount it again", errors.New("an imdsfs cannot be remounted: there is nothing to change"))
 		case m.sloppy:
 			m.note("option %s is ignored: it is not known", name)
 		default:
-			return nil, failure(mountUsage, hintForOption(name), fmt.Errorf("unknown mount option %q", option))
+			return nil, problem.Usage(hintForOption(name), fmt.Errorf("unknown mount option %q", option))
 		}
 	}
 	return flags, nil

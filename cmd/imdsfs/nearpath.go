@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -29,7 +30,7 @@ func (c *client) noSuch(ctx context.Context, typed, path string) error {
 		err = fmt.Errorf("%w at %s; no imdsfs daemon listens here", err, c.base)
 		hint = strings.TrimPrefix(hint+"; "+hintNoDaemon, "; ")
 	}
-	return failure(exitNo, hint, err)
+	return problem.No(hint, err)
 }
 
 // shortPath is an absolute path as somebody would type it.

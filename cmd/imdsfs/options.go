@@ -14,6 +14,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 type optionList struct {
@@ -114,13 +115,13 @@ func assignments(cmd *cobra.Command, args []string) (map[string]string, error) {
 
 // nearOption adds to a refusal which option is meant by one of names that is none.
 func nearOption(err error, names []string) error {
-	var said *cliError
-	if !errors.As(err, &said) || said.code != exitNo || said.hint != "" {
+	var said *problem.Error
+	if !errors.As(err, &said) || said.Kind != problem.KindNo || said.Hint != "" {
 		return err
 	}
 	for _, name := range names {
 		if near := source.Nearest(name, source.OptionNames()); near != "" && near != name {
-			return failure(said.code, didYouMean(near), err)
+			return problem.No(didYouMean(near), err)
 		}
 	}
 	return err

@@ -17,6 +17,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -60,8 +61,8 @@ func (p *process) triedAgain(err error) error {
 		return err
 	}
 	dir := p.settings.runtimeDir
-	code, hint := codeOf(err)
-	if code != exitFailed {
+	hint := problem.Hint(err)
+	if kindOf(err) != problem.KindFailed {
 		forgetRefusals(dir)
 		return err
 	}
@@ -75,10 +76,10 @@ func (p *process) triedAgain(err error) error {
 			return err
 		}
 		forgetRefusals(dir)
-		return failure(exitGivenUp, hint, fmt.Errorf("%w (not tried again: %w)", err, countErr))
+		return problem.GivenUp(hint, fmt.Errorf("%w (not tried again: %w)", err, countErr))
 	}
 	forgetRefusals(dir)
-	return failure(exitGivenUp, hint, fmt.Errorf("%w (given up after %d retries)", err, maxRetries))
+	return problem.GivenUp(hint, fmt.Errorf("%w (given up after %d retries)", err, maxRetries))
 }
 
 const maxRefusedFile = 16 // bytes
@@ -147,15 +148,14 @@ func (t turn) close() { t.dir.Close() } // nil or not
 
 // A passedRefusal is what a helper has the daemon say, as JSON, so that it is said once and decides on the daemon's exit code.
 type passedRefusal struct {
-	Code  int    `json:"code"`
-	Error string `json:"error"`
-	Hint  string `json:"hint"`
+	Kind  problem.Kind `json:"code"`
+	Error string       `json:"error"`
+	Hint  string       `json:"hint"`
 }
 
 // leaveRefusal leaves to the daemon of a unit what refuses its start.
 func leaveRefusal(store *fdstore.Store, refused error) error {
-	r := passedRefusal{Error: refused.Error()}
-	r.Code, r.Hint = codeOf(refused)
+	r := passedRefusal{Kind: kindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -171,5 +171,5 @@ func (p *process) helperRefusal() error {
 	if text == nil || json.Unmarshal(text, &r) != nil {
 		return nil
 	}
-	return failure(r.Code, r.Hint, errors.New(r.Error))
+	return &problem.Error{Kind: r.Kind, Hint: r.Hint, Err: errors.New(r.Error)}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newResetCommand(stdout io.Writer) *cobra.Command {
@@ -35,7 +36,7 @@ reset asks the running daemon. While there is none, overlay.json in its state di
 		Args: func(_ *cobra.Command, args []string) error {
 			for _, arg := range args {
 				if !slices.Contains(overlay.Kinds(), overlay.Kind(arg)) {
-					return failure(exitUsage, "the kinds are options, tags and values; without any, all are forgotten", fmt.Errorf("%q is no kind of change", arg))
+					return problem.Usage("the kinds are options, tags and values; without any, all are forgotten", fmt.Errorf("%q is no kind of change", arg))
 				}
 			}
 			return nil
@@ -48,7 +49,7 @@ reset asks the running daemon. While there is none, overlay.json in its state di
 			var done control.Changes
 			err := flags.call(cmd.Context(), "DELETE", "/v1/overlay?"+query.Encode(), nil, &done)
 			if errors.Is(err, errNoDaemon) {
-				return failure(exitFailed, "name its --runtime-dir or --admin socket; while it does not run, removing overlay.json in its state directory forgets all of it", err)
+				return problem.Failed("name its --runtime-dir or --admin socket; while it does not run, removing overlay.json in its state directory forgets all of it", err)
 			}
 			if err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -134,7 +135,7 @@ func (r *runRequest) run(parent context.Context) error {
 		c.leftAlone(stop())
 	}
 	if err == nil && c.failed {
-		err = &exitError{exitFailed} // it has said why
+		err = &exitError{code: exitFailed} // it has said why
 	}
 	return err
 }
@@ -145,7 +146,7 @@ func (r *runRequest) interrupted(sig os.Signal) error {
 	if len(r.command) == 0 || !ok {
 		return nil
 	}
-	return &exitError{exitSignal + int(n)}
+	return &exitError{code: exitSignal + int(n)}
 }
 
 // takeSignals takes the signals that end run, and those that a command may want. What is ignored stays so, as nohup
@@ -169,12 +170,12 @@ func makeRunDir() (string, error) {
 	const hint = "set TMPDIR to a directory that only you can change, or to /tmp"
 	temp, _, err := safepath.Policy{}.OpenParent(filepath.Join(os.TempDir(), "imdsfs-run"))
 	if err != nil {
-		return "", failure(exitFailed, hint, err)
+		return "", problem.Failed(hint, err)
 	}
 	temp.Close()
 	dir, err := os.MkdirTemp(temp.Name(), "imdsfs-run-") // 0700
 	if err != nil {
-		return "", failure(exitFailed, "make room there, or "+hint, err)
+		return "", problem.Failed("make room there, or "+hint, err)
 	}
 	return dir, nil
 }
@@ -183,7 +184,7 @@ func makeRunDir() (string, error) {
 // does not touch counts.
 func (r *runRequest) settings(dir string) (*settings, error) {
 	if r.listen == none {
-		return nil, failure(exitUsage, "leave out --listen", errors.New("there is nothing to serve without an address"))
+		return nil, problem.Usage("leave out --listen", errors.New("there is nothing to serve without an address"))
 	}
 	s := &settings{
 		config: r.config, mount: none, listen: []string{r.listen}, allowFrom: []string{"local"}, metrics: none, logLevel: r.logLevel,

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,7 +46,7 @@ func cannotRun(name string, err error) error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		code, hint = exitNoCommand, "install it, or give its path"
 	}
-	return failure(code, hint, fmt.Errorf("%s: %w", printable(name), err))
+	return &exitError{code, problem.Failed(hint, fmt.Errorf("%s: %w", printable(name), err))}
 }
 
 // A runCommand is the command that imdsfs run runs. It is in our process group, and has our terminal.
@@ -114,9 +115,9 @@ func exitOf(cmd *exec.Cmd, err error) error {
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case ok && status.Signaled():
-		return &exitError{exitSignal + int(status.Signal())}
+		return &exitError{code: exitSignal + int(status.Signal())}
 	case cmd.ProcessState.ExitCode() != 0:
-		return &exitError{cmd.ProcessState.ExitCode()}
+		return &exitError{code: cmd.ProcessState.ExitCode()}
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newServeCommand(stderr io.Writer) *cobra.Command {
@@ -72,7 +73,7 @@ Each flag but --config and --force-addresses is a key of [server] in the file as
 func refuseEmpty(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.Value.Type() == "string" && f.Value.String() == "" && err == nil {
-			err = failure(exitUsage, "leave it out to have the default", fmt.Errorf("--%s is empty", f.Name))
+			err = problem.Usage("leave it out to have the default", fmt.Errorf("--%s is empty", f.Name))
 		}
 	})
 	return err

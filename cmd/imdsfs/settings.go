@@ -11,6 +11,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/host"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -138,12 +139,12 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 func invalid(path string, err error) error {
 	var faults source.Faults
 	if errors.As(err, &faults) {
-		return failure(exitInvalid, "see all of it with: imdsfs check "+path, err)
+		return problem.Invalid("see all of it with: imdsfs check "+path, err)
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return failure(exitInvalid, "run as root, or give a file of your own with -c", err)
+		return problem.Invalid("run as root, or give a file of your own with -c", err)
 	}
-	return failure(exitInvalid, "give another file with -c", err)
+	return problem.Invalid("give another file with -c", err)
 }
 
 func first(values ...string) string {

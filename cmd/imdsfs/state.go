@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // alreadyRunning is said before the name of a run-time directory.
@@ -20,7 +21,7 @@ const alreadyRunning = "an imdsfs is already running with the run-time directory
 const lockName = "daemon.lock"
 
 func isRunning(runtimeDir string) error {
-	return failure(exitFailed, "stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", alreadyRunning, runtimeDir))
+	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", alreadyRunning, runtimeDir))
 }
 
 // lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
@@ -39,7 +40,7 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, noRoom(failure(exitFailed, "choose another with --runtime-dir", err), dir, "--runtime-dir")
+		return nil, noRoom(problem.Failed("choose another with --runtime-dir", err), dir, "--runtime-dir")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
@@ -96,11 +97,11 @@ func readLaunchTime(stateDir string) (time.Time, error) {
 		return time.Time{}, err
 	}
 	if err != nil {
-		return time.Time{}, failure(exitInvalid, "move it away: a new time is fixed at the next start", err)
+		return time.Time{}, problem.Invalid("move it away: a new time is fixed at the next start", err)
 	}
 	var state launchState
 	if err := json.Unmarshal(text, &state); err != nil {
-		return time.Time{}, failure(exitInvalid, "remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
+		return time.Time{}, problem.Invalid("remove the file: a new time is fixed at the next start", fmt.Errorf("%s: %w", path, err))
 	}
 	return state.LaunchTime, nil
 }

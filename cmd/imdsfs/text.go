@@ -8,34 +8,32 @@ import (
 	"syscall"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Exit codes, the same for every subcommand.
 const (
-	exitFailed  = 1
-	exitUsage   = 2 // wrong usage
-	exitInvalid = 3 // the input (configuration) is invalid
-	exitNo      = 4 // the answer is no: get of a path that does not exist
-
-	// exitGivenUp is a daemon's for systemd alone, which does not start it again: what was refused with exitFailed has
-	// been tried often enough.
-	exitGivenUp = 69
+	exitFailed  = int(problem.KindFailed)
+	exitUsage   = int(problem.KindUsage)
+	exitInvalid = int(problem.KindInvalid)
+	exitNo      = int(problem.KindNo)
+	exitGivenUp = int(problem.KindGivenUp)
 )
 
-// cliError is an error with the exit code it ends the program with and what to do about it.
-type cliError struct {
+// exitError ends the program with an exit code that is no [problem.Kind]: that of mount(8), of a command, of a daemon.
+type exitError struct {
 	code int
-	err  error
-	hint string
+	err  error // nil if somebody else has explained it already
 }
 
-func (e *cliError) Error() string { return e.err.Error() }
-func (e *cliError) Unwrap() error { return e.err }
-
-// failure wraps err with the exit code and a hint ("" for none).
-func failure(code int, hint string, err error) error {
-	return &cliError{code: code, err: err, hint: hint}
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
 }
+
+func (e *exitError) Unwrap() error { return e.err }
 
 // lines is an error that is printed as several.
 type lines []string
@@ -47,25 +45,20 @@ func (l lines) Error() string { return strings.Join(l, "\n") }
 func noRoom(err error, dir, flag string) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return failure(exitFailed, fmt.Sprintf("make room in %s (see df and df -i), or choose another with %s", dir, flag), err)
+		return problem.Failed(fmt.Sprintf("make room in %s (see df and df -i), or choose another with %s", dir, flag), err)
 	case errors.Is(err, syscall.EROFS):
-		return failure(exitFailed, fmt.Sprintf("choose one that can be written to with %s", flag), err)
+		return problem.Failed(fmt.Sprintf("choose one that can be written to with %s", flag), err)
 	}
 	return err
 }
 
-// codeOf is the exit code that err ends the program with, and what to do about it.
-func codeOf(err error) (code int, hint string) {
-	code = exitFailed
-	var ce *cliError
-	if errors.As(err, &ce) {
-		code, hint = ce.code, ce.hint
-	}
+// kindOf is the kind of an error; faults of the input are no other error's business.
+func kindOf(err error) problem.Kind {
 	var faults source.Faults
 	if errors.As(err, &faults) {
-		code = exitInvalid
+		return problem.KindInvalid
 	}
-	return code, hint
+	return problem.KindOf(err)
 }
 
 // report prints err the way every subcommand does and returns the exit code:
@@ -75,7 +68,13 @@ func codeOf(err error) (code int, hint string) {
 //
 // Lower case, no final full stop; faults of an input one a line, each with its place.
 func report(w io.Writer, err error) int {
-	code, hint := codeOf(err)
+	code, hint := int(kindOf(err)), problem.Hint(err)
+	var ended *exitError
+	if errors.As(err, &ended) {
+		if code = ended.code; ended.err == nil {
+			return code
+		}
+	}
 	var faults source.Faults
 	var several lines
 	if errors.As(err, &faults) {

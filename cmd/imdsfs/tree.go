@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Bounds of a walk: what is walked comes from outside.
@@ -261,7 +262,7 @@ func parseListing(p treePath, body string) ([]listed, error) {
 		}
 		bad := strings.Contains(line[:len(name)], "/") || strings.ContainsFunc(line, unicode.IsControl) || !utf8.ValidString(line)
 		if bad || e.name == "" || e.name == "." || e.name == ".." {
-			return entries, failure(exitFailed, hintStranger,
+			return entries, problem.Failed(hintStranger,
 				fmt.Errorf("the listing of %s holds %.60q, which cannot be a name", printable(p.path(true)), line))
 		}
 		entries = append(entries, e)

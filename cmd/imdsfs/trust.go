@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -53,7 +54,7 @@ func openRunDir(path string) (*runDir, error) {
 func foreign(err error) error {
 	var refused *safepath.Error
 	if errors.As(err, &refused) {
-		return failure(exitFailed, hintForeign, err)
+		return problem.Failed(hintForeign, err)
 	}
 	return err
 }
@@ -107,7 +108,7 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 		return nil, err
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return nil, failure(exitFailed, hintForeign, fmt.Errorf("%s is no socket", socket))
+		return nil, problem.Failed(hintForeign, fmt.Errorf("%s is no socket", socket))
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", safepath.ProcPath(held))
 	if err != nil {
@@ -135,6 +136,6 @@ func (d *runDir) admits(conn *net.UnixConn, socket string) error {
 	if peer.Uid == 0 || int(peer.Uid) == os.Geteuid() || isRoot() && peer.Uid == d.owner && !safepath.IsUnknown(d.owner) {
 		return nil
 	}
-	return failure(exitFailed, "see who it is, and name the daemon's own with --admin or --runtime-dir; or run this as root or as the daemon's user",
+	return problem.Failed("see who it is, and name the daemon's own with --admin or --runtime-dir; or run this as root or as the daemon's user",
 		fmt.Errorf("a process of uid %d answers at %s: nothing was sent to it", peer.Uid, socket))
 }

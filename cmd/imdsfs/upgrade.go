@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // upgradeLimit is how long the new program may take to answer.
@@ -68,5 +69,5 @@ func (f *adminFlags) upgrade(ctx context.Context, stdout io.Writer, program stri
 			return nil
 		}
 	}
-	return failure(exitFailed, "see its log", fmt.Errorf("%s has not taken over within %v: %w", program, upgradeLimit, err))
+	return problem.Failed("see its log", fmt.Errorf("%s has not taken over within %v: %w", program, upgradeLimit, err))
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -120,7 +121,7 @@ func (j *judge) fault(key string, index int, err error, hint string) {
 
 func (j *judge) flagFault(hint string, err error) {
 	if j.err == nil {
-		j.err = failure(exitUsage, hint, err)
+		j.err = problem.Usage(hint, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
 )
 
@@ -26,7 +27,7 @@ func (f *waitFlag) add(cmd *cobra.Command) {
 // get reads a path, once or until it is there. The client is that of the last answer.
 func (f *waitFlag) get(ctx context.Context, flags *clientFlags, path string) (body []byte, c *client, err error) {
 	if f.limit < 0 || f.limit > maxWait {
-		return nil, nil, failure(exitUsage, "say for example --wait 30s", fmt.Errorf("--wait %s: not between 0 and 24h", f.limit))
+		return nil, nil, problem.Usage("say for example --wait 30s", fmt.Errorf("--wait %s: not between 0 and 24h", f.limit))
 	}
 	flags.local = f.limit > 0
 	end := time.NewTimer(f.limit)
@@ -72,9 +73,9 @@ func mayPass(c *client, err error) bool {
 
 // tried adds to an error for how long it was waited; errNotFound stays as it is, for whoever has the words for it.
 func (f *waitFlag) tried(err error) error {
-	var said *cliError
+	var said *problem.Error
 	if f.limit == 0 || !errors.As(err, &said) {
 		return err
 	}
-	return failure(said.code, said.hint, fmt.Errorf("%w, after %s", said.err, f.limit))
+	return &problem.Error{Kind: said.Kind, Hint: said.Hint, Err: fmt.Errorf("%w, after %s", said.Err, f.limit)}
 }

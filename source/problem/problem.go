@@ -1,20 +1,21 @@
-// Package hint is the error that every part of the program returns when it can tell the user what to do:
+// Package problem is the error that every part of the program returns when it can tell the user what to do:
 //
-//	package ──▶ hint.Failed(hint, err) ──▶ cmd/imdsfs: prints the error, the hint below it, and exits by the kind
+//	package ──▶ problem.Failed(hint, err) ──▶ cmd/imdsfs: prints the error, the hint below it, and exits by the kind
 //
 // A package that has no advice returns a plain error; what wraps a hint keeps it.
-package hint
+package problem
 
 import "errors"
 
-// A Kind tells whose fault an error is. The command line turns it into its exit code.
+// A Kind tells whose fault an error is. Its number is the exit code of the program, the same for every subcommand.
 type Kind uint8
 
 const (
-	KindFailed  Kind = iota // something went wrong while the program worked
-	KindUsage               // wrong usage of the command line
-	KindInvalid             // the configuration, or what lies on the disk, is invalid
-	KindNo                  // the question was good, and the answer is no
+	KindFailed  Kind = 1  // something went wrong while the program worked
+	KindUsage   Kind = 2  // wrong usage of the command line
+	KindInvalid Kind = 3  // the configuration, or what lies on the disk, is invalid
+	KindNo      Kind = 4  // the question was good, and the answer is no
+	KindGivenUp Kind = 69 // a daemon's start failed often enough: systemd does not start it again
 )
 
 // An Error is an error and what to do about it.
@@ -41,8 +42,11 @@ func Invalid(hint string, err error) error { return &Error{KindInvalid, err, hin
 // No is an error of [KindNo].
 func No(hint string, err error) error { return &Error{KindNo, err, hint} }
 
-// Of is the hint that err, or what it wraps, carries; "" if none. The outermost counts.
-func Of(err error) string {
+// GivenUp is an error of [KindGivenUp].
+func GivenUp(hint string, err error) error { return &Error{KindGivenUp, err, hint} }
+
+// Hint is the hint that err, or what it wraps, carries; "" if none. The outermost counts.
+func Hint(err error) string {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Hint

@@ -1,4 +1,4 @@
-package hint
+package problem
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ func TestTheOutermostHintAndKindCount(t *testing.T) {
 		{"joined", errors.Join(errors.New("no"), inner), KindInvalid, "mend the file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if kind, hint := KindOf(c.err), Of(c.err); kind != c.kind || hint != c.hint {
+			if kind, hint := KindOf(c.err), Hint(c.err); kind != c.kind || hint != c.hint {
 				t.Errorf("kind %d, hint %q; want %d, %q", kind, hint, c.kind, c.hint)
 			}
 		})
