@@ -9,8 +9,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -22,7 +21,7 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 		return nil
 	}
 	opts := p.store.Snapshot().Options()
-	if !mayChangeLinks() {
+	if !privilege.HasNetAdmin() {
 		if p.link, err = linklocal.Given(p.settings.linkOwner()); err != nil {
 			return err
 		}
@@ -35,12 +34,6 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 		Warn: func(text string) { p.log.Warn(text) },
 	})
 	return refusedAddresses(err)
-}
-
-// mayChangeLinks reports whether we have CAP_NET_ADMIN.
-func mayChangeLinks() bool {
-	_, sets, err := threadCapabilities()
-	return err == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
 // removeAddresses leaves to root's helper what is the helper's.

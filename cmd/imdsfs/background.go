@@ -11,13 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -169,7 +169,7 @@ func startInBackground(program, source string, args []string, stdout, stderr *os
 	if err != nil {
 		return nil, err
 	}
-	if err = keepFromChildren(); err != nil {
+	if err = privilege.CloseOnExec(); err != nil {
 		return nil, err
 	}
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = "/", stdout, stderr
@@ -234,20 +234,6 @@ func removeLeftovers(temp *os.File) {
 func isFromManager(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
 	return name == "NOTIFY_SOCKET" || name == "FDSTORE" || strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_")
-}
-
-// keepFromChildren has no child get what our starter forgot to close: a daemon would hold it for ever.
-func keepFromChildren() error {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
 }
 
 // await waits until the program is ready, and ends it when ctx ends.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
@@ -129,12 +130,12 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	if c.user == "" {
 		return lookAt(ctx, path, defaultStateDir()), nil
 	}
-	a, err := lookUpAccount(c.user)
+	a, err := privilege.Lookup(c.user)
 	if err != nil {
 		return nil, err
 	}
 	stateDir := defaultStateDir() // of whoever starts the daemon
-	err = asAccount(a, func() error {
+	err = privilege.Do(a, func() error {
 		r = lookAt(ctx, path, stateDir)
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,9 +87,9 @@ func TestCheckReadsAsTheUserWhoServes(t *testing.T) {
 	}
 
 	// Nobody but root can look as another user; everybody can as himself.
-	nobody, err := lookUpAccount("nobody")
+	nobody, err := privilege.Lookup("nobody")
 	must(t, err, os.Chown(secret, 0, 0), os.Chmod(secret, 0o600), os.Chmod(dir+"/secrets", 0o755))
-	must(t, asAccount(nobody, func() error {
+	must(t, privilege.Do(nobody, func() error {
 		if _, stderr, code := check(t, "-q", "--user", "root", file); code != exitFailed || !strings.Contains(stderr, "--user root: only root and that user can tell") || !strings.Contains(stderr, "hint: run it as root: sudo imdsfs check --user root") {
 			t.Errorf("exit code %d: %s", code, stderr)
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/imds/edge"
@@ -35,7 +35,7 @@ type process struct {
 	log       *logrus.Logger
 	clock     source.Clock
 	started   time.Time
-	kept      *fdstore.Store // for a successor
+	kept      *handover.Store // for a successor
 	store     *source.Store
 	overlay   *overlay.Overlay
 	file      *tomlfile.Source // nil without an instance file
@@ -65,13 +65,13 @@ type process struct {
 
 	// successor is set when somebody goes on: everything stays as it is for him.
 	successor bool
-	next      *candidate // that takes our place, nil if another process does
-	ready     bool       // has been
+	next      *handover.Candidate // that takes our place, nil if another process does
+	ready     bool                // has been
 }
 
 // runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
 // successor.
-func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others map[string][]*os.File, log *logrus.Logger) error {
+func runDaemon(parent context.Context, s *settings, kept *handover.Store, others map[string][]*os.File, log *logrus.Logger) error {
 	// Core dumps and ptrace by others would show credentials.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
@@ -121,7 +121,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		return refused(err)
 	}
 	defer state.Close()
-	reapPredecessor()
+	handover.ReapLeftChild()
 	p.dropUnsound()
 
 	if err := p.load(ctx, predecessor.Snapshot()); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -104,11 +105,13 @@ func (d dir) isRoots() bool {
 }
 
 // makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
-func makeDirs(s *settings) error { return s.ownDirs(&account{uid: os.Geteuid(), gid: os.Getegid()}) }
+func makeDirs(s *settings) error {
+	return s.ownDirs(&privilege.Account{UID: os.Geteuid(), GID: os.Getegid()})
+}
 
 // ownDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
 // is there already has to be that account's, unless it is one of root's defaults.
-func (s *settings) ownDirs(a *account) error {
+func (s *settings) ownDirs(a *privilege.Account) error {
 	for _, d := range s.dirs() {
 		f, made, err := d.open(a)
 		if err == nil {
@@ -122,8 +125,8 @@ func (s *settings) ownDirs(a *account) error {
 }
 
 // open opens the directory, O_PATH, and makes it if it is missing.
-func (d dir) open(a *account) (f *os.File, made bool, err error) {
-	policy := safepath.Policy{Users: []int{a.uid}}
+func (d dir) open(a *privilege.Account) (f *os.File, made bool, err error) {
+	policy := safepath.Policy{Users: []int{a.UID}}
 	if d.isRoots() {
 		if owner, ok := d.lastOwner(); ok {
 			policy.Users = append(policy.Users, owner)
@@ -166,7 +169,7 @@ func (d dir) refuse(err error) error {
 func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // own has the directory belong to an account.
-func (d dir) own(f *os.File, a *account, made bool) error {
+func (d dir) own(f *os.File, a *privilege.Account, made bool) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -175,16 +178,16 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 	// The parent of one that was just made may be the account's, who may have put another in its place.
 	made = made && safepath.IsEmpty(f) == nil
 	switch {
-	case !d.isRoots() && owner == a.uid:
+	case !d.isRoots() && owner == a.UID:
 		return nil
 	case !d.isRoots() && !made && owner != os.Geteuid():
 		return d.refuse(fmt.Errorf("%s belongs to uid %d, not to us", d.path, owner))
 	case !d.isRoots() && !made:
-		return problem.Invalid("chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
-	case owner == a.uid && owner != 0:
+		return problem.Invalid("chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.Name))
+	case owner == a.UID && owner != 0:
 		return nil
 	}
-	if owner != a.uid {
+	if owner != a.UID {
 		lock, err := d.lockOut(f)
 		if err != nil {
 			return err
@@ -196,7 +199,7 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 			return problem.Failed("remove what is in the way, or choose another with "+d.flag, fmt.Errorf("%s: take over %s: %w", d.name, d.path, err))
 		}
 	}
-	if owner == a.uid || a.uid == 0 {
+	if owner == a.UID || a.UID == 0 {
 		return nil
 	}
 	return d.give(f, a)
@@ -339,7 +342,7 @@ func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
 
 // give changes the owner of a directory and of the daemon's files in it, first the latter: nobody else can put
 // anything in its way as long as the directory is root's.
-func (d dir) give(dir *os.File, a *account) error {
+func (d dir) give(dir *os.File, a *privilege.Account) error {
 	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
@@ -352,10 +355,10 @@ func (d dir) give(dir *os.File, a *account) error {
 		}
 	}
 	for _, name := range names {
-		err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW)
+		err := unix.Fchownat(int(list.Fd()), name, a.UID, a.GID, unix.AT_SYMLINK_NOFOLLOW)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
 		}
 	}
-	return list.Chown(a.uid, a.gid)
+	return list.Chown(a.UID, a.GID)
 }

@@ -3,127 +3,64 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync/atomic"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// giveUp is how long a mount waits for a daemon that does not get ready. Then whoever reads it is told that
-// there is none.
-const giveUp = 30 * time.Second
-
-// isKept reports whether this process is a keeper's daemon.
-func isKept() bool { return os.Getenv(fdstore.KeeperVariable) == strconv.Itoa(os.Getppid()) }
-
-// An account is whom the daemon runs as.
-type account struct {
-	name, home string
-	uid, gid   int
-}
-
-func lookUpAccount(name string) (*account, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return nil, problem.Invalid("create it first, for example: useradd --system "+name, fmt.Errorf("--user %s: %w", name, err))
-	}
-	uid, uidErr := strconv.Atoi(u.Uid)
-	gid, gidErr := strconv.Atoi(u.Gid)
-	return &account{name, u.HomeDir, uid, gid}, errors.Join(uidErr, gidErr)
-}
-
-// runKeeper supervises the daemon. It reads no more of the outside world than what it was started with.
+// runKeeper supervises the daemon, in a process of its own. It reads nothing of the outside world but what it was started
+// with.
 func runKeeper(parent context.Context, s *settings, others map[string][]*os.File, log *logrus.Logger) error {
-	// What is held is not for others to look at, through /proc/PID/fd.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
+	if err := handover.Protect(); err != nil {
+		return err
 	}
 	ctx, stop, signals := signals(parent)
 	defer stop()
-	program, err := ownProgram()
+	program, err := handover.OwnProgram()
 	if err != nil {
 		return err
 	}
-	if err := keepFromChildren(); err != nil {
-		return err
-	}
 	var ready atomic.Bool
-	k := &keeper.Keeper{
-		Command: append([]string{program}, os.Args[1:]...), MountName: fdstore.KeptName(fs.KeptDevice), Watchdog: s.watchdog, GiveUp: giveUp,
-		Log:   func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
-		Ready: func() { ready.Store(true); letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
+	k := &handover.Keeper{
+		Command:   append([]string{program}, os.Args[1:]...),
+		MountName: handover.FDName(fs.KeptDevice),
+		Watchdog:  s.watchdog,
+		GiveUp:    handover.GiveUp,
+		Log:       func(format string, args ...any) { log.Warnf("keeper: "+format, args...) },
+		Ready:     func() { ready.Store(true); letGo(); daemon.SdNotify(false, daemon.SdNotifyReady) },
 	}
-	for name, files := range others {
-		for _, f := range files {
-			if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
-				k.Hold(name, fd)
-			}
-			f.Close()
-		}
-	}
+	k.Hold(others)
 	if s.user != "" {
-		if !isRoot() {
-			return problem.Usage("leave out --user, or run as root", errors.New("only root can have the daemon run as somebody else"))
-		}
-		a, err := lookUpAccount(s.user)
+		release, err := s.keepFor(ctx, k, &ready)
 		if err != nil {
 			return err
 		}
-		if err := s.ownDirs(a); err != nil {
-			return err
-		}
-		absolute, err := absoluteFlags(os.Args[1:])
-		if err != nil {
-			return err
-		}
-		// The last of a flag wins. The daemon's own defaults would be others.
-		k.Command = append(append(k.Command, absolute...), "--runtime-dir="+s.runtimeDir, "--state-dir="+s.stateDir)
-		// The daemon inherits the limit.
-		if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-			return fmt.Errorf("setrlimit(RLIMIT_CORE): %w", err)
-		}
-		k.Start = func(cmd *exec.Cmd) error {
-			if err := s.renewAddresses(ctx, program); err != nil {
-				return err
+		defer func() {
+			if err := release(); err != nil {
+				log.WithError(err).Warn("keeper: take the link-local addresses away")
 			}
-			return startAs(cmd, a, s.capabilities(), s.environment)
-		}
-		if s.addAddresses {
-			release, err := s.keepAddresses(ctx, program, &ready)
-			if err != nil {
-				return err
-			}
-			defer func() {
-				if err := release(); err != nil {
-					log.WithError(err).Warn("keeper: take the link-local addresses away")
-				}
-			}()
-		}
-		if s.mount != none {
-			k.Mount = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, slices.Concat(s.mountArguments(), s.addressArguments())...)
-		}
+		}()
 	}
 	code := k.Run(ctx, signals)
-	// After an orderly end there is nothing, unless the daemon might not unmount.
+	// After an orderly end there is nothing left, unless the daemon had no right to unmount.
 	known := fs.MayLive
 	if k.Mounted() {
 		known = fs.EndedForGood
 	}
-	// If none of ours has mounted, what is served there is another daemon's.
+	// If none of our daemons has mounted, what is served there is another daemon's.
 	if err := cleanUp(s, known); err != nil && (k.Mounted() || !errors.Is(err, fs.ErrServed)) {
 		log.WithError(err).Warn("keeper: clean up")
 	}
@@ -131,6 +68,42 @@ func runKeeper(parent context.Context, s *settings, others map[string][]*os.File
 		return &exitError{code: code}
 	}
 	return nil
+}
+
+// keepFor prepares a keeper to run its daemons as the account that --user names: with directories that are the account's,
+// and with the mount and the link-local addresses made by root before. release takes the addresses away, at the end.
+func (s *settings) keepFor(ctx context.Context, k *handover.Keeper, ready *atomic.Bool) (release func() error, err error) {
+	if !isRoot() {
+		return nil, problem.Usage("leave out --user, or run as root", errors.New("only root can have the daemon run as somebody else"))
+	}
+	a, err := privilege.Lookup(s.user)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ownDirs(a); err != nil {
+		return nil, err
+	}
+	absolute, err := absoluteFlags(os.Args[1:])
+	if err != nil {
+		return nil, err
+	}
+	program := k.Command[0]
+	// The last one of a flag wins. The defaults for the daemon's user would be other directories.
+	k.Command = append(append(k.Command, absolute...), "--runtime-dir="+s.runtimeDir, "--state-dir="+s.stateDir)
+	before := func() error { return s.renewAddresses(ctx, program) }
+	if err := k.RunAs(a, s.capabilities(), s.environment, before); err != nil {
+		return nil, err
+	}
+	release = func() error { return nil }
+	if s.addAddresses {
+		if release, err = s.keepAddresses(ctx, program, ready); err != nil {
+			return nil, err
+		}
+	}
+	if s.mount != none {
+		k.MountCommand = append([]string{program, "mount-helper", "--runtime-dir", s.runtimeDir, "--user", s.user}, slices.Concat(s.mountArguments(), s.addressArguments())...)
+	}
+	return release, nil
 }
 
 // mountArguments say to mount-helper where a daemon mounts that is started now: the file may say otherwise by then.
@@ -153,4 +126,27 @@ func (s *settings) capabilities() []uintptr {
 		caps = append(caps, unix.CAP_NET_BIND_SERVICE)
 	}
 	return caps
+}
+
+// absoluteFlags are the flags of serve that name a relative path, with absolute ones.
+func absoluteFlags(args []string) (flags []string, err error) {
+	var given settings
+	cmd := &cobra.Command{}
+	given.addFlags(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		return nil, err
+	}
+	for _, f := range []struct{ name, path string }{
+		{"config", given.config}, {"mount", given.mount}, {"admin", given.admin},
+	} {
+		if f.path == "" || f.path == none || filepath.IsAbs(f.path) {
+			continue
+		}
+		path, err := filepath.Abs(f.path)
+		if err != nil {
+			return nil, err
+		}
+		flags = append(flags, "--"+f.name+"="+path)
+	}
+	return flags, nil
 }

@@ -13,7 +13,7 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
@@ -32,7 +32,7 @@ const (
 // while there is no daemon: who connects waits.
 type listeners struct {
 	server     *edge.Server
-	store      *fdstore.Store
+	store      *handover.Store
 	runtimeDir string
 	linkLocal  bool // the IPv6 address of the keyword comes and goes with http-protocol-ipv6
 
@@ -137,7 +137,7 @@ func (l *listeners) dropUnwanted() {
 }
 
 // keepSocket keeps a socket for a successor.
-func keepSocket(store *fdstore.Store, kept string, socket net.Listener) error {
+func keepSocket(store *handover.Store, kept string, socket net.Listener) error {
 	filer, ok := socket.(interface{ File() (*os.File, error) })
 	if !ok {
 		return fmt.Errorf("keep %s: not a socket", socket.Addr())

@@ -1,7 +1,7 @@
 // Command imdsfs serves EC2 instance metadata over HTTP and as a filesystem, from one tree.
 //
 // Each subcommand has a file of its own; mountfuse.go is the program when mount(8) calls it; text.go holds what errors
-// look like and the exit codes. Only this package logs at start-up and decides exit codes. Who trusts whom between root, the daemon's user and everybody else is told in package keeper.
+// look like and the exit codes. Only this package logs at start-up and decides exit codes. Who trusts whom between root, the daemon's user and everybody else is told in package handover.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/fs"
 )
 
@@ -34,7 +34,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return 0
 	case errors.Is(err, errHandedOver):
-		return keeper.HandedOver
+		return handover.ExitHandedOver
 	}
 	return report(stderr, err)
 }

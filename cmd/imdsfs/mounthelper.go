@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/keeper"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -57,7 +57,7 @@ was to hand over. After a start that was refused, the mount goes unless a tree h
 					return s.afterStop()
 				}
 				return s.takeAway(fs.MayLive)
-			case err != nil && !isKept():
+			case err != nil && !handover.HasKeeper():
 				return nil // the daemon says it, if it has no predecessor to go on from
 			case err != nil:
 				return err
@@ -91,7 +91,7 @@ func (s *settings) afterStop() error {
 			return nil // it is kept for the next
 		}
 		return errors.Join(err, s.withdrawAddresses())
-	case code != "exited" || status == strconv.Itoa(keeper.HandedOver):
+	case code != "exited" || status == strconv.Itoa(handover.ExitHandedOver):
 		return nil
 	case slices.Contains(final, status):
 		return s.takeAway(fs.EndedForGood)
@@ -119,7 +119,7 @@ func cleanUp(s *settings, known int) error {
 
 // prepareStart is root's part before a daemon starts. What is in the way of that, the daemon of a unit says.
 func (s *settings) prepareStart(ctx context.Context) error {
-	store, _, err := fdstore.Open()
+	store, _, err := handover.Open()
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (s *settings) awaitTurn() (stopped bool) {
 	if err != nil {
 		return false // said later
 	}
-	t := openTurn(s.runtimeDir, a.uid)
+	t := openTurn(s.runtimeDir, a.UID)
 	defer t.close()
 	wait := t.wait()
 	if wait == 0 {
@@ -169,7 +169,7 @@ func (s *settings) awaitTurn() (stopped bool) {
 }
 
 // provide adds the addresses and mounts, as far as either is wanted.
-func (s *settings) provide(ctx context.Context, store *fdstore.Store) error {
+func (s *settings) provide(ctx context.Context, store *handover.Store) error {
 	if err := s.provideAddresses(ctx); err != nil || s.mount == none {
 		return err
 	}
@@ -177,14 +177,14 @@ func (s *settings) provide(ctx context.Context, store *fdstore.Store) error {
 }
 
 // account is whom the daemon runs as.
-func (s *settings) account() (*account, error) {
+func (s *settings) account() (*privilege.Account, error) {
 	if s.user == "" {
-		return &account{uid: os.Getuid(), gid: os.Getgid()}, nil
+		return &privilege.Account{UID: os.Getuid(), GID: os.Getgid()}, nil
 	}
-	return lookUpAccount(s.user)
+	return privilege.Lookup(s.user)
 }
 
-func mountFor(s *settings, store *fdstore.Store) error {
+func mountFor(s *settings, store *handover.Store) error {
 	if !store.Durable() {
 		return problem.Usage("in a unit: NotifyAccess=all, FileDescriptorStoreMax=64, Environment=FDSTORE=64",
 			errors.New("mount-helper leaves the mount with a keeper or with systemd's file descriptor store, and there is neither"))
@@ -193,14 +193,14 @@ func mountFor(s *settings, store *fdstore.Store) error {
 	if err != nil {
 		return err
 	}
-	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, Source: os.Getenv(sourceVariable), RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
+	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, Source: os.Getenv(sourceVariable), RuntimeDir: s.runtimeDir, Keeper: store}, a.UID, a.GID)
 	if point := refusedPoint(err); point != nil {
 		return point
 	}
 	switch {
 	case err != nil:
 		return err
-	case !mounted && isKept(): // a keeper asks only if it keeps none
+	case !mounted && handover.HasKeeper(): // a keeper asks only if it keeps none
 		return isRunning(s.runtimeDir)
 	case !mounted:
 		fmt.Fprintf(os.Stderr, "imdsfs: %s is kept mounted\n", s.mount)

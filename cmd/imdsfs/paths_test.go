@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
@@ -229,7 +230,7 @@ func TestWhatRootHasJustMadeIsNothingElse(t *testing.T) {
 	turns := c.during(func() {
 		// In this process, which is quick enough to lose the race.
 		for range 50 {
-			if s.ownDirs(&account{name: "nobody", uid: nobodyID, gid: nobodyID}) == nil {
+			if s.ownDirs(&privilege.Account{Name: "nobody", UID: nobodyID, GID: nobodyID}) == nil {
 				made++
 			}
 			f, err := safepath.Policy{Users: []int{nobodyID}}.MakeDir(wanted, 0o755)

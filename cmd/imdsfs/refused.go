@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
 	"github.com/imdsfs/imdsfs/source/problem"
@@ -154,7 +154,7 @@ type passedRefusal struct {
 }
 
 // leaveRefusal leaves to the daemon of a unit what refuses its start.
-func leaveRefusal(store *fdstore.Store, refused error) error {
+func leaveRefusal(store *handover.Store, refused error) error {
 	r := passedRefusal{Kind: kindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
 	text, err := json.Marshal(r)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
@@ -102,7 +102,7 @@ func (r *runRequest) run(parent context.Context) error {
 	defer cancel()
 	ready, ended := make(chan *process, 1), make(chan error, 1)
 	s.within = func(p *process) { ready <- p }
-	go func() { ended <- runDaemon(ctx, s, fdstore.Nobody(), nil, log) }()
+	go func() { ended <- runDaemon(ctx, s, handover.Disabled(), nil, log) }()
 	stop := func() error {
 		cancel()
 		return <-ended

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -47,7 +47,7 @@ Each flag but --config and --force-addresses is a key of [server] in the file as
 			if s.trial {
 				return s.try(cmd.Context())
 			}
-			kept, others, err := fdstore.Open()
+			kept, others, err := handover.Open()
 			if err != nil {
 				return err
 			}
@@ -59,7 +59,7 @@ Each flag but --config and --force-addresses is a key of [server] in the file as
 			if bad {
 				log.Warn("what was kept of [server] makes no sense and is not used")
 			}
-			if s.keep && !isKept() {
+			if s.keep && !handover.HasKeeper() {
 				return runKeeper(cmd.Context(), &s, others, log)
 			}
 			return runDaemon(cmd.Context(), &s, kept, others, log)

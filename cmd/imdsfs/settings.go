@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/host"
 	"github.com/imdsfs/imdsfs/source/problem"
@@ -85,8 +86,8 @@ func (s *settings) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&s.keep, "keep", false, "supervise the daemon: start it again when it dies or hangs, and lose nothing by that")
 	f.StringVar(&s.user, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
 	f.DurationVar(&s.watchdog, "watchdog", 0, "with --keep: how long the daemon may be silent (default 15s)")
-	f.BoolVar(&s.trial, trialFlag, false, "look at the settings and the tree as they would be served, and end")
-	f.MarkHidden(trialFlag)
+	f.BoolVar(&s.trial, handover.TrialFlag, false, "look at the settings and the tree as they would be served, and end")
+	f.MarkHidden(handover.TrialFlag)
 	f.BoolVar(&s.forceAddresses, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 }
 

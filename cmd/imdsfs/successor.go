@@ -8,10 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,7 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
@@ -34,9 +31,6 @@ const (
 
 // errHandedOver ends a daemon for a successor. It is nothing to complain about.
 var errHandedOver = errors.New("handed over")
-
-// lingeringVariable names a child that outlives an exec, which nobody else waits for.
-const lingeringVariable = "IMDSFS_LINGERING"
 
 // inherit is what a predecessor kept under a name, nil if there is nothing.
 func (p *process) inherit(name string) *os.File {
@@ -58,7 +52,7 @@ func (p *process) keptOf(prefix string) map[string]*os.File {
 }
 
 // inheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
-func inheritedServer(kept *fdstore.Store) (before *tomlfile.Server, bad bool) {
+func inheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	if kept.Inherited()[keptServer] == nil {
 		return nil, false
 	}
@@ -172,9 +166,9 @@ func (p *process) heed(ctx context.Context, sig os.Signal) bool {
 		}
 		p.log.Warn("SIGUSR1 asks to hand over to another process, but nobody keeps anything for it: there is no keeper (--keep) and no file descriptor store")
 	case syscall.SIGUSR2:
-		program, err := ownProgram()
+		program, err := handover.OwnProgram()
 		if err == nil {
-			by := unknownUser
+			by := handover.UnknownUser
 			if isRoot() {
 				by = 0 // nobody else may send root a signal
 			}
@@ -187,18 +181,6 @@ func (p *process) heed(ctx context.Context, sig os.Signal) bool {
 		return true
 	}
 	return false
-}
-
-// ownProgram is the path by which this program was called: what stands there by now may be another one.
-func ownProgram() (string, error) {
-	path, err := exec.LookPath(os.Args[0])
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err != nil {
-		return "", fmt.Errorf("find this program's own file: %w", err)
-	}
-	return path, nil
 }
 
 // An upgrade is somebody's wish to have another program take our place.
@@ -241,32 +223,21 @@ func (p *process) handOverMount() error {
 	if err != nil {
 		return fmt.Errorf("hand the mount over: %w", err)
 	}
-	if lingering != 0 {
-		os.Setenv(lingeringVariable, strconv.Itoa(lingering))
-	}
+	handover.LeaveChild(lingering)
 	fault.At("handed over")
 	return nil
 }
 
 // become has a program take the place of this one. If it cannot, this one begins anew.
-func (p *process) become(next *candidate) error {
-	args := append([]string{next.path}, os.Args[1:]...)
-	fault.At("exec")
-	err := next.unchanged()
-	if err == nil {
-		err = p.kept.Exec(next.path, args)
-	}
+func (p *process) become(next *handover.Candidate) error {
+	err := p.kept.Become(next)
 	p.log.WithError(err).Error("not upgraded")
-	return p.kept.Exec("/proc/self/exe", append([]string{os.Args[0]}, os.Args[1:]...))
+	return p.kept.Restart()
 }
 
-// reapPredecessor waits for the child that outlived an exec.
-func reapPredecessor() {
-	pid, err := strconv.Atoi(os.Getenv(lingeringVariable))
-	os.Unsetenv(lingeringVariable)
-	if err == nil && pid > 1 {
-		go unix.Wait4(pid, nil, 0, nil)
-	}
+// tryProgram tries another program as a start of it would. by is the user who names it.
+func (p *process) tryProgram(ctx context.Context, path string, by uint32) (*handover.Candidate, error) {
+	return handover.Try(ctx, path, handover.Trial{By: by, Args: os.Args[1:], Config: p.settings.config})
 }
 
 // startWatchdog tells systemd or the keeper, if they want to hear it, that the daemon is well: the kernel gets

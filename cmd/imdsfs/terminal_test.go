@@ -15,6 +15,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,10 +34,10 @@ func besideTerminal() int {
 	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdout, os.Stderr, os.Environ()
 	null, err := os.Open(os.DevNull)
 	cmd.ExtraFiles = []*os.File{null}
-	a, lookErr := lookUpAccount("nobody")
-	err = errors.Join(err, lookErr, keepFromChildren())
+	a, lookErr := privilege.Lookup("nobody")
+	err = errors.Join(err, lookErr, privilege.CloseOnExec())
 	if err == nil {
-		err = startAs(cmd, a, nil, nil)
+		err = privilege.Start(cmd, a, nil, nil)
 	}
 	if err == nil {
 		err = cmd.Wait()
@@ -144,7 +145,7 @@ func TestWhoRunsAsAnotherUserGetsNoTerminal(t *testing.T) {
 	w.on(cmd)
 	cmd.Env = append(os.Environ(), besideTerminalVariable+"=start")
 	cmd.ExtraFiles = []*os.File{w.slave} // what a starter leaves open
-	must(t, onThread(func() error {
+	must(t, privilege.OnThread(func() error {
 		_, err := unix.KeyctlJoinSessionKeyring(rootsKey)
 		if err == nil {
 			_, err = unix.AddKey("user", rootsKey, []byte("hunter2"), unix.KEY_SPEC_SESSION_KEYRING)
@@ -173,7 +174,7 @@ func TestWhoRunsAsAnotherUserGetsNoTerminal(t *testing.T) {
 	}
 }
 
-// What a keeper that root starts on a terminal hands on to the daemon of another user is the list in startAs.
+// What a keeper that root starts on a terminal hands on to the daemon of another user is the list in privilege.Start.
 func TestWhatAKeptDaemonInherits(t *testing.T) {
 	s := newKeptSite(t, least("", `tier = "gold"`)+`
 [credentials.web]

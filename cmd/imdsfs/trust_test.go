@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,7 +20,7 @@ import (
 // that it opens sees him.
 func asUser(t *testing.T, uid int, f func() error) {
 	t.Helper()
-	must(t, onThread(func() error {
+	must(t, privilege.OnThread(func() error {
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
 			return errno
 		}

@@ -1,4 +1,4 @@
-package keeper
+package handover
 
 import (
 	"context"
@@ -17,25 +17,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
-	"github.com/imdsfs/imdsfs/testdata/scratch"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-const patience = time.Minute
-
-// script tells the test binary, as a daemon, what to do: words, in order.
-const script = "IMDSFS_TEST_SCRIPT"
-
-func TestMain(m *testing.M) {
-	if words := os.Getenv(script); words != "" {
-		daemon(strings.Fields(words))
-	}
-	os.Exit(scratch.Run(m))
-}
-
-// daemon does what the script says. A word that ends in ! is for the first daemon alone, which finds nothing kept.
-func daemon(words []string) {
-	store, others, err := fdstore.Open()
+// scriptedDaemon does what a script says. A word that ends in ! is for the first daemon only, which finds nothing kept.
+func scriptedDaemon(words []string) {
+	store, others, err := Open()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(9)
@@ -104,8 +91,8 @@ func daemon(words []string) {
 	os.Exit(0)
 }
 
-// A kept is a keeper in a test.
-type kept struct {
+// A testKeeper is a keeper whose daemon is this test binary.
+type testKeeper struct {
 	*Keeper
 	t       *testing.T
 	notes   string
@@ -117,13 +104,13 @@ type kept struct {
 	ended   chan int
 }
 
-func newKept(t *testing.T, words string) *kept {
+func newTestKeeper(t *testing.T, words string) *testKeeper {
 	t.Helper()
 	t.Setenv(script, words)
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
-	k := &kept{t: t, notes: filepath.Join(t.TempDir(), "notes"), signals: make(chan os.Signal), ended: make(chan int, 1)}
+	k := &testKeeper{t: t, notes: filepath.Join(t.TempDir(), "notes"), signals: make(chan os.Signal), ended: make(chan int, 1)}
 	k.Keeper = &Keeper{
-		Command: []string{os.Args[0], k.notes}, MountName: fdstore.KeptName("mount"), GiveUp: patience,
+		Command: []string{os.Args[0], k.notes}, MountName: FDName("mount"), GiveUp: kit.Patience,
 		Log: func(format string, args ...any) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
@@ -138,49 +125,50 @@ func newKept(t *testing.T, words string) *kept {
 	return k
 }
 
-func (k *kept) run() {
+func (k *testKeeper) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
 	k.t.Cleanup(cancel)
 	go func() { k.ended <- k.Run(ctx, k.signals) }()
 }
 
-func (k *kept) log() string {
+func (k *testKeeper) log() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return strings.Join(k.said, "\n")
 }
 
-func (k *kept) noted() string {
+func (k *testKeeper) noted() string {
 	text, _ := os.ReadFile(k.notes)
 	return strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "; ")
 }
 
 // ends expects the keeper to end with a status.
-func (k *kept) ends(code int) {
+func (k *testKeeper) ends(code int) {
 	k.t.Helper()
 	select {
 	case got := <-k.ended:
 		if got != code {
 			k.t.Errorf("ended with %d, want %d: %s", got, code, k.log())
 		}
-	case <-time.After(patience):
+	case <-time.After(kit.Patience):
 		k.t.Fatalf("the keeper goes on: %s; %s", k.noted(), k.log())
 	}
 }
 
-func (k *kept) eventually(what string, ok func() bool) {
+func (k *testKeeper) eventually(what string, ok func() bool) {
 	k.t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			k.t.Fatalf("not in %v: %s; noted %s; %s", patience, what, k.noted(), k.log())
+	defer func() {
+		if k.t.Failed() {
+			k.t.Logf("noted %s; %s", k.noted(), k.log())
 		}
-	}
+	}()
+	kit.Eventually(k.t, what, ok)
 }
 
 func TestWhatIsKeptIsPassedOn(t *testing.T) {
 	for _, end := range []string{"die!", "exit=1!", "exit=3!", "exit=75!"} {
-		k := newKept(t, "kept keep=a! keep=b! keep=mount! drop=b! ready "+end+" exit=0")
+		k := newTestKeeper(t, "kept keep=a! keep=b! keep=mount! drop=b! ready "+end+" exit=0")
 		k.run()
 		k.ends(0)
 		if got, want := k.noted(), "kept , 0 from others; kept a mount, 0 from others"; got != want {
@@ -195,9 +183,9 @@ func TestWhatIsKeptIsPassedOn(t *testing.T) {
 	}
 }
 
-// What it says at its last moment counts.
+// Messages that a daemon sends just before its death count.
 func TestLastWordsAreHeard(t *testing.T) {
-	k := newKept(t, "kept "+strings.Repeat("keep=a! drop=a! ", 200)+" keep=b! ready! die! exit=0")
+	k := newTestKeeper(t, "kept "+strings.Repeat("keep=a! drop=a! ", 200)+" keep=b! ready! die! exit=0")
 	k.run()
 	k.ends(0)
 	if got := k.noted(); got != "kept , 0 from others; kept b, 0 from others" {
@@ -210,7 +198,7 @@ func TestAFirstStartThatFailsIsTheLast(t *testing.T) {
 		word string
 		code int
 	}{{"exit=1", 1}, {"exit=2", 2}, {"exit=3", 3}, {"die", 1}, {"exit=0", 0}} {
-		k := newKept(t, "note=started "+end.word)
+		k := newTestKeeper(t, "note=started "+end.word)
 		k.run()
 		k.ends(end.code)
 		if got := k.noted(); got != "started" {
@@ -220,7 +208,7 @@ func TestAFirstStartThatFailsIsTheLast(t *testing.T) {
 }
 
 func TestAFirstDaemonThatIsKilledWithItsMountHasASuccessor(t *testing.T) {
-	k := newKept(t, "kept keep=mount! die! ready exit=0")
+	k := newTestKeeper(t, "kept keep=mount! die! ready exit=0")
 	k.run()
 	k.ends(0)
 	if got, want := k.noted(), "kept , 0 from others; kept mount, 0 from others"; got != want {
@@ -229,12 +217,8 @@ func TestAFirstDaemonThatIsKilledWithItsMountHasASuccessor(t *testing.T) {
 }
 
 func TestSocketsOfOthersAreHeld(t *testing.T) {
-	k := newKept(t, "kept keep=a! ready die! exit=0")
-	fd, err := unix.Dup(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k.Hold("web.socket", fd)
+	k := newTestKeeper(t, "kept keep=a! ready die! exit=0")
+	k.Hold(map[string][]*os.File{"web.socket": {file(t, "")}})
 	k.run()
 	k.ends(0)
 	if got := k.noted(); got != "kept , 1 from others; kept a, 1 from others" {
@@ -247,7 +231,7 @@ func TestADaemonThatHangsIsReplaced(t *testing.T) {
 		"after it was ready": "keep=a! ready alive=20 hang! exit=0",
 		"before":             "keep=a! ready! die! kept note=second",
 	} {
-		k := newKept(t, words)
+		k := newTestKeeper(t, words)
 		k.Watchdog = 4 * time.Second
 		k.run()
 		k.ends(0)
@@ -255,7 +239,7 @@ func TestADaemonThatHangsIsReplaced(t *testing.T) {
 			t.Errorf("%s: said %q", name, k.log())
 		}
 	}
-	k := newKept(t, "keep=a! ready! die! hang")
+	k := newTestKeeper(t, "keep=a! ready! die! hang")
 	k.Watchdog, k.GiveUp = 3*time.Second, 500*time.Millisecond
 	k.run()
 	k.ends(1)
@@ -265,7 +249,7 @@ func TestADaemonThatHangsIsReplaced(t *testing.T) {
 }
 
 func TestFailuresAreTriedLessAndLessOften(t *testing.T) {
-	k := newKept(t, "note=start keep=a! ready! die! exit=1")
+	k := newTestKeeper(t, "note=start keep=a! ready! die! exit=1")
 	k.GiveUp = 3 * time.Second
 	k.run()
 	k.ends(1)
@@ -275,7 +259,7 @@ func TestFailuresAreTriedLessAndLessOften(t *testing.T) {
 }
 
 func TestSignalsArePassedOn(t *testing.T) {
-	k := newKept(t, "keep=a ready wait")
+	k := newTestKeeper(t, "keep=a ready wait")
 	k.run()
 	k.eventually("it waits", func() bool { return k.noted() == "waiting" })
 	k.signals <- syscall.SIGHUP
@@ -288,15 +272,15 @@ func TestSignalsArePassedOn(t *testing.T) {
 }
 
 func TestTheMountIsMadeBeforeTheDaemon(t *testing.T) {
-	k := newKept(t, "kept keep=mount! exit=0")
-	k.Mount = k.Command // which is the first to run, and keeps the mount
+	k := newTestKeeper(t, "kept keep=mount! exit=0")
+	k.MountCommand = k.Command // which is the first to run, and keeps the mount
 	k.run()
 	k.ends(0)
 	if got := k.noted(); got != "kept , 0 from others; kept mount, 0 from others" {
 		t.Error(got)
 	}
-	k = newKept(t, "note=helper exit=4")
-	k.Mount = k.Command
+	k = newTestKeeper(t, "note=helper exit=4")
+	k.MountCommand = k.Command
 	k.run()
 	k.ends(4)
 	if got := k.noted(); got != "helper" {
@@ -305,8 +289,8 @@ func TestTheMountIsMadeBeforeTheDaemon(t *testing.T) {
 	if k.log() != "" {
 		t.Errorf("the helper has said why, and the keeper says %q", k.log())
 	}
-	k = newKept(t, "note=helper exit=0")
-	k.Mount = k.Command
+	k = newTestKeeper(t, "note=helper exit=0")
+	k.MountCommand = k.Command
 	k.run()
 	k.ends(1)
 	if !strings.Contains(k.log(), "has made no mount") {
@@ -314,15 +298,15 @@ func TestTheMountIsMadeBeforeTheDaemon(t *testing.T) {
 	}
 }
 
-func TestAShelfIsBounded(t *testing.T) {
-	var s shelf
+func TestWhatAKeeperHoldsIsBounded(t *testing.T) {
+	var s heldFiles
 	defer s.clear()
-	for n := range maxFiles + 10 {
+	for n := range maxHeld + 10 {
 		fd, err := unix.Dup(0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ok := s.put(fmt.Sprint(n), fd); ok != (n < maxFiles) {
+		if ok := s.put(fmt.Sprint(n), fd); ok != (n < maxHeld) {
 			t.Fatalf("file %d: %v", n, ok)
 		}
 	}
@@ -333,7 +317,7 @@ func TestAShelfIsBounded(t *testing.T) {
 }
 
 func TestStartDecidesHowADaemonIsStarted(t *testing.T) {
-	k := newKept(t, "exit=0")
+	k := newTestKeeper(t, "exit=0")
 	k.Start = func(*exec.Cmd) error { return errors.New("no such user") }
 	k.run()
 	k.ends(1)

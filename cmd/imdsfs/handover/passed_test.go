@@ -1,4 +1,4 @@
-package fdstore
+package handover
 
 import (
 	"fmt"
@@ -22,7 +22,7 @@ func TestWhatIsNoFileIsNotTakenOver(t *testing.T) {
 	}
 }
 
-// What a predecessor keeps under the name of a text may be anything; to read a pipe would wait.
+// A predecessor may keep anything under the name of a text; reading a pipe would hang.
 func TestOnlySealedMemoryIsReadAsText(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -46,11 +46,11 @@ func TestOnlySealedMemoryIsReadAsText(t *testing.T) {
 
 func TestNamesOfWhatIsKept(t *testing.T) {
 	for name, want := range map[string]bool{
-		"kept-a": true, "kept-listen-[fd00__1%eth0]_80": true, "kept-" + strings.Repeat("a", maxName-len(prefix)): true,
+		"kept-a": true, "kept-listen-[fd00__1%eth0]_80": true, "kept-" + strings.Repeat("a", maxFDName-len(prefix)): true,
 		"": false, "a": false, "kept-": false, "kept-keeper": false, "kept-a:b": false, "kept-a=b": false, "kept-a b": false,
-		"kept-ä": false, "kept-\x7f": false, "kept-\n": false, "kept-" + strings.Repeat("a", maxName): false,
+		"kept-ä": false, "kept-\x7f": false, "kept-\n": false, "kept-" + strings.Repeat("a", maxFDName): false,
 	} {
-		if got := IsKeptName(name); got != want {
+		if got := IsFDName(name); got != want {
 			t.Errorf("%q: %v", name, got)
 		}
 	}
@@ -62,11 +62,11 @@ func FuzzParseExec(f *testing.F) {
 	f.Add("2 a=3")
 	f.Fuzz(func(t *testing.T, text string) {
 		kept, rejected := parseExec(text, 1)
-		if len(kept) > maxKept || len(rejected) > maxRejected+1 {
+		if len(kept) > maxPassed || len(rejected) > maxRejected+1 {
 			t.Errorf("%d kept, %d rejected", len(kept), len(rejected))
 		}
 		for i, k := range kept {
-			if k.fd < 3 || k.name != socketName && !IsKeptName(KeptName(k.name)) {
+			if k.fd < 3 || k.name != socketName && !IsFDName(FDName(k.name)) {
 				t.Errorf("kept %q=%d", k.name, k.fd)
 			}
 			if slices.ContainsFunc(kept[:i], func(o passed) bool { return o.fd == k.fd || o.name == k.name }) {

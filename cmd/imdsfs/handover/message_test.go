@@ -1,4 +1,4 @@
-package keeper
+package handover
 
 import (
 	"fmt"
@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 )
 
 // bad are messages of a daemon gone bad, with how many descriptors each comes.
@@ -49,13 +47,9 @@ func openDescriptors(t *testing.T) int {
 }
 
 func TestBadMessagesLeaveNothing(t *testing.T) {
-	k := newKept(t, "hang")
-	others, err := unix.Dup(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k.Hold("web.socket", others)
-	defer k.shelf.clear()
+	k := newTestKeeper(t, "hang")
+	k.Hold(map[string][]*os.File{"web.socket": {file(t, "")}})
+	defer k.held.clear()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -68,10 +62,10 @@ func TestBadMessagesLeaveNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &child{}
-	listened := make(chan struct{})
+	received := make(chan struct{})
 	go func() {
-		defer close(listened)
-		for k.hear(c, conn.(*net.UnixConn)) {
+		defer close(received)
+		for k.receive(c, conn.(*net.UnixConn)) {
 		}
 	}()
 	send := func(text string, descriptors int) {
@@ -88,7 +82,7 @@ func TestBadMessagesLeaveNothing(t *testing.T) {
 		m := bad[n%len(bad)]
 		send(m.text, m.descriptors)
 	}
-	// A pipe might block whoever closes or reads it; a file on a hanging file system does.
+	// A pipe might block whoever closes or reads it, as a file on a hanging file system does.
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
@@ -98,27 +92,27 @@ func TestBadMessagesLeaveNothing(t *testing.T) {
 	}
 	unix.Close(pipe[0])
 	unix.Close(pipe[1])
-	send("READY=1", 0) // still heard
-	k.eventually("the last message is heard", func() bool { return !c.ready().IsZero() })
+	send("READY=1", 0) // still received
+	k.eventually("the last message is received", func() bool { return !c.ready().IsZero() })
 	if after := openDescriptors(t); after != before {
 		t.Errorf("%d descriptors are open, before there were %d", after, before)
 	}
-	if names := strings.Join(k.shelf.names, " "); names != "web.socket" {
+	if names := strings.Join(k.held.names, " "); names != "web.socket" {
 		t.Errorf("held: %s", names)
 	}
-	if lines := strings.Split(k.log(), "\n"); len(lines) != maxComplaints {
+	if lines := strings.Split(k.log(), "\n"); len(lines) != maxBadLogged {
 		t.Errorf("%d lines are logged:\n%s", len(lines), k.log())
 	}
 	if strings.ContainsFunc(k.log(), func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }) || !strings.Contains(k.log(), `"FDSTORE=1\nFDNAME=web.socket"`) {
-		t.Errorf("what was said is not quoted:\n%s", k.log())
+		t.Errorf("the messages are not quoted:\n%s", k.log())
 	}
-	theirsClosed(conn)
-	<-listened
+	endReceive(conn)
+	<-received
 	conn.Close()
 }
 
 func TestComplaintsAreBounded(t *testing.T) {
-	var c complaints
+	var c rateLimit
 	now := time.Now()
 	said := 0
 	for range 1000 {
@@ -126,15 +120,15 @@ func TestComplaintsAreBounded(t *testing.T) {
 			said++
 		}
 	}
-	left, ok := c.next(now.Add(complaintsTime))
-	if said != maxComplaints || !ok || left != 1000-maxComplaints {
+	left, ok := c.next(now.Add(badPeriod))
+	if said != maxBadLogged || !ok || left != 1000-maxBadLogged {
 		t.Errorf("said %d; then %v, %d left out", said, ok, left)
 	}
 }
 
-// A child of the daemon's may go on sending when the daemon is dead.
+// A child of a dead daemon may go on sending.
 func TestADeadDaemonIsNotHeardForEver(t *testing.T) {
-	k := newKept(t, "hang")
+	k := newTestKeeper(t, "hang")
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -147,26 +141,26 @@ func TestADeadDaemonIsNotHeardForEver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	theirsClosed(conn)
+	endReceive(conn)
 	c := &child{}
-	for n := range 2 * maxLast {
+	for n := range 2 * maxDrained {
 		if err := unix.Sendmsg(pair[1], []byte("WATCHDOG=1"), nil, nil, 0); err != nil {
 			t.Fatal(err)
 		}
-		if k.hear(c, conn.(*net.UnixConn)) == (n >= maxLast) {
+		if k.receive(c, conn.(*net.UnixConn)) == (n >= maxDrained) {
 			t.Fatalf("message %d", n)
 		}
-		if n == maxLast {
+		if n == maxDrained {
 			break
 		}
 	}
 }
 
-// The mount helper has our rights, and gets nothing of what a daemon has given us.
+// MountCommand has our rights, and gets nothing that a daemon has given us.
 func TestTheMountHelperGetsNothingOfADaemon(t *testing.T) {
-	// The helper keeps a and the mount; the daemon, which finds them, lets go of the mount.
-	k := newKept(t, "kept keep=a! keep=mount! exit=0! drop=mount ready die")
-	k.Mount = k.Command
+	// MountCommand keeps a and the mount; the daemon finds them, and drops the mount.
+	k := newTestKeeper(t, "kept keep=a! keep=mount! exit=0! drop=mount ready die")
+	k.MountCommand = k.Command
 	k.run()
 	const helper, daemon = "kept , 0 from others", "; kept a mount, 0 from others"
 	k.eventually("the second helper", func() bool { return strings.Count(k.noted(), ";") >= 2 })
@@ -177,7 +171,7 @@ func TestTheMountHelperGetsNothingOfADaemon(t *testing.T) {
 	<-k.ended
 }
 
-func FuzzHeed(f *testing.F) {
+func FuzzHandle(f *testing.F) {
 	for _, m := range bad {
 		f.Add(m.text, byte(m.descriptors), false)
 	}
@@ -190,7 +184,7 @@ func FuzzHeed(f *testing.F) {
 				t.Errorf("logged: %q", said)
 			}
 		}}
-		defer k.shelf.clear()
+		defer k.held.clear()
 		var fds []int
 		for range descriptors % (maxRights + 1) {
 			fd, err := unix.MemfdCreate("fuzz", unix.MFD_CLOEXEC)
@@ -199,9 +193,9 @@ func FuzzHeed(f *testing.F) {
 			}
 			fds = append(fds, fd)
 		}
-		k.heed(&child{}, text, fds, cut)
-		for _, name := range k.shelf.names {
-			if !fdstore.IsKeptName(name) || strings.ContainsAny(name, ":=\n ") || len(name) > 255 {
+		k.handle(&child{}, text, fds, cut)
+		for _, name := range k.held.names {
+			if !IsFDName(name) || strings.ContainsAny(name, ":=\n ") || len(name) > 255 {
 				t.Errorf("held under %q", name)
 			}
 		}
@@ -211,8 +205,8 @@ func FuzzHeed(f *testing.F) {
 				open++
 			}
 		}
-		if open != len(k.shelf.fds) || cut && open > 0 {
-			t.Errorf("%d of %d descriptors are open, %d are held", open, len(fds), len(k.shelf.fds))
+		if open != len(k.held.fds) || cut && open > 0 {
+			t.Errorf("%d of %d descriptors are open, %d are held", open, len(fds), len(k.held.fds))
 		}
 	})
 }

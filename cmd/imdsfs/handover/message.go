@@ -1,4 +1,4 @@
-package keeper
+package handover
 
 import (
 	"errors"
@@ -8,30 +8,28 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 )
 
 const (
 	maxMessage = 4096 // bytes
-	maxRights  = 4    // descriptors that are received with a message; one is allowed
+	maxRights  = 4    // descriptors that we receive with a message; one is allowed
 
-	maxComplaints  = 5 // about a daemon, in complaintsTime
-	complaintsTime = time.Minute
-	maxQuoted      = 120 // bytes of what it said
+	maxBadLogged = 5 // bad messages that are logged in badPeriod
+	badPeriod    = time.Minute
+	maxQuoted    = 120 // bytes of a bad message in the log
 )
 
-// A message is what a child says that concerns us, sd_notify(3).
+// A message is the part of a child's sd_notify(3) message that concerns a keeper.
 type message struct {
 	store  string // the name under which to hold the descriptor that comes with it
-	remove string // the name of what need not be held any more
+	remove string // the name of what is to be held no longer
 	ready  bool
 	alive  bool
 }
 
-// parseMessage makes sense of a message. Whoever runs as the daemon may have sent it, with any number of descriptors:
-// one comes with FDSTORE=1, and none otherwise. Names are those of fdstore alone, so that nothing else that is held
-// can be replaced or removed.
+// parseMessage parses a message. Any process of the daemon's user may have sent it, with any number of descriptors; one is
+// right with FDSTORE=1, and none otherwise. Only a Store's names are right, so that no message can replace or remove
+// anything else that is held.
 func parseMessage(text string, descriptors int) (m message, err error) {
 	said := map[string]string{}
 	for line := range strings.SplitSeq(text, "\n") {
@@ -41,7 +39,7 @@ func parseMessage(text string, descriptors int) (m message, err error) {
 	m.ready, m.alive = said["READY"] == "1", said["WATCHDOG"] == "1"
 	name, store, remove := said["FDNAME"], said["FDSTORE"] == "1", said["FDSTOREREMOVE"] == "1"
 	switch {
-	case (store || remove) && !fdstore.IsKeptName(name):
+	case (store || remove) && !IsFDName(name):
 		return message{}, errors.New("FDNAME is no name of ours")
 	case store && descriptors != 1:
 		return message{}, fmt.Errorf("FDSTORE=1 comes with %d descriptors, not 1", descriptors)
@@ -55,10 +53,10 @@ func parseMessage(text string, descriptors int) (m message, err error) {
 	return m, nil
 }
 
-// holdable refuses a descriptor that is not of the kinds that a daemon keeps: sockets, files and memory, /dev/fuse. The
-// close of another may wait for ever, if a file system hangs. So may this look at it. The file system of / is all right:
-// nothing works if that hangs.
-func holdable(fd int) error {
+// checkHoldable refuses a descriptor of a kind that no daemon keeps; it keeps sockets, files and memory, and /dev/fuse. To
+// close another kind may hang with its file system, and so may this check. The file system of / is allowed: nothing works
+// if that hangs.
+func checkHoldable(fd int) error {
 	var st, root unix.Stat_t
 	if err := errors.Join(unix.Fstat(fd, &st), unix.Stat("/", &root)); err != nil {
 		return fmt.Errorf("stat: %w", err)
@@ -87,33 +85,33 @@ func holdable(fd int) error {
 	return fmt.Errorf("what is no socket, no file and not /dev/fuse (mode %o) is not held", st.Mode)
 }
 
-// complaints bound what is logged of messages: whoever sends them decides how many there are.
-type complaints struct {
-	mu    sync.Mutex
-	since time.Time
-	said  int // since then
-	left  int // not said since the last that was
+// A rateLimit bounds how many bad messages are logged: their sender decides how many there are.
+type rateLimit struct {
+	mu     sync.Mutex
+	since  time.Time
+	logged int // since then
+	left   int // not logged since the last one that was
 }
 
-// next reports whether one more may be said now, and how many before it were not.
-func (c *complaints) next(now time.Time) (left int, ok bool) {
+// next reports whether one more may be logged now, and how many before it were not.
+func (c *rateLimit) next(now time.Time) (left int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.since.IsZero() || now.Sub(c.since) >= complaintsTime {
-		c.since, c.said = now, 0
+	if c.since.IsZero() || now.Sub(c.since) >= badPeriod {
+		c.since, c.logged = now, 0
 	}
-	if c.said >= maxComplaints {
+	if c.logged >= maxBadLogged {
 		c.left++
 		return 0, false
 	}
-	c.said++
+	c.logged++
 	left, c.left = c.left, 0
 	return left, true
 }
 
-// complain logs what is wrong with a message.
-func (k *Keeper) complain(format string, args ...any) {
-	left, ok := k.complaints.next(time.Now())
+// logBad logs what is wrong with a message.
+func (k *Keeper) logBad(format string, args ...any) {
+	left, ok := k.badLimit.next(time.Now())
 	if !ok {
 		return
 	}
@@ -124,5 +122,5 @@ func (k *Keeper) complain(format string, args ...any) {
 	k.Log("%s", text)
 }
 
-// quoted is the beginning of what a child said, fit for a log.
+// quoted returns the beginning of a message in a form that is fit for a log.
 func quoted(text string) string { return fmt.Sprintf("%+q", text[:min(len(text), maxQuoted)]) }

@@ -1,4 +1,4 @@
-package fdstore
+package handover
 
 import (
 	"fmt"
@@ -13,40 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
-// role has the test binary be a process that a test starts.
-const role = "IMDSFS_TEST_ROLE"
-
-func TestMain(m *testing.M) {
-	switch os.Getenv(role) {
-	case "exec": // keeps standard input, and becomes the next
-		os.Setenv(role, "after exec")
-		s, _, err := Open()
-		if err == nil {
-			err = s.Keep("input", os.Stdin)
-		}
-		if err == nil {
-			err = s.Keep("dropped", os.Stdout)
-		}
-		if err == nil {
-			s.Drop("dropped")
-			err = s.Exec(os.Args[0], os.Args)
-		}
-		fmt.Println(err)
-		os.Exit(1)
-	case "after exec":
-		os.Stdin.Close()
-		tell()
-	case "open":
-		tell()
-	}
-	os.Exit(scratch.Run(m))
-}
-
-// tell prints what Open finds: for each file its name and what can be read from it.
+// tell prints what Open finds: each file with its name and its content.
 func tell() {
 	s, others, err := Open()
 	if err != nil {
@@ -93,7 +62,7 @@ func file(t *testing.T, text string) *os.File {
 	return f
 }
 
-func child(t *testing.T, as string, environment ...string) *exec.Cmd {
+func childAs(t *testing.T, as string, environment ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), append(environment, role+"="+as, "GORACE=atexit_sleep_ms=0")...)
@@ -102,7 +71,7 @@ func child(t *testing.T, as string, environment ...string) *exec.Cmd {
 }
 
 func TestExecPassesWhatIsKept(t *testing.T) {
-	cmd := child(t, "exec", notifySocket+"=")
+	cmd := childAs(t, "exec", notifyVariable+"=")
 	cmd.Stdin = file(t, "hello")
 	out, err := cmd.Output()
 	want := "kept input \"hello\" cloexec true\nfalse exec in place (imdsfs upgrade); a kill is not survived\n"
@@ -111,7 +80,7 @@ func TestExecPassesWhatIsKept(t *testing.T) {
 	}
 }
 
-// systemd's way: the files begin at 3, and the process is named by its number.
+// systemd passes files from descriptor 3 on, and names the process by its number.
 func TestFilesOfSystemd(t *testing.T) {
 	shell := `LISTEN_PID=$$ LISTEN_FDS=4 LISTEN_FDNAMES=kept-a:web.socket:kept-b:kept-b FDSTORE=64 NOTIFY_SOCKET=/run/nobody/listens exec "$0"`
 	cmd := exec.Command("sh", "-c", shell, os.Args[0])
@@ -129,7 +98,7 @@ true systemd's file descriptor store
 }
 
 func TestFilesOfAnotherProcessAreNotTaken(t *testing.T) {
-	cmd := child(t, "open", "LISTEN_PID=1", "LISTEN_FDS=1", "LISTEN_FDNAMES=kept-a", notifySocket+"=", execVariable+"=1 a=3", KeeperVariable+"=1")
+	cmd := childAs(t, "open", "LISTEN_PID=1", "LISTEN_FDS=1", "LISTEN_FDNAMES=kept-a", notifyVariable+"=", execVariable+"=1 a=3", keeperVariable+"=1")
 	cmd.ExtraFiles = []*os.File{file(t, "A")}
 	out, err := cmd.Output()
 	if want := "\nfalse exec in place (imdsfs upgrade); a kill is not survived\n"; string(out) != want || err != nil {
@@ -137,8 +106,8 @@ func TestFilesOfAnotherProcessAreNotTaken(t *testing.T) {
 	}
 }
 
-// listen stands in for systemd.
-func listen(t *testing.T) *net.UnixConn {
+// listenAsSystemd receives what systemd would.
+func listenAsSystemd(t *testing.T) *net.UnixConn {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -146,13 +115,13 @@ func listen(t *testing.T) *net.UnixConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	t.Setenv(notifySocket, path)
+	t.Setenv(notifyVariable, path)
 	t.Setenv(storeVariable, "64")
 	return conn
 }
 
-// heard is the next message, and what is in the file that came with it.
-func heard(t *testing.T, conn *net.UnixConn) (message, content string) {
+// nextMessage returns the next message, and the content of the file that came with it.
+func nextMessage(t *testing.T, conn *net.UnixConn) (message, content string) {
 	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	text, oob := make([]byte, 1000), make([]byte, 1000)
@@ -181,14 +150,14 @@ func heard(t *testing.T, conn *net.UnixConn) (message, content string) {
 }
 
 func TestSystemdIsGivenWhatIsKept(t *testing.T) {
-	conn := listen(t)
+	conn := listenAsSystemd(t)
 	s, _, err := Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	expect := func(message, content string) {
 		t.Helper()
-		if gotMessage, gotContent := heard(t, conn); gotMessage != message || gotContent != content {
+		if gotMessage, gotContent := nextMessage(t, conn); gotMessage != message || gotContent != content {
 			t.Errorf("systemd hears %q with %q, want %q with %q", gotMessage, gotContent, message, content)
 		}
 	}
@@ -215,9 +184,9 @@ func TestSystemdIsGivenWhatIsKept(t *testing.T) {
 	}
 }
 
-// systemd that takes nothing any more does not hang the daemon, and is not believed to keep anything.
+// A systemd that reads no messages does not hang the daemon, and does not count as keeping anything.
 func TestSystemdThatDoesNotListen(t *testing.T) {
-	conn := listen(t)
+	conn := listenAsSystemd(t)
 	s, _, err := Open()
 	if err != nil {
 		t.Fatal(err)
