@@ -12,6 +12,9 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // becomesReadable runs what check --user nobody proposes until it finds no fault, and returns the faults.
@@ -86,9 +89,9 @@ func TestCheckReadsAsTheUserWhoServes(t *testing.T) {
 	}
 
 	// Nobody but root can look as another user; everybody can as himself.
-	nobody, err := lookUpAccount("nobody")
+	nobody, err := daemon.LookUpAccount("nobody")
 	must(t, err, os.Chown(secret, 0, 0), os.Chmod(secret, 0o600), os.Chmod(dir+"/secrets", 0o755))
-	must(t, asAccount(nobody, func() error {
+	must(t, daemon.AsAccount(nobody, func() error {
 		if _, stderr, code := check(t, "-q", "--user", "root", file); code != exitFailed || !strings.Contains(stderr, "--user root: only root and that user can tell") || !strings.Contains(stderr, "hint: run it as root: sudo imdsfs check --user root") {
 			t.Errorf("exit code %d: %s", code, stderr)
 		}
@@ -169,7 +172,7 @@ func TestCheckFitsTheTerminal(t *testing.T) {
 		must(t, cmd.Run())
 		fmt.Fprintf(w.slave, "end %d\n", i)
 		end := fmt.Sprintf("end %d\r\n", i)
-		eventually(t, "all of it is printed", func() bool { return strings.HasSuffix(w.log.String(), end) })
+		kit.Eventually(t, "all of it is printed", func() bool { return strings.HasSuffix(w.log.String(), end) })
 		printed := strings.ReplaceAll(w.log.String()[before:], "\r", "")
 		widest := 0
 		for line := range strings.Lines(printed) {

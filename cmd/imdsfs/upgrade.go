@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -36,7 +37,7 @@ nobody but root can change: the file, and each directory on the way to it.`,
 		Args:    exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if program == "" {
-				own, err := ownProgram()
+				own, err := daemon.OwnProgram()
 				if err != nil {
 					return err
 				}

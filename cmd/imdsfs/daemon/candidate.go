@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -128,7 +128,7 @@ func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
 		err = fmt.Errorf("%s is no imdsfs: it says %q to version", c.path, said)
 	}
 	if err == nil {
-		err = c.tryServe(ctx, os.Args[1:], p.settings.config)
+		err = c.tryServe(ctx, os.Args[1:], p.settings.File)
 	}
 	if err != nil {
 		return err
@@ -136,14 +136,14 @@ func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
 	return c.unchanged()
 }
 
-// trialFlag has serve end where it would begin to act.
-const trialFlag = "trial"
+// TrialFlag has serve end where it would begin to act.
+const TrialFlag = "trial"
 
 // tryServe has the program judge the arguments with which it would be run, as a start would. One from before there was
 // a trial refuses its flag: then it reads the flags for its help, and the instance file with check.
 func (c *candidate) tryServe(ctx context.Context, args []string, config string) error {
-	said, err := c.run(ctx, slices.Insert(slices.Clone(args), 1, "--"+trialFlag)...)
-	if err == nil || !strings.Contains(said, "unknown flag: --"+trialFlag) {
+	said, err := c.run(ctx, slices.Insert(slices.Clone(args), 1, "--"+TrialFlag)...)
+	if err == nil || !strings.Contains(said, "unknown flag: --"+TrialFlag) {
 		return err
 	}
 	if _, err := c.run(ctx, append(slices.Clone(args), "--help")...); err != nil || config == "" {

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -20,11 +20,11 @@ import (
 )
 
 // Which directories a daemon has is decided by who starts it, before any privilege is dropped: whatever root starts,
-// the packaged unit included, has rootRuntimeDir and rootStateDir, also when the daemon runs as somebody else; an
+// the packaged unit included, has RootRuntimeDir and RootStateDir, also when the daemon runs as somebody else; an
 // ordinary user has his own. So what was set at run time is there however the daemon is started the next time.
 //
 // Both of root's lie where only root makes names. They belong to whoever the daemon runs as, and change hands when that
-// changes: systemd does so for the unit, and [settings.ownDirs] for every other way. Nowhere else is a directory of
+// changes: systemd does so for the unit, and [Settings.OwnDirs] for every other way. Nowhere else is a directory of
 // another user touched.
 //
 // What root gets back, another user has written:
@@ -34,8 +34,8 @@ import (
 //     somebody else, is not touched.
 //   - The run-time directory is emptied. Keys that another user knows are not used again: session tokens end with that.
 const (
-	rootRuntimeDir = "/run/imdsfs"
-	rootStateDir   = "/var/lib/imdsfs"
+	RootRuntimeDir = "/run/imdsfs"
+	RootStateDir   = "/var/lib/imdsfs"
 
 	maxStateFile = 128 << 20 // bytes, as in package overlay
 	stateDirWait = 2 * time.Second
@@ -44,9 +44,9 @@ const (
 // stateFiles are all files of the state directory.
 var stateFiles = []string{launchFile(""), overlay.Path("")}
 
-func defaultRuntimeDir() string {
+func DefaultRuntimeDir() string {
 	if isRoot() {
-		return rootRuntimeDir
+		return RootRuntimeDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && mayBeOurs(dir) {
 		return filepath.Join(dir, "imdsfs")
@@ -54,10 +54,10 @@ func defaultRuntimeDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
 }
 
-// defaultStateDir is empty if there is no home directory.
-func defaultStateDir() string {
+// DefaultStateDir is empty if there is no home directory.
+func DefaultStateDir() string {
 	if isRoot() {
-		return rootStateDir
+		return RootStateDir
 	}
 	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" && mayBeOurs(dir) {
 		return filepath.Join(dir, "imdsfs")
@@ -91,24 +91,24 @@ type dir struct {
 
 // dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
 // business).
-func (s *settings) dirs() []dir {
+func (s *Settings) dirs() []dir {
 	return []dir{
-		{"run-time directory", s.runtimeDir, 0o755, "--runtime-dir", false},
-		{"state directory", s.stateDir, 0o700, "--state-dir", true},
+		{"run-time directory", s.RuntimeDir, 0o755, "--runtime-dir", false},
+		{"state directory", s.StateDir, 0o700, "--state-dir", true},
 	}
 }
 
 // isRoots reports whether it is one of root's defaults, and we are root.
 func (d dir) isRoots() bool {
-	return isRoot() && (d.path == rootRuntimeDir || d.path == rootStateDir)
+	return isRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
 }
 
 // makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
-func makeDirs(s *settings) error { return s.ownDirs(&account{uid: os.Geteuid(), gid: os.Getegid()}) }
+func makeDirs(s *Settings) error { return s.OwnDirs(&Account{UID: os.Geteuid(), GID: os.Getegid()}) }
 
-// ownDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
+// OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
 // is there already has to be that account's, unless it is one of root's defaults.
-func (s *settings) ownDirs(a *account) error {
+func (s *Settings) OwnDirs(a *Account) error {
 	for _, d := range s.dirs() {
 		f, made, err := d.open(a)
 		if err == nil {
@@ -122,8 +122,8 @@ func (s *settings) ownDirs(a *account) error {
 }
 
 // open opens the directory, O_PATH, and makes it if it is missing.
-func (d dir) open(a *account) (f *os.File, made bool, err error) {
-	policy := safepath.Policy{Users: []int{a.uid}}
+func (d dir) open(a *Account) (f *os.File, made bool, err error) {
+	policy := safepath.Policy{Users: []int{a.UID}}
 	if d.isRoots() {
 		if owner, ok := d.lastOwner(); ok {
 			policy.Users = append(policy.Users, owner)
@@ -139,7 +139,7 @@ func (d dir) open(a *account) (f *os.File, made bool, err error) {
 	case errors.As(err, &refused):
 		return nil, false, d.refuse(refused)
 	case err != nil:
-		return nil, false, noRoom(problem.Invalid("choose another with "+d.flag, err), d.path, d.flag)
+		return nil, false, NoRoom(problem.Invalid("choose another with "+d.flag, err), d.path, d.flag)
 	}
 	return f, made, nil
 }
@@ -166,7 +166,7 @@ func (d dir) refuse(err error) error {
 func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // own has the directory belong to an account.
-func (d dir) own(f *os.File, a *account, made bool) error {
+func (d dir) own(f *os.File, a *Account, made bool) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -175,16 +175,16 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 	// The parent of one that was just made may be the account's, who may have put another in its place.
 	made = made && safepath.IsEmpty(f) == nil
 	switch {
-	case !d.isRoots() && owner == a.uid:
+	case !d.isRoots() && owner == a.UID:
 		return nil
 	case !d.isRoots() && !made && owner != os.Geteuid():
 		return d.refuse(fmt.Errorf("%s belongs to uid %d, not to us", d.path, owner))
 	case !d.isRoots() && !made:
-		return problem.Invalid("chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.name))
-	case owner == a.uid && owner != 0:
+		return problem.Invalid("chown it, or choose another with "+d.flag, fmt.Errorf("%s does not belong to %s", d.path, a.Name))
+	case owner == a.UID && owner != 0:
 		return nil
 	}
-	if owner != a.uid {
+	if owner != a.UID {
 		lock, err := d.lockOut(f)
 		if err != nil {
 			return err
@@ -196,7 +196,7 @@ func (d dir) own(f *os.File, a *account, made bool) error {
 			return problem.Failed("remove what is in the way, or choose another with "+d.flag, fmt.Errorf("%s: take over %s: %w", d.name, d.path, err))
 		}
 	}
-	if owner == a.uid || a.uid == 0 {
+	if owner == a.UID || a.UID == 0 {
 		return nil
 	}
 	return d.give(f, a)
@@ -220,7 +220,7 @@ func (d dir) lockOut(f *os.File) (*os.File, error) {
 			return nil, problem.Failed("stop that first, or give this one a --state-dir of its own",
 				fmt.Errorf("%s is the state directory of a running imdsfs", d.path))
 		}
-		return nil, isRunning(d.path)
+		return nil, IsRunning(d.path)
 	}
 	return lock, nil
 }
@@ -339,7 +339,7 @@ func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
 
 // give changes the owner of a directory and of the daemon's files in it, first the latter: nobody else can put
 // anything in its way as long as the directory is root's.
-func (d dir) give(dir *os.File, a *account) error {
+func (d dir) give(dir *os.File, a *Account) error {
 	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
@@ -352,10 +352,10 @@ func (d dir) give(dir *os.File, a *account) error {
 		}
 	}
 	for _, name := range names {
-		err := unix.Fchownat(int(list.Fd()), name, a.uid, a.gid, unix.AT_SYMLINK_NOFOLLOW)
+		err := unix.Fchownat(int(list.Fd()), name, a.UID, a.GID, unix.AT_SYMLINK_NOFOLLOW)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("chown %s: %w", filepath.Join(dir.Name(), name), err)
 		}
 	}
-	return list.Chown(a.uid, a.gid)
+	return list.Chown(a.UID, a.GID)
 }

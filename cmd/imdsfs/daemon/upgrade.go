@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -32,8 +32,8 @@ const (
 	keptServer  = "server" // what [server] says, as JSON
 )
 
-// errHandedOver ends a daemon for a successor. It is nothing to complain about.
-var errHandedOver = errors.New("handed over")
+// ErrHandedOver ends a daemon for a successor. It is nothing to complain about.
+var ErrHandedOver = errors.New("handed over")
 
 // lingeringVariable names a child that outlives an exec, which nobody else waits for.
 const lingeringVariable = "IMDSFS_LINGERING"
@@ -57,8 +57,8 @@ func (p *process) keptOf(prefix string) map[string]*os.File {
 	return files
 }
 
-// inheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
-func inheritedServer(kept *fdstore.Store) (before *tomlfile.Server, bad bool) {
+// InheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
+func InheritedServer(kept *fdstore.Store) (before *tomlfile.Server, bad bool) {
 	if kept.Inherited()[keptServer] == nil {
 		return nil, false
 	}
@@ -136,7 +136,7 @@ func (p *process) forget(name string) {
 func (p *process) forgetListeners() {
 	if !p.successor {
 		p.http.dropAll()
-		os.Remove(listenFile(p.settings.runtimeDir))
+		os.Remove(ListenFile(p.settings.RuntimeDir))
 	}
 }
 
@@ -172,7 +172,7 @@ func (p *process) heed(ctx context.Context, sig os.Signal) bool {
 		}
 		p.log.Warn("SIGUSR1 asks to hand over to another process, but nobody keeps anything for it: there is no keeper (--keep) and no file descriptor store")
 	case syscall.SIGUSR2:
-		program, err := ownProgram()
+		program, err := OwnProgram()
 		if err == nil {
 			by := unknownUser
 			if isRoot() {
@@ -190,7 +190,7 @@ func (p *process) heed(ctx context.Context, sig os.Signal) bool {
 }
 
 // ownProgram is the path by which this program was called: what stands there by now may be another one.
-func ownProgram() (string, error) {
+func OwnProgram() (string, error) {
 	path, err := exec.LookPath(os.Args[0])
 	if err == nil {
 		path, err = filepath.Abs(path)
@@ -210,7 +210,7 @@ type upgrade struct {
 
 // upgradeTo has the loop try a program and, if that is good, end for it.
 func (p *process) upgradeTo(ctx context.Context, program string, by uint32) error {
-	if p.settings.within != nil {
+	if p.within != nil {
 		return errors.New("imdsfs run ends with its command, and goes on with no other program")
 	}
 	u := upgrade{program, by, make(chan error, 1)}

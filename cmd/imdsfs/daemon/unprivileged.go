@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -7,25 +7,21 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/user"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
 
 // outputLimit is how long what a daemon has written is waited for after its end: a child of its may hold the pipe.
 const outputLimit = time.Second
 
-// startAs starts a command as somebody who has these capabilities and can never get any other: no setuid
+// StartAs starts a command as somebody who has these capabilities and can never get any other: no setuid
 // program gives him more. What he gets of ours is this, and nothing else:
 //
 //   - a session of his own without a terminal; "/" as the working directory; umask 0077; our resource limits;
@@ -34,13 +30,13 @@ const outputLimit = time.Second
 //   - the variables of cmd.Env that childEnvironment lists. named are further names.
 //
 // Other descriptors must be close-on-exec already (keepFromChildren).
-func startAs(cmd *exec.Cmd, a *account, caps []uintptr, named []string) error {
+func StartAs(cmd *exec.Cmd, a *Account, caps []uintptr, named []string) error {
 	cmd.Dir, cmd.Stdin = "/", nil
 	cmd.Stdout, cmd.Stderr = withoutDevice(cmd.Stdout), withoutDevice(cmd.Stderr)
 	cmd.WaitDelay = outputLimit
 	cmd.Env = childEnvironment(cmd.Env, a, named)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential:  &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: supplementary(a.name)},
+		Credential:  &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID), Groups: supplementary(a.Name)},
 		AmbientCaps: caps,
 		Setsid:      true,
 	}
@@ -119,7 +115,7 @@ func leaveKeyring() error {
 
 // childEnvironment is what a daemon that runs as a gets of an environment: what a program needs to run and to tell
 // the time, what is meant for imdsfs, what a keeper says, and the variables that the instance file names.
-func childEnvironment(environment []string, a *account, named []string) []string {
+func childEnvironment(environment []string, a *Account, named []string) []string {
 	listed := []string{"PATH", "LANG", "LANGUAGE", "TZ", "GODEBUG", "GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GOTRACEBACK"}
 	prefixes := []string{"LC_", "IMDSFS_", "LISTEN_", "WATCHDOG_"}
 	var kept []string
@@ -129,30 +125,7 @@ func childEnvironment(environment []string, a *account, named []string) []string
 			kept = append(kept, variable)
 		}
 	}
-	return append(kept, "HOME="+a.home, "USER="+a.name, "LOGNAME="+a.name)
-}
-
-// absoluteFlags are the flags of serve that name a relative path, with absolute ones.
-func absoluteFlags(args []string) (flags []string, err error) {
-	var given settings
-	cmd := &cobra.Command{}
-	given.addFlags(cmd)
-	if err := cmd.ParseFlags(args); err != nil {
-		return nil, err
-	}
-	for _, f := range []struct{ name, path string }{
-		{"config", given.config}, {"mount", given.mount}, {"admin", given.admin},
-	} {
-		if f.path == "" || f.path == none || filepath.IsAbs(f.path) {
-			continue
-		}
-		path, err := filepath.Abs(f.path)
-		if err != nil {
-			return nil, err
-		}
-		flags = append(flags, "--"+f.name+"="+path)
-	}
-	return flags, nil
+	return append(kept, "HOME="+a.Home, "USER="+a.Name, "LOGNAME="+a.Name)
 }
 
 // withoutDevice is w, unless that is a terminal or another device: then it is a writer that passes on to it. /dev/null
@@ -202,22 +175,4 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 	w.rest = bytes.Clone(text)
 	w.to.Write(plain.Bytes())
 	return len(p), nil
-}
-
-// supplementary are the further groups of a user, by number.
-func supplementary(name string) (groups []uint32) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return nil
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil
-	}
-	for _, id := range ids {
-		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
-			groups = append(groups, uint32(n))
-		}
-	}
-	return groups
 }
