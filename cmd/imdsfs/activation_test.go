@@ -7,6 +7,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // systemd hands over sockets that it has opened: the way to the real address without privilege.
@@ -32,12 +35,12 @@ func TestSocketActivation(t *testing.T) {
 	}
 	go func() { d.exited <- d.cmd.Wait() }()
 	t.Cleanup(d.stop)
-	eventually(t, "ready", func() bool { return strings.Contains(d.log.String(), "msg=ready") })
+	kit.Eventually(t, "ready", func() bool { return strings.Contains(d.log.String(), "msg=ready") })
 	if got := d.ask("GET", "/latest/meta-data/instance-id").body; got != leastID {
 		t.Errorf("got %q", got)
 	}
-	if want := d.address + "\n"; readFile(t, listenFile(d.runtime)) != want {
-		t.Errorf("listens on %q, want the socket that was handed over alone", readFile(t, listenFile(d.runtime)))
+	if want := d.address + "\n"; kit.ReadFile(t, daemon.ListenFile(d.runtime)) != want {
+		t.Errorf("listens on %q, want the socket that was handed over alone", kit.ReadFile(t, daemon.ListenFile(d.runtime)))
 	}
 	if r := d.token(); len(r) != 56 {
 		t.Errorf("token %q", r)

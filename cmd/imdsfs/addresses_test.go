@@ -5,6 +5,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 // newAddressSite is a site with a network namespace of its own, in which nobody has the addresses.
 func newAddressSite(t *testing.T, text string) (*site, netns, []string) {
 	t.Helper()
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	s := newKeptSite(t, text)
 	ns := bareNetns(t, strings.ToLower(t.Name()[4:min(len(t.Name()), 14)]))
 	ns.run("ip link set lo up")
@@ -41,7 +43,7 @@ func TestAKeptDaemonGetsTheAddresses(t *testing.T) {
 			d := s.ready(s.launchAs(command, start...))
 			check := func(when string) {
 				t.Helper()
-				if status := readFile(t, "/proc/"+toString(s.daemon(d))+"/status"); !strings.Contains(status, "CapBnd:\t0000000000000400\n") {
+				if status := kit.ReadFile(t, "/proc/"+toString(s.daemon(d))+"/status"); !strings.Contains(status, "CapBnd:\t0000000000000400\n") {
 					t.Errorf("%s, the daemon's capabilities:\n%s", when, status)
 				}
 				if got := ns.run(askID); got != leastID {
@@ -73,7 +75,7 @@ func TestAKeptDaemonGetsTheAddresses(t *testing.T) {
 			}
 			// A second one with the same run-time directory is refused, and takes nothing away.
 			again := s.launchAs(command, start...)
-			eventually(t, "the second ends", again.ended)
+			kit.Eventually(t, "the second ends", again.ended)
 			if log := again.log.String(); !strings.Contains(log, "already") && !strings.Contains(log, "served by somebody else") {
 				t.Errorf("the second: %s", again.log)
 			}
@@ -89,7 +91,7 @@ func TestAKeeperHidesNoForeignService(t *testing.T) {
 	s, ns, command := newAddressSite(t, least("", ""))
 	ns.run("ip address add 169.254.169.254/32 dev lo")
 	d := s.launchAs(command, "--keep", "--user", "nobody", "--listen", linkLocal, "--add-addresses")
-	eventually(t, "it ends", d.ended)
+	kit.Eventually(t, "it ends", d.ended)
 	for _, want := range []string{"imdsfs: error: link-local addresses: ", "169.254.169.254 is on lo", "imdsfs: hint: "} {
 		if !strings.Contains(d.log.String(), want) {
 			t.Errorf("it does not say %q: %s", want, d.log)
@@ -115,7 +117,7 @@ func TestAnIPv6AddressThatAnotherHasIsLeftOut(t *testing.T) {
 	rewrite(t, s.file, least("", "")+"[metadata-options]\nhttp-protocol-ipv6 = 'enabled'\n")
 	must(t, os.Chmod(s.file, 0o644))
 	d = s.launchAs(command, flags...)
-	eventually(t, "it ends", d.ended)
+	kit.Eventually(t, "it ends", d.ended)
 	if log := d.log.String(); !strings.Contains(log, "the address was left out: fd00:ec2::254 is not on imds0") || !strings.Contains(log, "imdsfs: hint: disable http-protocol-ipv6") {
 		t.Errorf("it logs %s", log)
 	}
@@ -160,7 +162,7 @@ func TestAUnitsHelperMakesAndRemovesTheLink(t *testing.T) {
 	log := &syncBuffer{}
 	cmd.Stderr = log
 	must(t, cmd.Start())
-	eventually(t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") })
+	kit.Eventually(t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") })
 	if got := ns.run(askID); got != leastID {
 		t.Errorf("got %q", got)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,13 +11,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -25,8 +26,6 @@ const (
 	maxAdminAnswer = 16 << 20 // bytes
 	adminTimeout   = 30 * time.Second
 )
-
-func adminSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "admin.sock") }
 
 // adminFlags are the flags of the subcommands that talk to the running daemon.
 type adminFlags struct {
@@ -41,7 +40,7 @@ func (f *adminFlags) add(cmd *cobra.Command) {
 
 // path is the admin socket.
 func (f *adminFlags) path() string {
-	return first(f.socket, adminSocket(first(f.runtimeDir, defaultRuntimeDir())))
+	return cmp.Or(f.socket, daemon.AdminSocket(cmp.Or(f.runtimeDir, daemon.DefaultRuntimeDir())))
 }
 
 // call asks the daemon. body and result may be nil.

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 )
 
 // A quietFile is an instance file that is written by another name of it, in another folder, which no watch sees.
@@ -91,7 +93,7 @@ func TestReloadFallsBackToTheSignal(t *testing.T) {
 	d.after("msg=reloaded", func() {
 		pid := strconv.Itoa(d.cmd.Process.Pid)
 		code, _, errs := imdsfs("reload", "--runtime-dir", d.runtime, "--pid", pid)
-		if want := "imdsfs: warning: no admin socket at " + adminSocket(d.runtime) + ": sent SIGHUP to pid " + pid; code != 0 || !strings.HasPrefix(errs, want) {
+		if want := "imdsfs: warning: no admin socket at " + daemon.AdminSocket(d.runtime) + ": sent SIGHUP to pid " + pid; code != 0 || !strings.HasPrefix(errs, want) {
 			t.Errorf("with a process: exit %d\n%s", code, errs)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/problem"
@@ -24,13 +25,6 @@ import (
 )
 
 const (
-	// backgroundVariable is set by mount for the daemon and its keeper: their standard output is where the
-	// log goes when they are ready, and their standard error where it goes until then.
-	backgroundVariable = "IMDSFS_BACKGROUND"
-	// sourceVariable is what the list of mounts is to show as the source, so that mount -a knows what it has
-	// mounted already.
-	sourceVariable = "IMDSFS_MOUNT_SOURCE"
-
 	mountLimit = 30 * time.Second // until the daemon is ready
 	endLimit   = 12 * time.Second // until one that is told to stop has; a keeper gives its daemon 10 s
 	// afterUmount is how long one that was unmounted may take to be gone: umount does not wait for it.
@@ -43,7 +37,7 @@ var errNotReady = fmt.Errorf("the daemon is not ready within %v", mountLimit)
 
 // background starts the daemon and waits until it is ready. If it does not become so, it has said why.
 func (m *mountRequest) background(parent context.Context) error {
-	ctx, stop, _ := signals(parent)
+	ctx, stop, _ := daemon.Signals(parent)
 	defer stop()
 	log, err := m.openLog()
 	if err != nil {
@@ -52,8 +46,8 @@ func (m *mountRequest) background(parent context.Context) error {
 	until := time.Now().Add(afterUmount)
 	for {
 		said, err := m.try(ctx, log)
-		served := strings.Contains(said, alreadyRunning) || strings.Contains(said, fs.ErrServed.Error())
-		if err != nil && served && !isMounted(m.settings.mount) && time.Now().Before(until) && ctx.Err() == nil {
+		served := strings.Contains(said, daemon.AlreadyRunning) || strings.Contains(said, fs.ErrServed.Error())
+		if err != nil && served && !isMounted(m.settings.Mount) && time.Now().Before(until) && ctx.Err() == nil {
 			time.Sleep(retryPause)
 			continue
 		}
@@ -89,7 +83,7 @@ func (m *mountRequest) try(ctx context.Context, log *os.File) (said string, err 
 	defer cancel()
 	err = d.await(ctx)
 	if err != nil && d.killed() {
-		cleanUp(&m.settings, fs.MayLive) // if that fails too, the next start does it
+		cleanUp(m.settings, fs.MayLive) // if that fails too, the next start does it
 	}
 	text, readErr := io.ReadAll(io.NewSectionReader(start, 0, maxSaid))
 	return string(text), errors.Join(err, readErr)
@@ -175,7 +169,7 @@ func startInBackground(program, source string, args []string, stdout, stderr *os
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = "/", stdout, stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	d.cmd.Env = append(slices.DeleteFunc(os.Environ(), isFromManager),
-		"NOTIFY_SOCKET="+socket.LocalAddr().String(), backgroundVariable+"=1", sourceVariable+"="+source)
+		"NOTIFY_SOCKET="+socket.LocalAddr().String(), daemon.BackgroundVariable+"=1", daemon.MountSourceVariable+"="+source)
 	if err = d.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -275,15 +269,4 @@ func isMounted(dir string) bool {
 		}
 	}
 	return false
-}
-
-// letGo is what mount expects of a daemon, and of its keeper, before they tell it that they are ready: they log
-// where nobody waits for it any more.
-func letGo() {
-	if os.Getenv(backgroundVariable) == "" {
-		return
-	}
-	if err := unix.Dup3(1, 2, 0); err != nil {
-		fmt.Fprintf(os.Stderr, "imdsfs: warning: standard error stays as it is: %v\n", err)
-	}
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // What started mount reads to the end of its pipes, gets its terminal back, and may remove its directory.
@@ -21,7 +23,7 @@ func TestADaemonThatWasMountedHoldsNothingOfItsStarter(t *testing.T) {
 	for _, options := range []string{"keep", "log-level=debug"} {
 		t.Run(options, func(t *testing.T) {
 			w := newMountSite(t, webFile, "")
-			requireCommand(t, "script")
+			kit.RequireCommand(t, "script")
 			w.mustMkdir("here")
 			// On a terminal, with descriptor 9 left open; the pipe ends when nobody has 9 or the terminal.
 			line := "cd " + w.base + "/here && mount -t fuse.imdsfs -o " + w.directories() + "," + options + " " + w.file + " " + w.mount
@@ -31,7 +33,7 @@ func TestADaemonThatWasMountedHoldsNothingOfItsStarter(t *testing.T) {
 					continue
 				}
 				proc := fmt.Sprintf("/proc/%d/", pid)
-				_, stat, _ := strings.Cut(readFile(t, proc+"stat"), ") ") // state, parent, group, session, terminal
+				_, stat, _ := strings.Cut(kit.ReadFile(t, proc+"stat"), ") ") // state, parent, group, session, terminal
 				if session, tty := strings.Fields(stat)[3], strings.Fields(stat)[4]; tty != "0" || !slices.Contains(w.daemons(), atoi(session)) {
 					t.Errorf("process %d has session %s, terminal %s", pid, session, tty)
 				}
@@ -48,7 +50,7 @@ func TestADaemonThatWasMountedHoldsNothingOfItsStarter(t *testing.T) {
 
 			// What it says now is for nobody, and harms nobody.
 			rewrite(t, w.file, "nonsense\n")
-			eventually(t, "the file is read", func() bool {
+			kit.Eventually(t, "the file is read", func() bool {
 				return strings.Contains(w.run("imdsfs status --runtime-dir "+w.runtime), w.file+":1")
 			})
 			if got := w.run("cat " + w.mount + "/latest/meta-data/instance-id"); got != "i-0a1b2c3d4e5f67890" {
@@ -73,18 +75,18 @@ func TestAMountedDaemonLogsWhereItIsTold(t *testing.T) {
 			t.Errorf("it says\n%s", said)
 		}
 		w.run("kill -HUP " + strconv.Itoa(w.serving()))
-		eventually(t, "the reload is logged", func() bool { return strings.Contains(readFile(t, file), "msg=reloaded") })
-		if text := readFile(t, file); !strings.HasPrefix(text, "before\nimdsfs: error: of before\n") || !strings.Contains(text, "msg=ready") || strings.Contains(text, "notify") {
+		kit.Eventually(t, "the reload is logged", func() bool { return strings.Contains(kit.ReadFile(t, file), "msg=reloaded") })
+		if text := kit.ReadFile(t, file); !strings.HasPrefix(text, "before\nimdsfs: error: of before\n") || !strings.Contains(text, "msg=ready") || strings.Contains(text, "notify") {
 			t.Errorf("the log%s is\n%s", keep, text)
 		}
 		w.umountIt()
-		eventually(t, "the end is logged", func() bool { return strings.Contains(readFile(t, file), "unmounted by somebody else") })
+		kit.Eventually(t, "the end is logged", func() bool { return strings.Contains(kit.ReadFile(t, file), "unmounted by somebody else") })
 
 		// What it says in vain is said, and in the log.
 		for _, log := range []string{file, w.base + "/new"} {
 			w.fails(mountFailed, "mount -t fuse.imdsfs -o "+w.directories()+keep+",log="+log+",listen=192.0.2.1:80 "+w.file+" "+w.mount,
 				"imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\nimdsfs: hint: the address belongs to no interface of this machine\n")
-			if text := readFile(t, log); !strings.Contains(text, "imdsfs: error: listen tcp 192.0.2.1:80") {
+			if text := kit.ReadFile(t, log); !strings.Contains(text, "imdsfs: error: listen tcp 192.0.2.1:80") {
 				t.Errorf("the log%s is\n%s", keep, text)
 			}
 		}
@@ -114,9 +116,9 @@ func TestTheJournalStays(t *testing.T) {
 	mount := "mount -t fuse.imdsfs -o keep," + w.directories() + " " + w.file + " " + w.mount
 	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + mount)
 	w.run("kill -HUP " + strconv.Itoa(w.serving()))
-	eventually(t, "the reload is logged", func() bool { return strings.Contains(readFile(t, journal), "msg=reloaded") })
+	kit.Eventually(t, "the reload is logged", func() bool { return strings.Contains(kit.ReadFile(t, journal), "msg=reloaded") })
 	_, code := w.try("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + mount)
-	if said := strings.Count(readFile(t, journal), "imdsfs: error: an imdsfs is already running"); code != mountFailed || said != 1 {
+	if said := strings.Count(kit.ReadFile(t, journal), "imdsfs: error: an imdsfs is already running"); code != mountFailed || said != 1 {
 		t.Errorf("exit code %d, the error is said %d times", code, said)
 	}
 	w.umountIt()
@@ -131,7 +133,7 @@ func TestTheJournalStays(t *testing.T) {
 
 func TestAWaitForADaemonIsBounded(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	patient, cancel := context.WithTimeout(t.Context(), patience)
+	patient, cancel := context.WithTimeout(t.Context(), kit.Patience)
 	defer cancel()
 	for name, c := range map[string]struct {
 		script string
@@ -185,7 +187,7 @@ func TestAnInterruptedMountLeavesNothing(t *testing.T) {
 		case 0:
 			w.umountIt()
 		case mountFailed, 128 + int(syscall.SIGTERM): // before it takes signals it has started nothing
-			eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
+			kit.Eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
 			if w.made() || len(w.mounts()) > 0 {
 				t.Fatalf("left after %d: mounts %v", i, w.mounts())
 			}
@@ -197,7 +199,7 @@ func TestAnInterruptedMountLeavesNothing(t *testing.T) {
 
 // TestWhatAKilledMountLeavesIsRemoved: directories of sockets that nobody has open, and no others.
 func TestWhatAKilledMountLeavesIsRemoved(t *testing.T) {
-	require(t, isRoot(), "root, to be several users")
+	kit.Require(t, isRoot(), "root, to be several users")
 	temp := t.TempDir()
 	elsewhere := t.TempDir()
 	socket := func(dir string, alive bool) string {

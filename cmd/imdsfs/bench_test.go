@@ -8,15 +8,17 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // The bounds are those of `make bench`, with room for a machine that is busy: ratios twice as wide,
 // durations fifty times. Counts are exact.
 func TestMountIsNearlyAsFastAsTmpfs(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	t.Parallel() // as the only one: it runs when all others are over, those of other packages as well
 	for _, command := range []string{"find", "xargs", "fusermount3"} {
-		requireCommand(t, command)
+		kit.RequireCommand(t, command)
 	}
 	runBench(t, "fuse")
 }
@@ -32,7 +34,7 @@ func runBench(t *testing.T, section string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "-ci", "-only", section)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = patience
+	cmd.WaitDelay = kit.Patience
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/imdsfs/imdsfs/fs"
@@ -77,7 +78,7 @@ func (b *fileBinds) print(w io.Writer) error {
 			return err
 		}
 	}
-	if !b.All && isRoot() {
+	if !b.All && os.Geteuid() == 0 {
 		_, err := fmt.Fprintln(w, "single-file bind mounts: not all processes could be looked at")
 		return err
 	}

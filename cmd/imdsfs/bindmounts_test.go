@@ -9,11 +9,12 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A process binds, among its own mounts, a role's credentials, the directory that they are in, and another file.
 func TestStatusNamesBindMountsOfSingleFiles(t *testing.T) {
-	requireCommand(t, "unshare")
+	kit.RequireCommand(t, "unshare")
 	text := func(secret string) string {
 		return least("", "") + "[credentials.web]\ntype = \"static\"\naccess-key-id = \"ASIA\"\nsecret-access-key = \"" + secret + "\"\ntoken = \"t\"\n"
 	}

@@ -1,14 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
@@ -128,13 +129,13 @@ type checked struct {
 // look reads a file as the user in question.
 func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err error) {
 	if c.user == "" {
-		return lookAt(ctx, path, defaultStateDir()), nil
+		return lookAt(ctx, path, daemon.DefaultStateDir()), nil
 	}
 	a, err := privilege.Lookup(c.user)
 	if err != nil {
 		return nil, err
 	}
-	stateDir := defaultStateDir() // of whoever starts the daemon
+	stateDir := daemon.DefaultStateDir() // of whoever starts the daemon
 	err = privilege.Do(a, func() error {
 		r = lookAt(ctx, path, stateDir)
 		return nil
@@ -146,34 +147,17 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	return r, err
 }
 
-// lookAt builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time;
-// that lies in stateDir unless the file says otherwise.
+// lookAt inspects a file. What was changed at run time lies in stateDir unless the file says otherwise.
 func lookAt(ctx context.Context, path, stateDir string) *checked {
-	r := &checked{path: path}
-	s := &settings{config: path, given: &settings{}}
-	file, err := tomlfile.Load(path, s.accept)
-	if file != nil {
-		r.server = file.Server
-		s.settle(&file.Server)
-		sources, _ := s.instanceSources()
-		now := source.SystemClock().Now()
-		store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
-		if _, err = store.Reload(ctx); err == nil {
-			r.snap = store.Snapshot()
-			r.stated, _ = store.StatedID()
-			r.stateDir = first(file.Server.StateDir, stateDir)
-			r.changes, r.unread = overlay.Open(r.stateDir)
-			r.warnings = r.snap.Warnings()
-		}
-	}
+	found, err := daemon.Inspect(ctx, path)
+	r := &checked{path: path, server: found.Server, snap: found.Snapshot, stated: found.ID}
 	if !errors.As(err, &r.faults) {
 		r.err = err
 	}
+	if r.snap != nil {
+		r.warnings = r.snap.Warnings()
+		r.stateDir = cmp.Or(r.server.StateDir, stateDir)
+		r.changes, r.unread = overlay.Open(r.stateDir)
+	}
 	return r
-}
-
-// environment is what a build needs to know of this process.
-func environment(now, launch time.Time) source.Env {
-	uid, gid := ids()
-	return source.Env{Now: now, LaunchTime: launch, UID: uid, GID: gid}
 }

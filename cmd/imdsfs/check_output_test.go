@@ -11,8 +11,10 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // becomesReadable runs what check --user nobody proposes until it finds no fault, and returns the faults.
@@ -170,7 +172,7 @@ func TestCheckFitsTheTerminal(t *testing.T) {
 		must(t, cmd.Run())
 		fmt.Fprintf(w.slave, "end %d\n", i)
 		end := fmt.Sprintf("end %d\r\n", i)
-		eventually(t, "all of it is printed", func() bool { return strings.HasSuffix(w.log.String(), end) })
+		kit.Eventually(t, "all of it is printed", func() bool { return strings.HasSuffix(w.log.String(), end) })
 		printed := strings.ReplaceAll(w.log.String()[before:], "\r", "")
 		widest := 0
 		for line := range strings.Lines(printed) {

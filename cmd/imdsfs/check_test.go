@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 func check(t *testing.T, args ...string) (stdout, stderr string, code int) {
@@ -21,7 +23,7 @@ func check(t *testing.T, args ...string) (stdout, stderr string, code int) {
 func TestCheckReportsTwelveFaultsAtOnce(t *testing.T) {
 	const file = instances + "/faulty/twelve.toml"
 	want := map[string]bool{}
-	for i, line := range strings.Split(readFile(t, file), "\n") {
+	for i, line := range strings.Split(kit.ReadFile(t, file), "\n") {
 		if _, key, ok := strings.Cut(line, "# fault: "); ok && !strings.HasPrefix(line, "#") {
 			want[fmt.Sprintf("%s:%d: %s: ", file, i+1, key)] = true
 		}

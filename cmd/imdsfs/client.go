@@ -14,8 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -27,7 +29,6 @@ const (
 	requestTimeout = 5 * time.Second
 
 	maxAnswer      = 1<<20 + 64<<10 // bytes: the largest leaf, and room for a service that allows more
-	maxListenFile  = 4 << 10        // bytes
 	maxToken       = 1 << 10        // bytes; EC2's have 56
 	maxHeaderBytes = 64 << 10
 
@@ -61,7 +62,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` of the service (default $"+endpointVariable+
 		", else the local daemon, else "+linkLocalEndpoint+")")
-	flags.StringVar(&f.runtimeDir, "runtime-dir", "", "`DIR` where the local daemon leaves its address (default "+defaultRuntimeDir()+")")
+	flags.StringVar(&f.runtimeDir, "runtime-dir", "", "`DIR` where the local daemon leaves its address (default "+daemon.DefaultRuntimeDir()+")")
 	flags.BoolVar(&f.v1, "v1", false, "ask without a session token (IMDSv1)")
 	flags.DurationVar(&f.timeout, "timeout", requestTimeout, "time for each request")
 }
@@ -140,12 +141,12 @@ func listening(dir string) ([]netip.AddrPort, error) {
 		return nil, err
 	}
 	defer d.file.Close()
-	f := d.open(filepath.Base(listenFile(dir)))
+	f := d.open(filepath.Base(daemon.ListenFile(dir)))
 	if f == nil {
 		return nil, nil
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxListenFile))
+	text, err := io.ReadAll(io.LimitReader(f, daemon.MaxListenFile))
 	if err != nil {
 		return nil, nil
 	}

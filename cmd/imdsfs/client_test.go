@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"unicode"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A fakeService imitates an instance metadata service that requires IMDSv2. Its fields change how.
@@ -316,12 +319,12 @@ func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
 		{"killed daemon", "", "", dead + "\n", linkLocalEndpoint},
 		{"no daemon", "", "", "", linkLocalEndpoint},
 		{"file of something else", "", "", "\x00garbage\nexample.org:80\nhttp://" + alive + "\n", linkLocalEndpoint},
-		{"endless file", "", "", strings.Repeat("\n", maxListenFile) + alive + "\n", linkLocalEndpoint},
+		{"endless file", "", "", strings.Repeat("\n", daemon.MaxListenFile) + alive + "\n", linkLocalEndpoint},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if test.file != "" {
-				if err := os.WriteFile(listenFile(dir), []byte(test.file), 0o644); err != nil {
+				if err := os.WriteFile(daemon.ListenFile(dir), []byte(test.file), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -342,9 +345,9 @@ func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
 }
 
 func TestAddressLeftByAStrangerIsNotBelieved(t *testing.T) {
-	require(t, isRoot(), "root, to give a file away")
+	kit.Require(t, isRoot(), "root, to give a file away")
 	dir := t.TempDir()
-	file := listenFile(dir)
+	file := daemon.ListenFile(dir)
 	if err := os.WriteFile(file, []byte("127.0.0.1:1338\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}

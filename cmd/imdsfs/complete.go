@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -26,7 +27,7 @@ var flagValues = map[string]cobra.CompletionFunc{
 	"log-level":          cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, nothing),
 	"log-format":         cobra.FixedCompletions([]string{"text", "json"}, nothing),
 	"config":             cobra.FixedCompletions([]string{"toml"}, filesOnly),
-	"listen":             cobra.FixedCompletions([]string{defaultListen, linkLocal, none}, nothing),
+	"listen":             cobra.FixedCompletions([]string{daemon.DefaultListen, daemon.LinkLocal, daemon.None}, nothing),
 	"allow-from":         cobra.FixedCompletions([]string{"local", "iface:"}, nothing|cobra.ShellCompDirectiveNoSpace),
 	"metrics-allow-from": cobra.FixedCompletions([]string{"local", "iface:"}, nothing|cobra.ShellCompDirectiveNoSpace),
 	"mount":              cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),

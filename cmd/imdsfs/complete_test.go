@@ -9,8 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/source"
-	"github.com/imdsfs/imdsfs/source/tomlfile"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // completed is what a shell is offered after words, of which the last is not yet whole.
@@ -30,7 +31,7 @@ func completed(t *testing.T, words ...string) (offered []string, directive cobra
 
 func TestShellsCompletePathsOfTheRunningDaemon(t *testing.T) {
 	defer func(was time.Duration) { completionLimit = was }(completionLimit)
-	completionLimit = patience
+	completionLimit = kit.Patience
 	d := serve(t, instances+"/web-1.toml", false)
 	t.Setenv(endpointVariable, "")
 	const space, noSpace = cobra.ShellCompDirectiveNoFileComp, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
@@ -137,8 +138,8 @@ func TestWhatShellsOfferIsAccepted(t *testing.T) {
 	formats, _ := completed(t, "serve", "--log-format", "")
 	for _, level := range levels {
 		for _, format := range formats {
-			s := &settings{logLevel: level, logFormat: format}
-			if _, err := s.settle(&tomlfile.Server{}); err != nil {
+			c := daemon.Config{File: none, StateDir: t.TempDir(), LogLevel: level, LogFormat: format}
+			if _, err := c.Validate(nil); err != nil {
 				t.Error(err)
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // shifted is root of the containers that have ids of their own, as the host sees it.
@@ -103,7 +105,7 @@ func userNamespaceOfNobody(s *site) container {
 func (s *site) enclose(command ...string) container {
 	s.t.Helper()
 	for _, tool := range []string{"unshare", "nsenter", "setpriv"} {
-		requireCommand(s.t, tool)
+		kit.RequireCommand(s.t, tool)
 	}
 	dir := s.mustMkdir("inside")
 	pid := s.holder(append(command, "sh", "-c", `mount --bind "$1" "$2" && exec sleep 1000`, "sh", s.mount+"/latest/meta-data", dir)...)
@@ -123,7 +125,7 @@ func (s *site) holder(command ...string) (pid int) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = log
 	s.background(cmd)
-	eventually(s.t, strings.Join(command, " "), func() bool {
+	kit.Eventually(s.t, strings.Join(command, " "), func() bool {
 		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
 		if log.String() != "" {
 			s.t.Fatal(log.String())
@@ -153,7 +155,7 @@ func (s *site) bindIdmapped(pid int) (dir string) {
 	must(s.t, err)
 	defer unix.Close(tree)
 	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
-	require(s.t, !errors.Is(err, unix.EINVAL), "a kernel that maps ids of FUSE mounts (6.12)")
+	kit.Require(s.t, !errors.Is(err, unix.EINVAL), "a kernel that maps ids of FUSE mounts (6.12)")
 	must(s.t, err, unix.MoveMount(tree, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH))
 	s.t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
@@ -174,7 +176,7 @@ func otherIDs(s *site) container {
 }
 
 func (s *site) asRootOf(pid int, dir string) container {
-	requireCommand(s.t, "nsenter")
+	kit.RequireCommand(s.t, "nsenter")
 	return container{dir, func(line string) *exec.Cmd {
 		return exec.Command("nsenter", "-t", fmt.Sprint(pid), "-U", "-S", "0", "-G", "0", "unshare", "-m", "sh", "-c", line)
 	}}
@@ -197,7 +199,7 @@ func (s *site) podman(from string, flags ...string) container {
 	deps, err := filepath.Abs("../../.deps")
 	must(s.t, err)
 	_, err = os.Stat(deps + "/podman/usr/bin/podman")
-	require(s.t, err == nil, "podman from .ci/deps")
+	kit.Require(s.t, err == nil, "podman from .ci/deps")
 	libs, err := filepath.Glob(deps + "/*/usr/lib/*-linux-gnu")
 	must(s.t, err)
 

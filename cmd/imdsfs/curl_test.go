@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const getToken = `TOKEN=$(curl -sX PUT "http://169.254.169.254/latest/api/token" -H "X-aws-ec2-metadata-token-ttl-seconds: 21600")`
@@ -11,7 +13,7 @@ const getToken = `TOKEN=$(curl -sX PUT "http://169.254.169.254/latest/api/token"
 // The lines of the EC2 user guide ("Retrieve instance metadata", "Use IMDSv2"), as they stand there but
 // for curl's -s, with what they print.
 func TestCurlAsInTheGuide(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	ns := newNetns(t)
 	ns.serveLinkLocal(instances + "/us-east-1-role.toml")
 	const v2 = getToken + ` && curl -s -H "X-aws-ec2-metadata-token: $TOKEN" `
@@ -48,7 +50,7 @@ func TestCurlAsInTheGuide(t *testing.T) {
 
 // What cannot go through an ordinary HTTP library: exact status lines and bodies, with curl.
 func TestCurlOnTheWire(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	ns := newNetns(t)
 	ns.serveLinkLocal(instances + "/us-east-1-role.toml")
 	const at = "http://169.254.169.254"

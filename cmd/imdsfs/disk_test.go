@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // httpCopy writes what HTTP shows below path as files and directories, and returns where.
@@ -64,7 +66,7 @@ func stats(t *testing.T, dir string) string {
 
 // TestToolsTakeTheMountForADisk runs the programs that people look at, copy and search disks with.
 func TestToolsTakeTheMountForADisk(t *testing.T) {
-	requireCommand(t, "rsync")
+	kit.RequireCommand(t, "rsync")
 	d := serve(t, instances+"/m5-two-interfaces.toml", true)
 	tree := d.mount + "/latest"
 	want := stats(t, tree)
@@ -188,7 +190,7 @@ func cold(t *testing.T, f func()) time.Duration {
 // resident is the daemon's memory by a key of /proc/PID/status, in MiB.
 func resident(t *testing.T, d *served, key string) int {
 	t.Helper()
-	for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))) {
+	for line := range strings.Lines(kit.ReadFile(t, fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))) {
 		var kib int
 		if _, err := fmt.Sscanf(line, key+": %d kB", &kib); err == nil {
 			return kib >> 10

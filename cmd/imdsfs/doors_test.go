@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A shown is what one door shows at one path.
@@ -37,7 +39,7 @@ func walk(t *testing.T, root string) map[string]shown {
 		}
 		p := shown{dir: d.IsDir(), mtime: info.ModTime().UTC().Truncate(time.Second)}
 		if !p.dir {
-			p.body, p.size = readFile(t, path), info.Size()
+			p.body, p.size = kit.ReadFile(t, path), info.Size()
 		}
 		places[strings.TrimPrefix(path, root)] = p
 		return nil
@@ -164,7 +166,7 @@ func (d *served) after(what string, do func()) {
 	count := func() int { return strings.Count(d.log.String(), what) }
 	before := count()
 	do()
-	eventually(d.t, what, func() bool { return count() > before })
+	kit.Eventually(d.t, what, func() bool { return count() > before })
 }
 
 // reload writes the file anew and waits until the log says what; nobody sends a signal.
@@ -195,7 +197,7 @@ func TestReloadReachesBothDoors(t *testing.T) {
 	defer open.Close()
 	expect := func(want string) {
 		t.Helper()
-		if got := readFile(t, d.mount+path); got != want {
+		if got := kit.ReadFile(t, d.mount+path); got != want {
 			t.Errorf("the mount says %q, want %q", got, want)
 		}
 		if got := d.ask("GET", path).body; got != want {
@@ -226,7 +228,7 @@ func TestReloadReachesBothDoors(t *testing.T) {
 	if status := d.ask("GET", path).status; status != http.StatusNotFound {
 		t.Errorf("a removed value: %d", status)
 	}
-	if got := readFile(t, d.mount+"/latest/meta-data/colour"); got != "blue" {
+	if got := kit.ReadFile(t, d.mount+"/latest/meta-data/colour"); got != "blue" {
 		t.Errorf("a new value: %q", got)
 	}
 }

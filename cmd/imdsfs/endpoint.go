@@ -3,12 +3,14 @@ package main
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 )
 
 // endpointOf is the URL at which SDKs on this machine reach a daemon that listens on these addresses, "" if they
 // cannot. It ends with a slash, without which AWS CLI 2.9 joins the port with the path. An address of the real service comes first: it needs no word to them.
 func endpointOf(listeners []string) string {
-	if slices.Contains(listeners, linkLocalIPv4) {
+	if slices.Contains(listeners, daemon.LinkLocalIPv4) {
 		return linkLocalEndpoint + "/"
 	}
 	for _, text := range listeners {

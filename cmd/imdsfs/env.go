@@ -9,8 +9,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // attributes are those that afterburn has of EC2 (coreos.github.io/afterburn/usage/attributes), and where they

@@ -5,13 +5,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A shell reads exactly the value; that systemd does is tested with the packages.
 func TestAShellReadsWhatIsQuoted(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	for _, shell := range [][]string{{"sh"}, {"bash"}, {"bash", "--posix"}} {
-		requireCommand(t, shell[0])
+		kit.RequireCommand(t, shell[0])
 		for _, value := range []string{
 			"", "plain-1.example", "a b", " a ", "\ta\t", "$HOME $(id) ${x}", "`id`", `"a"`, `'a'`, `a\b`, `\`, `\\`, `\n`, `\$`, "a\nb", "\n", "a\n\n",
 			"\\\n", "\r\n", "#a", ";a", "a #b", "!a", "~", "*", "%h", "=", "a=b", "(a)", "[a]", "{a,b}", "a&b|c<d>e", "é—ü", "\u2028", "\x1b[31m", "\x7f",

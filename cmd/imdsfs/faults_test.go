@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A breakdown is a daemon that suffers at steps of its own choosing.
@@ -76,7 +78,7 @@ func (b *breakdown) change() {
 func (b *breakdown) served() {
 	b.t.Helper()
 	want := fmt.Sprintf("turn %d", b.turn)
-	eventually(b.t, "a daemon serves "+want, func() bool {
+	kit.Eventually(b.t, "a daemon serves "+want, func() bool {
 		if b.d.ended() {
 			b.t.Fatal("the keeper ended")
 		}
@@ -162,7 +164,7 @@ func TestEveryStepMayBeTheLast(t *testing.T) {
 				for _, step := range steps[o.name] {
 					b.arm(step)
 					o.do(b)
-					eventually(t, "it comes to "+step, func() bool { return !b.isArmed(step) })
+					kit.Eventually(t, "it comes to "+step, func() bool { return !b.isArmed(step) })
 					b.served()
 					if left := b.hanging(); len(left) > 0 {
 						t.Errorf("%s, %s at %s: left hanging: %v", o.name, signal, step, left)
@@ -182,8 +184,8 @@ func TestEveryStepMayBeTheLast(t *testing.T) {
 			for _, step := range steps["start"] {
 				b.arm(step)
 				b.begin()
-				eventually(t, "it comes to "+step, func() bool { return !b.isArmed(step) })
-				eventually(t, step+": ended, or served", func() bool {
+				kit.Eventually(t, "it comes to "+step, func() bool { return !b.isArmed(step) })
+				kit.Eventually(t, step+": ended, or served", func() bool {
 					return b.d.ended() || exec.Command(b.base+"/imdsfs", "status", "--runtime-dir", b.runtime).Run() == nil
 				})
 				if b.d.ended() {
@@ -212,7 +214,7 @@ func (b *breakdown) dieInARow(steps []string) {
 		b.arm(untold)
 		b.arm(step)
 		b.change()
-		eventually(b.t, "it comes to "+step, func() bool { return !b.isArmed(untold) && !b.isArmed(step) })
+		kit.Eventually(b.t, "it comes to "+step, func() bool { return !b.isArmed(untold) && !b.isArmed(step) })
 		b.served()
 		if b.t.Failed() {
 			b.t.Fatalf("in a change, and then at %s", step)
@@ -229,7 +231,7 @@ func TestSilenceIsNotWaitedFor(t *testing.T) {
 		t.Fatalf("the keeper's daemons are %v", pids)
 	}
 	s.expect(s.mount+tier, "gold")
-	freeze(t, pids[0])
+	kit.Freeze(t, pids[0])
 	s.expect(s.mount+colour, "blue") // which the kernel does not have
 	if !strings.Contains(d.log.String(), "has been silent for") {
 		t.Error("the keeper does not say why")

@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -25,7 +28,7 @@ type place struct {
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	require(t, os.Geteuid() == 0, "root, to give files to other users")
+	kit.Require(t, os.Geteuid() == 0, "root, to give files to other users")
 	dir, err := os.MkdirTemp("", "imdsfs-test-")
 	must(t, err, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -56,9 +59,9 @@ func (p *place) refuses(file string, want ...string) {
 	must(p.t, d.cmd.Start())
 	go func() { d.exited <- d.cmd.Wait() }()
 	p.t.Cleanup(d.kill)
-	eventually(p.t, "ready or refused", func() bool { return d.ended() || strings.Contains(d.log.String(), "msg=ready") })
+	kit.Eventually(p.t, "ready or refused", func() bool { return d.ended() || strings.Contains(d.log.String(), "msg=ready") })
 	if !d.ended() {
-		text, err := os.ReadFile(listenFile(d.runtime))
+		text, err := os.ReadFile(daemon.ListenFile(d.runtime))
 		must(p.t, err)
 		d.address = strings.TrimSpace(string(text))
 		p.t.Fatalf("it serves /latest/user-data: %q", d.ask("GET", "/latest/user-data").body)
@@ -136,12 +139,12 @@ func TestAUsersInstanceFileIsServedWithWhatSheMayRead(t *testing.T) {
 	}
 	p.link(keys[0], p.hers+"/link", alice)
 	must(t, os.Rename(p.hers+"/link", script))
-	eventually(t, "a fault", func() bool { return strings.Contains(d.log.String(), "the file that it names is refused: ") })
+	kit.Eventually(t, "a fault", func() bool { return strings.Contains(d.log.String(), "the file that it names is refused: ") })
 	if r := d.ask("GET", path); r.body != "#!/bin/sh\n" {
 		t.Errorf("user-data: %d %q", r.status, r.body)
 	}
 	p.put(script, alice, "echo again\n")
-	for deadline := time.Now().Add(patience); d.ask("GET", path).body != "echo again\n"; {
+	for deadline := time.Now().Add(kit.Patience); d.ask("GET", path).body != "echo again\n"; {
 		if time.Now().After(deadline) {
 			t.Fatal("the good file is not noticed")
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const page = 4096 // bytes, in which a tmpfs counts
@@ -96,7 +98,7 @@ func TestAFullDirectoryLeavesADaemonAlone(t *testing.T) {
 	}
 
 	rewrite(t, w.file, least("", `tier = "silver"`))
-	eventually(t, "the file is published", func() bool { return w.run("cat "+w.mount+tier) == "silver" })
+	kit.Eventually(t, "the file is published", func() bool { return w.run("cat "+w.mount+tier) == "silver" })
 	both(tier, "silver")
 	w.run("kill -HUP " + strconv.Itoa(w.serving()))
 	both(tier, "silver")
@@ -135,7 +137,7 @@ func TestADaemonServesWhereItCannotNoteItsAddresses(t *testing.T) {
 	if id := get("169.254.169.254"); id != "i-0a1b2c3d4e5f67890" {
 		t.Errorf("the instance is %q", id)
 	}
-	if said := readFile(t, log); !strings.Contains(said, warning) || !strings.Contains(said, "write "+w.runtime+"/listen: no space left on device") {
+	if said := kit.ReadFile(t, log); !strings.Contains(said, warning) || !strings.Contains(said, "write "+w.runtime+"/listen: no space left on device") {
 		t.Errorf("the log is\n%s", said)
 	}
 	w.run("rm " + w.runtime + "/fill")
@@ -150,7 +152,7 @@ func TestADaemonServesWhereItCannotNoteItsAddresses(t *testing.T) {
 			t.Errorf("%s, the instance is %q over IPv6", c.state, id)
 		}
 	}
-	if said := readFile(t, log); strings.Count(said, warning) < 1 || strings.Contains(said, "level=error") {
+	if said := kit.ReadFile(t, log); strings.Count(said, warning) < 1 || strings.Contains(said, "level=error") {
 		t.Errorf("the log is\n%s", said)
 	}
 	w.umountIt()

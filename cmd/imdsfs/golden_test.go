@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew from what is served")
@@ -58,7 +60,7 @@ func TestGoldenInstance(t *testing.T) {
 			return err
 		}
 		body, ok := served[name]
-		if want := readFile(t, path); !ok || body != want {
+		if want := kit.ReadFile(t, path); !ok || body != want {
 			t.Errorf("%s: served %q (there: %v), golden %q", name, body, ok, want)
 		}
 		delete(served, name)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,7 +16,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
 	case os.Getenv(besideTerminalVariable) != "":
 		os.Exit(besideTerminal())
-	case os.Getenv(backgroundVariable) != "":
+	case os.Getenv(daemon.BackgroundVariable) != "":
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) // mount(8) takes the PATH away, which finds it again otherwise
 	}
 	testscript.Main(tidy{m}, map[string]func(){
@@ -53,50 +54,13 @@ const noRaceSleep = "atexit_sleep_ms=0"
 
 const instances = "../../testdata/instances"
 
-// patience is how long anything that has to happen may take on a loaded machine.
-const patience = time.Minute
+// The words of package daemon, as the tests write them in command lines.
+const (
+	none      = daemon.None
+	linkLocal = daemon.LinkLocal
+)
 
-// require skips the test on a laptop that cannot run it, and fails it where everything is required.
-func require(t testing.TB, met bool, what string) {
-	t.Helper()
-	switch {
-	case met:
-	case os.Getenv("IMDSFS_REQUIRE_ALL") == "1":
-		t.Fatalf("IMDSFS_REQUIRE_ALL=1, but this test needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
-	}
-}
-
-func requireMount(t testing.TB) {
-	t.Helper()
-	require(t, canMount(), "root and /dev/fuse")
-}
-
-func canMount() bool {
-	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err == nil {
-		f.Close()
-	}
-	return err == nil && os.Getuid() == 0
-}
-
-func requireCommand(t testing.TB, name string) {
-	t.Helper()
-	_, err := exec.LookPath(name)
-	require(t, err == nil, name)
-}
-
-// eventually polls until ok holds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in %v: %s", patience, what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
+func isRoot() bool { return os.Geteuid() == 0 }
 
 // A syncBuffer is a log that is read while it is written.
 type syncBuffer struct {
@@ -135,7 +99,7 @@ func serve(t testing.TB, file string, mount bool, flags ...string) *served {
 	d := &served{t: t, log: &syncBuffer{}, runtime: t.TempDir(), exited: make(chan error, 1)}
 	dir := none
 	if mount {
-		requireMount(t)
+		kit.RequireMount(t)
 		d.mount = filepath.Join(publicDir(t), "metadata")
 		dir = d.mount
 	}
@@ -152,7 +116,7 @@ func serve(t testing.TB, file string, mount bool, flags ...string) *served {
 			t.Logf("log of imdsfs serve %s:\n%s", filepath.Base(file), d.log)
 		}
 	})
-	eventually(t, "ready", func() bool {
+	kit.Eventually(t, "ready", func() bool {
 		select {
 		case err := <-d.exited:
 			d.exited <- err
@@ -161,7 +125,7 @@ func serve(t testing.TB, file string, mount bool, flags ...string) *served {
 		}
 		return strings.Contains(d.log.String(), "msg=ready")
 	})
-	text, err := os.ReadFile(listenFile(d.runtime))
+	text, err := os.ReadFile(daemon.ListenFile(d.runtime))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +158,7 @@ func (d *served) stop() {
 			if err != nil {
 				d.t.Errorf("imdsfs serve ended with: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(kit.Patience):
 			d.cmd.Process.Kill()
 			d.t.Errorf("imdsfs serve does not stop: killed after %v", time.Since(start))
 			<-d.exited
@@ -202,7 +166,7 @@ func (d *served) stop() {
 		if d.mount == "" {
 			return
 		}
-		if strings.Contains(readFile(d.t, "/proc/self/mountinfo"), d.mount) {
+		if strings.Contains(kit.ReadFile(d.t, "/proc/self/mountinfo"), d.mount) {
 			d.t.Errorf("%s is still mounted", d.mount)
 			syscall.Unmount(d.mount, syscall.MNT_DETACH)
 		}
@@ -217,21 +181,6 @@ func (d *served) signal(sig syscall.Signal) {
 	if err := d.cmd.Process.Signal(sig); err != nil {
 		d.t.Errorf("signal %v: %v", sig, err)
 	}
-}
-
-// freeze stops a process with SIGSTOP, and waits until each thread has: on a busy machine one may go on for a while.
-func freeze(t testing.TB, pid int) {
-	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "it is stopped", func() bool {
-		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		return !slices.ContainsFunc(stats, func(path string) bool {
-			text, err := os.ReadFile(path)
-			return err == nil && !strings.Contains(string(text), ") T ")
-		})
-	})
 }
 
 func (d *served) url(path string) string { return "http://" + d.address + path }
@@ -253,7 +202,7 @@ func (d *served) ask(method, path string, header ...string) reply {
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := http.Client{Timeout: patience}
+	client := http.Client{Timeout: kit.Patience}
 	resp, err := client.Do(req)
 	if err != nil {
 		d.t.Fatalf("%s %s: %v", method, path, err)
@@ -274,15 +223,6 @@ func (d *served) token() string {
 		d.t.Fatalf("PUT /latest/api/token: %d", r.status)
 	}
 	return r.body
-}
-
-func readFile(t testing.TB, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
 
 // write makes a file in a directory of the test's own and returns its path.

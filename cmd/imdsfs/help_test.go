@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // sandbox is a line of shell that runs the rest with defaults of its own: nothing listens, nothing
@@ -19,8 +21,8 @@ ready() { for i in $(seq 200); do test -e /run/imdsfs/listen && return; kill -0 
 
 // Every example in --help is run as it stands there, in a clone of the repository.
 func TestExamplesInHelpWork(t *testing.T) {
-	requireMount(t)
-	requireCommand(t, "unshare")
+	kit.RequireMount(t)
+	kit.RequireCommand(t, "unshare")
 	repository, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,7 +27,7 @@ var otherNames = map[string]map[string]string{
 
 // usage is wrong usage of cmd. Without a hint the help is pointed to.
 func usage(cmd *cobra.Command, hint string, err error) error {
-	return problem.Usage(first(hint, "see "+cmd.CommandPath()+" --help"), err)
+	return problem.Usage(cmp.Or(hint, "see "+cmd.CommandPath()+" --help"), err)
 }
 
 func didYouMean(command string) string { return "did you mean " + command + "?" }

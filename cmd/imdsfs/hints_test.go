@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // said is what a command line says, and its exit code. Nothing that is said may need a daemon.
@@ -89,8 +91,8 @@ func TestVersionFlagPrintsWhatVersionDoes(t *testing.T) {
 
 // Somebody without rights is told of the service of the machine, and that its admin socket is not for him.
 func TestWhoeverMayNotAskTheServiceIsToldOfIt(t *testing.T) {
-	requireMount(t) // root
-	requireCommand(t, "unshare")
+	kit.RequireMount(t) // root
+	kit.RequireCommand(t, "unshare")
 	file, err := filepath.Abs(instances + "/web-1.toml")
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +219,7 @@ func TestPathsThatDoNotExistSayWhatMayBeMeant(t *testing.T) {
 // inSandbox runs a script of shell in namespaces of its own, with defaults of its own.
 func inSandbox(t *testing.T, script string) (stdout, stderr string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*kit.Patience)
 	defer cancel()
 	var out, err strings.Builder
 	cmd := exec.CommandContext(ctx, "unshare", "-mn", "sh", "-c", script)
@@ -229,8 +231,8 @@ func inSandbox(t *testing.T, script string) (stdout, stderr string) {
 }
 
 func TestErrorsNameTheFlagThatChoosesThePath(t *testing.T) {
-	requireMount(t)
-	requireCommand(t, "unshare")
+	kit.RequireMount(t)
+	kit.RequireCommand(t, "unshare")
 	file, err := filepath.Abs(instances + "/web-1.toml")
 	if err != nil {
 		t.Fatal(err)

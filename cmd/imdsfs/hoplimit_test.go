@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A routed is a service and a client that have one router between them, each in a network namespace
@@ -86,7 +88,7 @@ func TestHopLimitBehindARouter(t *testing.T) {
 			moreRetransmissions := func(more int) {
 				t.Helper()
 				before := map[int]int{lost.port: len(atRouter.tokens(lost.port)), pipelined.port: len(atRouter.tokens(pipelined.port))}
-				eventually(t, "the router has seen a token again", func() bool {
+				kit.Eventually(t, "the router has seen a token again", func() bool {
 					return len(atRouter.tokens(lost.port)) >= before[lost.port]+more && len(atRouter.tokens(pipelined.port)) >= before[pipelined.port]+more
 				})
 			}
@@ -105,7 +107,7 @@ func TestHopLimitBehindARouter(t *testing.T) {
 				if token == "" {
 					t.Fatalf("limit %d: no token", limit)
 				}
-				eventually(t, "the capture has it too", func() bool { return atClient.payloads(c.port) >= c.received })
+				kit.Eventually(t, "the capture has it too", func() bool { return atClient.payloads(c.port) >= c.received })
 				seen := atClient.tokens(c.port)
 				if len(seen) == 0 || string(tokenPattern.Find(seen[0].payload)) != token || seen[0].hops != limit-1 {
 					t.Errorf("limit %d: captured %+v, want %s with %d hops left", limit, seen, token, limit-1)
@@ -113,7 +115,7 @@ func TestHopLimitBehindARouter(t *testing.T) {
 				c.token = token
 				c.wantInstanceID()
 				// What came before on the wire is in the capture before.
-				eventually(t, "the capture has that too", func() bool { return atClient.payloads(c.port) >= c.received })
+				kit.Eventually(t, "the capture has that too", func() bool { return atClient.payloads(c.port) >= c.received })
 			}
 			lost.wantNothing()
 			pipelined.wantNothing()
@@ -157,12 +159,12 @@ func (n *routed) dial(from netns) *clientConn {
 	n.t.Helper()
 	c := &clientConn{t: n.t}
 	from.enter(func() error {
-		conn, err := net.DialTimeout("tcp", n.address, patience)
+		conn, err := net.DialTimeout("tcp", n.address, kit.Patience)
 		c.Conn = conn
 		return err
 	})
 	n.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(kit.Patience))
 	c.port = int(netip.MustParseAddrPort(c.LocalAddr().String()).Port())
 	c.in = bufio.NewReader(io.TeeReader(c.Conn, counter{&c.received}))
 	return c

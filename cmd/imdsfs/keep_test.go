@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // newKeptSite is a site whose program everybody may run.
@@ -24,7 +26,7 @@ func newKeptSite(t *testing.T, text string) *site {
 func (s *site) daemon(d *served) int {
 	s.t.Helper()
 	var pids []int
-	eventually(s.t, "there is a daemon", func() bool { pids = childrenNamed(d.cmd.Process.Pid); return len(pids) == 1 })
+	kit.Eventually(s.t, "there is a daemon", func() bool { pids = childrenNamed(d.cmd.Process.Pid); return len(pids) == 1 })
 	return pids[0]
 }
 
@@ -38,7 +40,7 @@ func (s *site) killed(d *served) {
 	s.t.Helper()
 	old := s.daemon(d)
 	must(s.t, syscall.Kill(old, syscall.SIGKILL))
-	eventually(s.t, "the next one answers", func() bool {
+	kit.Eventually(s.t, "the next one answers", func() bool {
 		out, err := s.imdsfs("status")
 		return err == nil && !strings.Contains(out, fmt.Sprintf("pid %d,", old))
 	})
@@ -49,7 +51,7 @@ func TestAKeptDaemonHasNoPrivilege(t *testing.T) {
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}, "--keep", "--user", "nobody"))
 	check := func() {
 		t.Helper()
-		status := readFile(t, fmt.Sprintf("/proc/%d/status", s.daemon(d)))
+		status := kit.ReadFile(t, fmt.Sprintf("/proc/%d/status", s.daemon(d)))
 		for _, want := range []string{
 			"Uid:\t65534\t65534\t65534\t65534\n", "Gid:\t65534\t65534\t65534\t65534\n", "NoNewPrivs:\t1\n",
 			"CapInh:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "CapAmb:\t0000000000000000\n",
@@ -83,7 +85,7 @@ func TestAKeptDaemonMayOpenItsPort(t *testing.T) {
 	s := newKeptSite(t, least("", ""))
 	ns := newNetnsNamed(t, "keptport")
 	d := s.ready(s.launchAs([]string{"ip", "netns", "exec", ns.name, s.base + "/imdsfs"}, "--keep", "--user", "nobody", "--mount", none, "--listen", linkLocal))
-	if status := readFile(t, fmt.Sprintf("/proc/%d/status", s.daemon(d))); !strings.Contains(status, "CapBnd:\t0000000000000400\n") {
+	if status := kit.ReadFile(t, fmt.Sprintf("/proc/%d/status", s.daemon(d))); !strings.Contains(status, "CapBnd:\t0000000000000400\n") {
 		t.Errorf("the daemon's capabilities:\n%s", status)
 	}
 	if got := ns.run(askID); got != leastID {
@@ -127,7 +129,7 @@ func TestASuccessorServesOnOverAFaultyFile(t *testing.T) {
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}, "--keep"))
 	s.expect(s.mount+tier, "gold")
 	rewrite(t, s.file, "[meta-data\n")
-	eventually(t, "the fault is noticed", func() bool { return strings.Contains(d.log.String(), "the input is faulty") })
+	kit.Eventually(t, "the fault is noticed", func() bool { return strings.Contains(d.log.String(), "the input is faulty") })
 	s.killed(d)
 	s.expect(s.mount+tier, "gold")
 	if got := d.ask("GET", "/latest/meta-data/tier").body; got != "gold" {
@@ -144,7 +146,7 @@ func TestASuccessorServesOnOverAFaultyFile(t *testing.T) {
 		t.Errorf("an upgrade over a faulty file: %v %s", err, out)
 	}
 	rewrite(t, s.file, least("", `tier = "silver"`))
-	eventually(t, "the mended file is served", func() bool { got, _ := cat(t, s.mount+tier); return got == "silver" })
+	kit.Eventually(t, "the mended file is served", func() bool { got, _ := cat(t, s.mount+tier); return got == "silver" })
 	s.end(d)
 }
 
@@ -160,7 +162,7 @@ func TestAnUpgradeToWhatIsNoGoodChangesNothing(t *testing.T) {
 	must(t, os.Rename(s.base+"/imdsfs", s.base+"/old"))
 	must(t, os.WriteFile(s.base+"/imdsfs", []byte("#!/bin/sh\necho no good; exit 3\n"), 0o755))
 	d.signal(syscall.SIGUSR2)
-	eventually(t, "the log says why", func() bool {
+	kit.Eventually(t, "the log says why", func() bool {
 		return strings.Contains(d.log.String(), "not upgraded") && strings.Contains(d.log.String(), "no good")
 	})
 	s.expect(s.mount+tier, "gold")
@@ -196,7 +198,7 @@ func TestNobodyGetsInBetween(t *testing.T) {
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}, "--keep"))
 	pid := s.daemon(d)
 	// The keeper cannot start another one while it is stopped.
-	freeze(t, d.cmd.Process.Pid)
+	kit.Freeze(t, d.cmd.Process.Pid)
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	for _, runtime := range []string{s.runtime, s.mustMkdir("other")} {
 		if said := s.refused("--runtime-dir", runtime); !strings.Contains(said, "already") {
@@ -220,7 +222,7 @@ func TestAKeeperMayDie(t *testing.T) {
 		t.Errorf("a change: %v %s", err, out)
 	}
 	must(t, syscall.Kill(pid, syscall.SIGTERM))
-	eventually(t, "the daemon ends", d.ended) // with it, what is written to the log
+	kit.Eventually(t, "the daemon ends", d.ended) // with it, what is written to the log
 	if s.isMounted() {
 		t.Error("it is still mounted")
 	}
@@ -239,7 +241,7 @@ func TestWhomAKeeperServesFor(t *testing.T) {
 func (s *site) refusedWith(code int, words string, flags ...string) {
 	s.t.Helper()
 	d := s.launchAs([]string{s.base + "/imdsfs"}, flags...)
-	eventually(s.t, "it ends", d.ended)
+	kit.Eventually(s.t, "it ends", d.ended)
 	if got := d.cmd.ProcessState.ExitCode(); got != code || !strings.Contains(d.log.String(), words) {
 		s.t.Errorf("%v: ended with %d: %s", flags, got, d.log)
 	}

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const tier, colour = "/latest/meta-data/tier", "/latest/meta-data/colour"
@@ -122,7 +125,7 @@ func TestAStoppedDaemon(t *testing.T) {
 	d := s.start()
 	s.expect(s.mount+tier, "gold") // its close teaches the kernel that there is no FLUSH
 	s.pin(s.mount + tier)
-	freeze(t, d.cmd.Process.Pid)
+	kit.Freeze(t, d.cmd.Process.Pid)
 	s.expect(s.mount+tier, "gold")
 
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
@@ -132,7 +135,7 @@ func TestAStoppedDaemon(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- reader.Wait() }()
-		eventually(t, "the reader waits for the daemon", func() bool {
+		kit.Eventually(t, "the reader waits for the daemon", func() bool {
 			where, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", reader.Process.Pid))
 			return strings.Contains(string(where), "request_wait_answer")
 		})
@@ -187,7 +190,7 @@ func TestAnUnmountBySomebodyElseEndsTheDaemon(t *testing.T) {
 			if err := unix.Unmount(s.mount, flags); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the daemon ends", d.ended)
+			kit.Eventually(t, "the daemon ends", d.ended)
 			if code := d.cmd.ProcessState.ExitCode(); code != 0 || !strings.Contains(d.log.String(), "unmounted by somebody else") {
 				t.Errorf("exit code %d", code)
 			}
@@ -212,7 +215,7 @@ var milestones = []struct {
 	}},
 	{"directory made", func(s *site, _ *served) bool { return s.made() }},
 	{"mounted", func(s *site, _ *served) bool { return s.isMounted() }},
-	{"addresses noted", func(s *site, _ *served) bool { _, err := os.Stat(listenFile(s.runtime)); return err == nil }},
+	{"addresses noted", func(s *site, _ *served) bool { _, err := os.Stat(daemon.ListenFile(s.runtime)); return err == nil }},
 	{"ready", func(_ *site, d *served) bool { return strings.Contains(d.log.String(), "msg=ready") }},
 }
 
@@ -233,7 +236,7 @@ func TestSignalsDuringTheStart(t *testing.T) {
 			t.Run(name+" when "+m.name, func(t *testing.T) {
 				s := newTierSite(t)
 				d := s.launch()
-				eventually(t, m.name, func() bool { return m.reached(s, d) })
+				kit.Eventually(t, m.name, func() bool { return m.reached(s, d) })
 				d.signal(sig)
 				select {
 				case err := <-d.exited:
@@ -268,8 +271,8 @@ func TestAStormOfSIGHUP(t *testing.T) {
 		}
 		d.signal(syscall.SIGHUP)
 	}
-	eventually(t, "the last value is on the mount", func() bool { got, _ := cat(t, s.mount+tier); return got == "900" })
-	eventually(t, "HTTP, which comes after it, has it too", func() bool { return d.ask("GET", tier).body == "900" })
+	kit.Eventually(t, "the last value is on the mount", func() bool { got, _ := cat(t, s.mount+tier); return got == "900" })
+	kit.Eventually(t, "HTTP, which comes after it, has it too", func() bool { return d.ask("GET", tier).body == "900" })
 	quit := make(chan struct{})
 	var storm sync.WaitGroup
 	storm.Go(func() {
@@ -303,7 +306,7 @@ func TestCredentialsDoNotOutliveTheirDaemon(t *testing.T) {
 	d := s.start()
 	bind := s.bind(s.mount + "/latest/meta-data")
 	var expires time.Time
-	for _, validity := range []time.Duration{3 * time.Second, patience} { // the longer one on a busy machine
+	for _, validity := range []time.Duration{3 * time.Second, kit.Patience} { // the longer one on a busy machine
 		expires = time.Now().Add(validity).Truncate(time.Second) // seconds are all that a date here has
 		d.after("msg=reloaded", func() {
 			rewrite(t, s.file, least("", `tier = "gold"`)+fmt.Sprintf(shortLived, expires.UTC().Format(time.RFC3339)))
@@ -328,7 +331,7 @@ func TestCredentialsDoNotOutliveTheirDaemon(t *testing.T) {
 	if err := readable(credentials); err != nil && time.Now().Before(expires.Add(-100*time.Millisecond)) {
 		t.Errorf("what the kernel has cannot be read before it ends: %v", err)
 	}
-	eventually(t, "the credentials are gone", func() bool { return readable(credentials) != nil })
+	kit.Eventually(t, "the credentials are gone", func() bool { return readable(credentials) != nil })
 	if late := time.Since(expires); late > 10*time.Second {
 		t.Errorf("they were readable until %v after their end", late)
 	}

@@ -16,12 +16,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // resident is the memory that the daemon occupies and has occupied at most, in bytes.
 func (d *served) resident() (now, peak int64) {
 	d.t.Helper()
-	status := readFile(d.t, fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+	status := kit.ReadFile(d.t, fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 	value := func(key string) int64 {
 		_, rest, _ := strings.Cut(status, "\n"+key+":")
 		kib, err := strconv.ParseInt(strings.Fields(rest + " ?")[0], 10, 64)
@@ -50,7 +52,7 @@ const crowdMemory = 64 << 20
 // are built, multiplies memory.
 func plainBinary(t *testing.T) {
 	t.Helper()
-	requireCommand(t, "go")
+	kit.RequireCommand(t, "go")
 	dir := t.TempDir()
 	if out, err := exec.Command("go", "build", "-race=false", "-o", dir+"/imdsfs", ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -62,7 +64,7 @@ func plainBinary(t *testing.T) {
 func TestHostileCrowdHoldsNobodyUp(t *testing.T) {
 	var files unix.Rlimit
 	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
-	require(t, err == nil && files.Cur >= 6000, "6,000 open files (ulimit -n)")
+	kit.Require(t, err == nil && files.Cur >= 6000, "6,000 open files (ulimit -n)")
 	plainBinary(t)
 	d := serve(t, write(t, "instance.toml", least("", fmt.Sprintf("large = %q", strings.Repeat("x", 1<<20)))), false)
 	const (
@@ -156,12 +158,12 @@ func misbehave(ctx context.Context, address, opening, drip string, reads bool, a
 
 // fetchOnce makes one request on a connection of its own; the answer has to end in want.
 func fetchOnce(address, request, want string) error {
-	nc, err := net.DialTimeout("tcp", address, patience)
+	nc, err := net.DialTimeout("tcp", address, kit.Patience)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(patience))
+	nc.SetDeadline(time.Now().Add(kit.Patience))
 	if _, err := io.WriteString(nc, request); err != nil {
 		return err
 	}

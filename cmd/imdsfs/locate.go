@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -22,14 +23,14 @@ const instanceDirs = "/run/imdsfs.instances/*"
 // runtimeDirs are the run-time directories in which to look for a daemon: that of the flag, else our own and that of
 // the machine's service.
 func runtimeDirs(flag string) []string {
-	own := defaultRuntimeDir()
+	own := daemon.DefaultRuntimeDir()
 	switch {
 	case flag != "":
 		return []string{flag}
-	case own == rootRuntimeDir:
+	case own == daemon.RootRuntimeDir:
 		return []string{own}
 	}
-	return []string{own, rootRuntimeDir}
+	return []string{own, daemon.RootRuntimeDir}
 }
 
 // answering is the first address of the daemon with the run-time directory dir at which somebody answers; not valid if
@@ -57,7 +58,7 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 	}
 	var looked []string
 	for _, dir := range runtimeDirs(f.runtimeDir) {
-		socket := adminSocket(dir)
+		socket := daemon.AdminSocket(dir)
 		conn, err := dialDaemon(ctx, socket)
 		switch {
 		case err == nil:
@@ -85,8 +86,9 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 func notForUs(ctx context.Context, dir, socket string) error {
 	who := "root and the daemon's user"
 	if info, err := os.Lstat(socket); err == nil {
-		who = "root and " + accountName(ownerOf(info))
-		if ownerOf(info) == 0 {
+		owner := int(info.Sys().(*syscall.Stat_t).Uid)
+		who = "root and " + accountName(owner)
+		if owner == 0 {
 			who = "root"
 		}
 	}

@@ -8,11 +8,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // TestMakeTestRunsEverything has `make test` run with a go that only notes what it is told, and fails where it is to.
 func TestMakeTestRunsEverything(t *testing.T) {
-	requireCommand(t, "make")
+	kit.RequireCommand(t, "make")
 	const fake = `#!/bin/sh
 echo "${PWD##*/} $*" >>"$NOTES"
 case "${PWD##*/} $*" in $FAILS) exit 1; esac
@@ -23,7 +25,7 @@ case "${PWD##*/} $*" in $FAILS) exit 1; esac
 	}{"nothing fails": {"", true}, "our tests fail": {"tree test *", false}, "the clients' tests fail": {"clients test *", false}} {
 		dir := filepath.Join(t.TempDir(), "tree")
 		must(t, os.MkdirAll(dir+"/testdata/clients", 0o755), os.MkdirAll(dir+"/.ci", 0o755), os.MkdirAll(dir+"/path", 0o755),
-			os.WriteFile(dir+"/Makefile", []byte(readFile(t, "../../Makefile")), 0o644),
+			os.WriteFile(dir+"/Makefile", []byte(kit.ReadFile(t, "../../Makefile")), 0o644),
 			os.WriteFile(dir+"/.ci/deps", []byte("#!/bin/sh\n"), 0o755), os.WriteFile(dir+"/path/go", []byte(fake), 0o755))
 		cmd := exec.Command("make", "test")
 		cmd.Dir = dir
@@ -34,7 +36,7 @@ case "${PWD##*/} $*" in $FAILS) exit 1; esac
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
 		var ran []string
-		for line := range strings.Lines(readFile(t, dir+"/notes")) {
+		for line := range strings.Lines(kit.ReadFile(t, dir+"/notes")) {
 			if where, what, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(what, "test ") {
 				ran = append(ran, where)
 				if !strings.Contains(what, " -race -timeout=35m ") {
@@ -50,12 +52,12 @@ case "${PWD##*/} $*" in $FAILS) exit 1; esac
 
 // TestDepsSaysWhatItInstalls: with apt-get's own plan, before it does so, and that something has to go for it.
 func TestDepsSaysWhatItInstalls(t *testing.T) {
-	require(t, isRoot(), "root, for a mount namespace")
-	requireCommand(t, "unshare")
+	kit.Require(t, isRoot(), "root, for a mount namespace")
+	kit.RequireCommand(t, "unshare")
 	release, _ := os.ReadFile("/etc/os-release")
-	require(t, strings.Contains(string(release), "\nID=debian\n"), "Debian")
+	kit.Require(t, strings.Contains(string(release), "\nID=debian\n"), "Debian")
 	dir := t.TempDir()
-	script := readFile(t, "../../.ci/deps")
+	script := kit.ReadFile(t, "../../.ci/deps")
 	must(t, os.MkdirAll(dir+"/.ci", 0o755), os.WriteFile(dir+"/.ci/deps", []byte(script), 0o755), os.MkdirAll(dir+"/path", 0o755),
 		os.MkdirAll(dir+"/testdata/clients/node_modules", 0o755), os.WriteFile(dir+"/testdata/clients/package-lock.json", nil, 0o644),
 		os.WriteFile(dir+"/testdata/clients/node_modules/.package-lock.json", nil, 0o644))
@@ -83,14 +85,14 @@ esac
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + dir + "/path:/usr/bin:/bin", "SAID=" + said}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s%s", err, out, readFile(t, said))
+		t.Fatalf("%v\n%s%s", err, out, kit.ReadFile(t, said))
 	}
 	const want = ".ci/deps: getting fuse3 wrk\n.ci/deps: installing with apt-get: libluajit fuse3 wrk\n.ci/deps: which replaces: fuse\n"
-	if got := readFile(t, said); got != want {
+	if got := kit.ReadFile(t, said); got != want {
 		t.Errorf("it says\n%swant\n%s", got, want)
 	}
 	// It had said all that when it installed, and installed nothing else.
-	if got := strings.Fields(readFile(t, dir+"/installed")); strings.Join(got[len(got)-3:], " ") != "fuse3 wrk 3" || strings.Count(strings.Join(got, " "), "apt-get") != 1 {
+	if got := strings.Fields(kit.ReadFile(t, dir+"/installed")); strings.Join(got[len(got)-3:], " ") != "fuse3 wrk 3" || strings.Count(strings.Join(got, " "), "apt-get") != 1 {
 		t.Errorf("installed: %v", got)
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Exit codes of mount helpers, mount(8).
@@ -24,9 +26,10 @@ type mountRequest struct {
 	stderr                io.Writer
 	sloppy, fake, verbose bool
 	options               []string // of -o, as they came
-	settings              settings
-	log                   string // where the daemon logs, "" for wherever we do
-	source                string // as mount(8) has it, and looks for it in the list of mounts
+	config                daemon.Config
+	settings              *daemon.Settings // what that means
+	log                   string           // where the daemon logs, "" for wherever we do
+	source                string           // as mount(8) has it, and looks for it in the list of mounts
 	args                  []string
 }
 
@@ -34,7 +37,7 @@ type mountRequest struct {
 // bear the same name.
 func calledByMount() bool {
 	name := filepath.Base(os.Args[0])
-	return (name == "mount.fuse.imdsfs" || name == "mount.imdsfs") && os.Getenv(backgroundVariable) == ""
+	return (name == "mount.fuse.imdsfs" || name == "mount.imdsfs") && os.Getenv(daemon.BackgroundVariable) == ""
 }
 
 // runMount is the whole program when mount(8) calls it; it returns the exit code.
@@ -56,7 +59,7 @@ func runMount(args []string, stdout, stderr io.Writer) int {
 }
 
 // fstabLine is the example that is explained in the help and in the README.
-const fstabLine = defaultConfig + " " + defaultMount + " fuse.imdsfs _netdev,nofail,keep 0 0"
+const fstabLine = daemon.DefaultFile + " " + daemon.DefaultMount + " fuse.imdsfs _netdev,nofail,keep 0 0"
 
 func newMountCommand(stderr io.Writer) *cobra.Command {
 	m := &mountRequest{stderr: stderr}
@@ -92,8 +95,8 @@ to be free, so x-systemd.automount will not do.
 
 Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 		Example: `  ` + fstabLine + `
-  mount -t fuse.imdsfs -o keep,log=/var/lib/imdsfs.log ` + defaultConfig + ` ` + defaultMount + `
-  mount -t fuse.imdsfs -o listen=none none ` + defaultMount,
+  mount -t fuse.imdsfs -o keep,log=/var/lib/imdsfs.log ` + daemon.DefaultFile + ` ` + daemon.DefaultMount + `
+  mount -t fuse.imdsfs -o listen=none none ` + daemon.DefaultMount,
 		Args:              exactArgs(2, "SOURCE and DIR"),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -129,8 +132,8 @@ func (m *mountRequest) parse(source, dir string) error {
 		return err
 	}
 	m.source = source
-	config := none
-	if source != "" && source != none && source != "imdsfs" {
+	config := daemon.None
+	if source != "" && source != daemon.None && source != "imdsfs" {
 		if config, err = filepath.Abs(source); err != nil {
 			return &exitError{mountSystem, err}
 		}
@@ -140,7 +143,7 @@ func (m *mountRequest) parse(source, dir string) error {
 	}
 	m.args = append([]string{"serve", "--config", config, "--mount", dir}, flags...)
 	serve := &cobra.Command{}
-	m.settings.addFlags(serve)
+	addFlags(serve, &m.config)
 	if err := serve.ParseFlags(m.args[1:]); err != nil {
 		return problem.Usage("see imdsfs serve --help", err)
 	}
@@ -149,14 +152,19 @@ func (m *mountRequest) parse(source, dir string) error {
 
 // mount starts the daemon, unless the file is at fault or this is only to be checked.
 func (m *mountRequest) mount(ctx context.Context) error {
-	if err := m.settings.resolve(nil); err != nil {
+	var err error
+	if m.settings, err = m.config.Validate(nil); err != nil {
 		return &exitError{mountFailed, err}
 	}
 	if !m.fake {
 		return m.background(ctx)
 	}
-	if err := m.settings.lookAtTree(ctx, m.stderr); err != nil {
+	warnings, err := m.settings.Build(ctx)
+	if err != nil {
 		return &exitError{mountFailed, err}
+	}
+	for _, w := range warnings {
+		say(m.stderr, "warning", w.String())
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const webFile = `[instance]
@@ -18,7 +20,7 @@ instance-id = "i-0a1b2c3d4e5f67890"
 
 // The line that README and help explain does what they say.
 func TestALineInFstabMountsAndUmountEndsIt(t *testing.T) {
-	if readme := readFile(t, "../../README.md"); !strings.Contains(readme, "    "+fstabLine+"\n") {
+	if readme := kit.ReadFile(t, "../../README.md"); !strings.Contains(readme, "    "+fstabLine+"\n") {
 		t.Errorf("README.md does not have the line %s", fstabLine)
 	}
 	w := newMountSite(t, webFile, fstabLine+"\n")
@@ -48,7 +50,7 @@ func TestALineInFstabMountsAndUmountEndsIt(t *testing.T) {
 		w.check("/run/metadata")
 	}
 	w.umount("/run/metadata")
-	eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
+	kit.Eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
 	if said, code := w.try("ls -d /run/metadata"); code == 0 {
 		t.Errorf("left behind: %s", said)
 	}
@@ -223,7 +225,7 @@ func TestAMountOfADaemonOfAnotherUser(t *testing.T) {
 	must(t, err, os.Remove(w.base+"/program"), os.WriteFile(w.base+"/program", self, 0o755), os.Chmod(w.file, 0o644)) // for everybody
 	w.mountIt("keep,user=nobody")
 	pid := w.serving()
-	if status := readFile(t, fmt.Sprintf("/proc/%d/status", pid)); !strings.Contains(status, "\nUid:\t65534\t65534\t65534\t65534\n") {
+	if status := kit.ReadFile(t, fmt.Sprintf("/proc/%d/status", pid)); !strings.Contains(status, "\nUid:\t65534\t65534\t65534\t65534\n") {
 		t.Errorf("the daemon's status is\n%s", status)
 	}
 	must(t, syscall.Kill(pid, syscall.SIGKILL))

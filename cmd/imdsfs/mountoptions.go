@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -48,7 +49,7 @@ func (m *mountRequest) flags() ([]string, error) {
 			flags = append(flags, "--"+name)
 		case (isPath || slices.Contains(valueOptions, name)) && value == "":
 			return nil, problem.Usage("for example "+name+"=…", fmt.Errorf("mount option %q lacks a value", option))
-		case isPath && !filepath.IsAbs(value) && option != "admin="+none:
+		case isPath && !filepath.IsAbs(value) && option != "admin="+daemon.None:
 			return nil, problem.Usage("start it with /", fmt.Errorf("mount option %q: not an absolute path", option))
 		case name == logOption:
 			m.log = value

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A mountSite is a site with a world of its own, where mount(8) finds our helper: its mounts, its network, its
@@ -30,16 +33,16 @@ for dir in /run /var/lib /var/log; do mount -t tmpfs tmpfs $dir || exit; done; i
 func newMountSite(t *testing.T, text, fstab string) *mountSite {
 	t.Helper()
 	for _, tool := range []string{"mount", "umount", "unshare", "nsenter", "ip"} {
-		requireCommand(t, tool)
+		kit.RequireCommand(t, tool)
 	}
-	require(t, strings.Contains(readFile(t, "/proc/filesystems"), "\toverlay\n"), "overlayfs")
+	kit.Require(t, strings.Contains(kit.ReadFile(t, "/proc/filesystems"), "\toverlay\n"), "overlayfs")
 	w := &mountSite{site: newSite(t, text)}
 	w.etc = w.mustMkdir("etc")
 	imdsfs, err := exec.LookPath("imdsfs")
 	must(t, err, os.Symlink(imdsfs, w.base+"/program"), os.Symlink(w.base+"/program", w.mustMkdir("sbin")+"/mount.fuse.imdsfs"),
 		os.Symlink(w.base+"/program", w.base+"/sbin/mount.imdsfs"),
 		os.WriteFile(w.etc+"/fstab", []byte(fstab), 0o644), os.MkdirAll(w.etc+"/imdsfs", 0o755),
-		os.WriteFile(w.base+defaultConfig, []byte(text), 0o644))
+		os.WriteFile(w.base+daemon.DefaultFile, []byte(text), 0o644))
 	t.Setenv("TMPDIR", w.mustMkdir("tmp"))
 	w.world = w.holder("unshare", "-mn", "sh", "-c", mountWorld, "sh", w.base)
 	w.copied = w.mounts()
@@ -54,7 +57,7 @@ func (w *mountSite) nothingLeft() {
 		w.t.Errorf("left mounted: %s", point)
 		w.try("umount -l " + point)
 	}
-	eventually(w.t, "no daemon is left", func() bool { return len(w.daemons()) == 0 })
+	kit.Eventually(w.t, "no daemon is left", func() bool { return len(w.daemons()) == 0 })
 	if left, _ := filepath.Glob(w.base + "/tmp/*"); len(left) > 0 {
 		w.t.Errorf("left behind: %v", left)
 	}
@@ -64,7 +67,7 @@ func (w *mountSite) nothingLeft() {
 // standard output or error fails the test.
 func (w *mountSite) try(line string) (string, int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience) // also in a clean-up
+	ctx, cancel := context.WithTimeout(context.Background(), kit.Patience) // also in a clean-up
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(w.world), "-m", "-n", "--wd="+w.base, "sh", "-c", line)
 	cmd.WaitDelay = time.Second
@@ -97,7 +100,7 @@ func (w *mountSite) fails(code int, line, want string) {
 
 // mounts are the mount points of daemons in the world.
 func (w *mountSite) mounts() (points []string) {
-	for line := range strings.Lines(readFile(w.t, "/proc/"+strconv.Itoa(w.world)+"/mountinfo")) {
+	for line := range strings.Lines(kit.ReadFile(w.t, "/proc/"+strconv.Itoa(w.world)+"/mountinfo")) {
 		if point := strings.Fields(line)[4]; strings.Contains(line, " fuse.imdsfs ") && !slices.Contains(w.copied, point) {
 			points = append(points, point)
 		}
@@ -129,7 +132,7 @@ func (w *mountSite) mountIt(options string) string {
 // umount unmounts. While the daemon's watchdog looks at the mount, it is busy.
 func (w *mountSite) umount(dir string) {
 	w.t.Helper()
-	eventually(w.t, "umount "+dir, func() bool {
+	kit.Eventually(w.t, "umount "+dir, func() bool {
 		said, code := w.try("umount " + dir)
 		if code != 0 && !strings.Contains(said, "target is busy") {
 			w.t.Fatalf("umount %s: exit code %d\n%s", dir, code, said)
@@ -142,7 +145,7 @@ func (w *mountSite) umount(dir string) {
 func (w *mountSite) umountIt() {
 	w.t.Helper()
 	w.umount(w.mount)
-	eventually(w.t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
+	kit.Eventually(w.t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
 	if w.made() {
 		w.t.Errorf("%s is left", w.mount)
 	}

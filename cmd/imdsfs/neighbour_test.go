@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A host in a namespace serves the address of the real service; a neighbour in another one, on a wire
@@ -58,7 +60,7 @@ func newNeighboursSeen(t *testing.T, vantage string, flags ...string) *neighbour
 		}
 	})
 	n.pid = cmd.Process.Pid // ip has become imdsfs by exec
-	eventually(t, "ready", func() bool { return strings.Contains(n.log.String(), "msg=ready") })
+	kit.Eventually(t, "ready", func() bool { return strings.Contains(n.log.String(), "msg=ready") })
 	return n
 }
 
@@ -71,7 +73,7 @@ const (
 
 // Binding 169.254.169.254 makes it reachable for whoever routes there.
 func TestNeighbourGetsNothingUnlessListed(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	t.Run("not listed", func(t *testing.T) {
 		n := newNeighbours(t)
 		if got := n.host.run(askID); got != leastID {
@@ -117,7 +119,7 @@ func TestNeighbourGetsNothingUnlessListed(t *testing.T) {
 
 // A page in a browser whose name has been pointed at the service asks with its own name.
 func TestForeignHostGetsNoToken(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	n := newNeighbours(t, "--host", "metadata.test")
 	const show = `-w '%{http_code}' `
 	for range 3 {
@@ -142,7 +144,7 @@ func TestForeignHostGetsNoToken(t *testing.T) {
 
 // One neighbour cannot keep others out by holding connections.
 func TestNeighbourWithManyConnectionsLocksNobodyOut(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	n := newNeighbours(t, "--allow-from", "local", "--allow-from", "192.0.2.0/24")
 	hold := n.neighbour.command("bash", "-c", `for i in $(seq 5000); do exec {fd}<>/dev/tcp/169.254.169.254/80 || exit 1; done; echo held; read`)
 	in, err := hold.StdinPipe()
@@ -156,7 +158,7 @@ func TestNeighbourWithManyConnectionsLocksNobodyOut(t *testing.T) {
 	}
 	defer hold.Wait()
 	defer in.Close()
-	eventually(t, "the neighbour holds 5,000 connections", func() bool { return strings.Contains(out.String(), "held") })
+	kit.Eventually(t, "the neighbour holds 5,000 connections", func() bool { return strings.Contains(out.String(), "held") })
 	begin := time.Now()
 	if got := n.host.run(askID); got != leastID {
 		t.Errorf("the host itself gets %q", got)
@@ -164,7 +166,7 @@ func TestNeighbourWithManyConnectionsLocksNobodyOut(t *testing.T) {
 	if got := n.neighbour.run(askID); got != leastID {
 		t.Errorf("the neighbour gets %q", got)
 	}
-	if took := time.Since(begin); took > patience/2 {
+	if took := time.Since(begin); took > kit.Patience/2 {
 		t.Errorf("both took %v", took)
 	}
 	if open := strings.Count(n.host.run("ss -Htn state established '( sport = :80 )'"), "\n"); open > 256+10 {
@@ -175,7 +177,7 @@ func TestNeighbourWithManyConnectionsLocksNobodyOut(t *testing.T) {
 // Inside the guest a container is one hop further away than the wire shows: at limit 1 its token is
 // withheld, as the real service's answer would be lost, and the log and status say why.
 func TestContainerOfTheGuestIsOneHopFurther(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	n := newNeighboursSeen(t, "guest", "--allow-from", "local", "--allow-from", "iface:"+wire)
 	if got := n.host.run(askToken + tokenURL); len(got) != 56 {
 		t.Errorf("the guest itself gets %q", got)
@@ -209,7 +211,7 @@ func TestContainerOfTheGuestIsOneHopFurther(t *testing.T) {
 
 // The addresses of the real service come and go with the daemon, and the IPv6 one with its option.
 func TestAddAddresses(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	ns := bareNetns(t, "addaddr")
 	ns.run("ip link set lo up")
 	file, runtime := write(t, "instance.toml", least("", "")), t.TempDir()
@@ -229,7 +231,7 @@ func TestAddAddresses(t *testing.T) {
 			}
 		}
 		t.Cleanup(stop)
-		eventually(t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") || cmd.ProcessState != nil })
+		kit.Eventually(t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") || cmd.ProcessState != nil })
 		if !strings.Contains(log.String(), "http=\"169.254.169.254:80") {
 			cmd.Process.Kill()
 			cmd.Wait()
@@ -278,7 +280,7 @@ func TestAddAddresses(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the link", func() bool { _, _, err := ns.try(askID); return err == nil })
+	kit.Eventually(t, "the link", func() bool { _, _, err := ns.try(askID); return err == nil })
 	cmd.Process.Kill()
 	cmd.Wait()
 	ns.run("ip link show imds0")
@@ -294,7 +296,7 @@ func TestAddAddresses(t *testing.T) {
 
 // An address that has left the machine makes whoever takes it over no process of it: at hop limit 1 he gets no token.
 func TestAnAddressThatIsTakenOverIsNotLocal(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	n := newNeighboursSeen(t, "guest", "--allow-from", "local", "--allow-from", "192.0.2.0/24")
 	for i := range 5 {
 		address := fmt.Sprintf("192.0.2.%d", 10+i)
@@ -313,7 +315,7 @@ func TestAnAddressThatIsTakenOverIsNotLocal(t *testing.T) {
 
 // A client may bind an address that the kernel has only just told us of.
 func TestAnAddressThatIsJustAddedIsAnswered(t *testing.T) {
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	for _, allow := range []string{"local", "192.0.2.0/24"} {
 		t.Run("allowed by "+allow, func(t *testing.T) {
 			n := newNeighboursSeen(t, "guest", "--allow-from", allow)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A netns is a network namespace of a test's own, with the address of the real service on its
@@ -32,8 +34,8 @@ func newNetnsNamed(t testing.TB, name string) netns {
 // bareNetns is a network namespace with nothing in it but lo, which is down.
 func bareNetns(t testing.TB, name string) netns {
 	t.Helper()
-	requireCommand(t, "ip")
-	require(t, os.Getuid() == 0, "root, for a network namespace")
+	kit.RequireCommand(t, "ip")
+	kit.Require(t, os.Getuid() == 0, "root, for a network namespace")
 	ns := netns{t, fmt.Sprintf("imdsfs-%d-%s", os.Getpid(), name)}
 	if out, err := exec.Command("ip", "netns", "add", ns.name).CombinedOutput(); err != nil {
 		t.Fatalf("ip netns add: %v: %s", err, out)
@@ -96,6 +98,6 @@ func (ns netns) serve(file string, flags ...string) (runtimeDir string) {
 			ns.t.Logf("log of imdsfs serve:\n%s", log)
 		}
 	})
-	eventually(ns.t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") })
+	kit.Eventually(ns.t, "ready", func() bool { return strings.Contains(log.String(), "msg=ready") })
 	return runtimeDir
 }

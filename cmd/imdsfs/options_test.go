@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // call asks the daemon as the imdsfs commands do.
@@ -38,7 +39,7 @@ func TestNoClientSeesAnOptionOfBefore(t *testing.T) {
 	var running sync.WaitGroup
 	for range clients {
 		running.Go(func() {
-			client := http.Client{Timeout: patience, Transport: &http.Transport{}}
+			client := http.Client{Timeout: kit.Patience, Transport: &http.Transport{}}
 			defer client.CloseIdleConnections()
 			pace := time.NewTicker(5 * time.Millisecond) // leaves the daemon some of the machine
 			defer pace.Stop()
@@ -76,7 +77,7 @@ func TestNoClientSeesAnOptionOfBefore(t *testing.T) {
 		// Let clients look at every tenth.
 		if i%10 == 0 {
 			seen := checked.Load()
-			eventually(t, "clients look", func() bool { return checked.Load() > seen || t.Failed() })
+			kit.Eventually(t, "clients look", func() bool { return checked.Load() > seen || t.Failed() })
 		}
 	}
 	close(stop)

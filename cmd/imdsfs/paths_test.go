@@ -13,8 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source/safepath"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const nobodyID = 65534
@@ -151,7 +153,7 @@ func (c *scene) during(try func()) (turns int) {
 func (c *scene) once(flags ...string) (ready bool) {
 	c.t.Helper()
 	d := c.launchAs([]string{c.base + "/imdsfs"}, flags...)
-	eventually(c.t, "ready or refused", func() bool { ready = strings.Contains(d.log.String(), "msg=ready"); return ready || d.ended() })
+	kit.Eventually(c.t, "ready or refused", func() bool { ready = strings.Contains(d.log.String(), "msg=ready"); return ready || d.ended() })
 	if ready {
 		d.cmd.Process.Signal(syscall.SIGTERM)
 		<-d.exited
@@ -225,12 +227,12 @@ func TestWhatRootHasJustMadeIsNothingElse(t *testing.T) {
 	defer held.Close()
 	wanted := c.home + "/wanted"
 	c.adversary(renameVariable, private, wanted)
-	s := &settings{runtimeDir: wanted, stateDir: c.state}
+	s := &daemon.Settings{Config: daemon.Config{RuntimeDir: wanted, StateDir: c.state}}
 	made := 0
 	turns := c.during(func() {
 		// In this process, which is quick enough to lose the race.
 		for range 50 {
-			if s.ownDirs(&privilege.Account{Name: "nobody", UID: nobodyID, GID: nobodyID}) == nil {
+			if s.OwnDirs(&privilege.Account{Name: "nobody", UID: nobodyID, GID: nobodyID}) == nil {
 				made++
 			}
 			f, err := safepath.Policy{Users: []int{nobodyID}}.MakeDir(wanted, 0o755)
@@ -387,7 +389,7 @@ func TestTheLogIsAFileOfRoots(t *testing.T) {
 	said(home+"/fifo", home+" belongs to uid 65534")
 	said(w.base+"/link", w.base+"/link is a symbolic link")
 	said(w.base+"/fifo", w.base+"/fifo is not a regular file")
-	if text := readFile(t, w.base+"/victim"); text != "root's" {
+	if text := kit.ReadFile(t, w.base+"/victim"); text != "root's" {
 		t.Errorf("the victim holds %q", text)
 	}
 	if _, err := os.Lstat(home + "/new"); !os.IsNotExist(err) {

@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // limitFiles has the test run imdsfs with these limits of open files.
@@ -35,12 +38,12 @@ func limitFiles(t *testing.T, soft, hard int) {
 // dialPort opens a connection that ends with the test.
 func dialPort(t *testing.T, network, address string) net.Conn {
 	t.Helper()
-	nc, err := net.DialTimeout(network, address, patience)
+	nc, err := net.DialTimeout(network, address, kit.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(patience))
+	nc.SetDeadline(time.Now().Add(kit.Patience))
 	return nc
 }
 
@@ -56,13 +59,13 @@ func occupy(t *testing.T, network, address string, connections int) {
 func TestNoPortStarvesAnother(t *testing.T) {
 	var files unix.Rlimit
 	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
-	require(t, err == nil && files.Cur >= 2500, "2,500 open files (ulimit -n)")
-	require(t, canMount(), "root and /dev/fuse")
+	kit.Require(t, err == nil && files.Cur >= 2500, "2,500 open files (ulimit -n)")
+	kit.Require(t, kit.CanMount(), "root and /dev/fuse")
 	for _, limit := range []int{256, 512} {
 		t.Run(fmt.Sprintf("with %d files", limit), func(t *testing.T) {
 			limitFiles(t, limit/2, limit)
 			d := serve(t, write(t, "instance.toml", least("", "")), true, "--metrics", "127.0.0.1:0")
-			if limits := readFile(t, fmt.Sprintf("/proc/%d/limits", d.cmd.Process.Pid)); !strings.Contains(strings.Join(strings.Fields(limits), " "), fmt.Sprintf("open files %d %d", limit-1, limit)) {
+			if limits := kit.ReadFile(t, fmt.Sprintf("/proc/%d/limits", d.cmd.Process.Pid)); !strings.Contains(strings.Join(strings.Fields(limits), " "), fmt.Sprintf("open files %d %d", limit-1, limit)) {
 				t.Errorf("the limit is not raised to the hard one:\n%s", limits)
 			}
 			idle := d.descriptors()
@@ -77,14 +80,14 @@ func TestNoPortStarvesAnother(t *testing.T) {
 				if _, err := freshGet("tcp", d.metrics(), "/metrics"); err != nil {
 					t.Errorf("%s: metrics: %v", when, err)
 				}
-				if _, err := freshGet("unix", adminSocket(d.runtime), "/v1/status"); err != nil {
+				if _, err := freshGet("unix", daemon.AdminSocket(d.runtime), "/v1/status"); err != nil {
 					t.Errorf("%s: the admin socket: %v", when, err)
 				}
 			}
 			allWork("in peace")
 			occupy(t, "tcp", d.metrics(), 600)
 			allWork("with 600 connections to metrics")
-			occupy(t, "unix", adminSocket(d.runtime), 600)
+			occupy(t, "unix", daemon.AdminSocket(d.runtime), 600)
 			allWork("and 600 to the admin socket")
 			occupy(t, "tcp", d.address, 600)
 			allWork("and 600 to HTTP")
@@ -95,12 +98,12 @@ func TestNoPortStarvesAnother(t *testing.T) {
 
 // freshGet is the body of an answer on a connection of its own.
 func freshGet(network, address, path string) (string, error) {
-	nc, err := net.DialTimeout(network, address, patience)
+	nc, err := net.DialTimeout(network, address, kit.Patience)
 	if err != nil {
 		return "", err
 	}
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(patience))
+	nc.SetDeadline(time.Now().Add(kit.Patience))
 	fmt.Fprintf(nc, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path)
 	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil {
@@ -112,19 +115,6 @@ func freshGet(network, address, path string) (string, error) {
 		err = errors.New(resp.Status)
 	}
 	return string(body), err
-}
-
-func TestDescriptorsAreDivided(t *testing.T) {
-	for _, c := range []struct {
-		limit      uint64
-		imds, port int
-	}{
-		{1 << 30, 4096, 64}, {1 << 20, 4096, 64}, {8192, 4096, 64}, {4096, 3840, 64}, {1024, 768, 64}, {512, 256, 64}, {256, 96, 32}, {128, 16, 16}, {16, 1, 2}, {0, 1, 1},
-	} {
-		if got := divideDescriptors(c.limit); got != (descriptors{c.imds, c.port}) {
-			t.Errorf("%d: %+v, want %+v", c.limit, got, c)
-		}
-	}
 }
 
 // Each port answers whom its own list names, and nobody else.
@@ -139,7 +129,7 @@ func TestEachPortHasAListOfItsOwn(t *testing.T) {
 			t.Errorf("%s: printed %q, %v, %s; want the connection closed without an answer", what, out, err, stderr)
 		}
 	}
-	requireCommand(t, "curl")
+	kit.RequireCommand(t, "curl")
 	t.Run("listed for HTTP", func(t *testing.T) {
 		n := newNeighbours(t, "--metrics", metrics, "--allow-from", "local", "--allow-from", "192.0.2.0/24")
 		if got := n.neighbour.run(askID); got != leastID {

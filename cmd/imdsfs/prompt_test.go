@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A prompt is a terminal without the terminal: commands are typed one after another, and variables and the last exit
@@ -39,7 +41,7 @@ func newPrompt(t *testing.T, cmd *exec.Cmd) *prompt {
 func (s *prompt) run(command string) (string, int) {
 	s.t.Helper()
 	var hung atomic.Bool
-	watch := time.AfterFunc(3*patience, func() { hung.Store(true); syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
+	watch := time.AfterFunc(3*kit.Patience, func() { hung.Store(true); syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
 	defer watch.Stop()
 	fmt.Fprintf(s.in, "{ (exit %d)\n%s\n} </dev/null 2>&1\nprintf '\\0%%d\\n' $?\n", s.code, command)
 	printed, err := s.out.ReadString(0)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // notRun are the lines of README.md's blocks that no test can run where it is, and why. Each has to be there.
@@ -30,9 +32,9 @@ var notRun = map[string]string{
 // in a line for any lines. imdsfs serve goes on in the background until the next one.
 func TestReadme(t *testing.T) {
 	for _, tool := range []string{"aws", "bash", "curl", "fusermount3", "make", "mknod", "python3", "setpriv"} {
-		requireCommand(t, tool)
+		kit.RequireCommand(t, tool)
 	}
-	blocks := blocksOf(t, readFile(t, "../../README.md"))
+	blocks := blocksOf(t, kit.ReadFile(t, "../../README.md"))
 	r := newReader(t)
 	for i, b := range blocks {
 		if i == 0 || b.section != blocks[i-1].section {
@@ -51,7 +53,7 @@ func TestReadme(t *testing.T) {
 			must(t, os.WriteFile(r.clone+"/instance.toml", []byte(b.text), 0o644))
 			r.follow(command{line: b.line, user: "#", text: "imdsfs check --quiet instance.toml", want: "…"})
 		case "go":
-			if clients := readFile(t, "../../testdata/clients/goclients_test.go"); !strings.Contains(unindented(clients), unindented(b.text)) {
+			if clients := kit.ReadFile(t, "../../testdata/clients/goclients_test.go"); !strings.Contains(unindented(clients), unindented(b.text)) {
 				t.Errorf("README.md:%d: no client of testdata/clients/goclients_test.go has these lines:\n%s", b.line, b.text)
 			}
 		default:
@@ -260,7 +262,7 @@ func (r *reader) serve(c command) {
 	go func() { d.exited <- d.cmd.Wait() }()
 	r.daemon = d
 	r.t.Cleanup(r.stop)
-	eventually(r.t, fmt.Sprintf("README.md:%d: %s is ready", c.line, c.text), func() bool {
+	kit.Eventually(r.t, fmt.Sprintf("README.md:%d: %s is ready", c.line, c.text), func() bool {
 		if d.ended() {
 			r.t.Fatalf("README.md:%d: %s ended:\n%s", c.line, c.text, d.log)
 		}

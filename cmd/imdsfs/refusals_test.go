@@ -10,6 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 func TestASecondDaemonIsRefusedByName(t *testing.T) {
@@ -215,7 +217,7 @@ func TestAHungFilesystemHangsNoDaemon(t *testing.T) {
 				return // refused by the kernel's list alone
 			}
 			d := s.launch()
-			eventually(t, "a child looks at the path", func() bool {
+			kit.Eventually(t, "a child looks at the path", func() bool {
 				if d.ended() { // before we came to look
 					d = s.launch()
 				}

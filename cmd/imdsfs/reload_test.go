@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // doors tells what each door says at a path.
@@ -30,7 +32,7 @@ func (d *served) doors(path string) [2]string {
 func (d *served) comes(path, what string) {
 	d.t.Helper()
 	var got [2]string
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(kit.Patience); ; {
 		if got = d.doors(path); got == [2]string{what, what} {
 			return
 		}
@@ -126,7 +128,7 @@ expiration = 2099-01-01T00:00:00Z
 	const role = "/latest/meta-data/iam/security-credentials/web"
 	secret := func(want string) {
 		t.Helper()
-		eventually(t, "both doors have "+want, func() bool {
+		kit.Eventually(t, "both doors have "+want, func() bool {
 			got := d.doors(role)
 			return got[0] == got[1] && strings.Contains(got[0], `"`+want+`"`)
 		})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -12,8 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -96,28 +97,30 @@ func (r *runRequest) run(parent context.Context) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(r.stderr, s)
 
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
-	ready, ended := make(chan *process, 1), make(chan error, 1)
-	s.within = func(p *process) { ready <- p }
-	go func() { ended <- runDaemon(ctx, s, handover.Disabled(), nil, log) }()
+	ready, ended := make(chan *daemon.Running, 1), make(chan error, 1)
+	start := daemon.Start{
+		Settings: s, Handover: handover.Disabled(), Log: s.Logger(r.stderr), Build: buildInfo(),
+		Within: func(d *daemon.Running) { ready <- d },
+	}
+	go func() { ended <- daemon.Run(ctx, start) }()
 	stop := func() error {
 		cancel()
 		return <-ended
 	}
-	var p *process
+	var d *daemon.Running
 	select {
-	case p = <-ready:
+	case d = <-ready:
 	case err := <-ended:
 		return err
 	case sig := <-signals:
 		return errors.Join(stop(), r.interrupted(sig))
 	}
-	endpoint := endpointOf(p.http.addresses())
+	endpoint := endpointOf(d.Addresses())
 	if len(r.command) == 0 {
-		err := r.printLines(s, p, endpoint)
+		err := r.printLines(s, d, endpoint)
 		if err == nil {
 			select {
 			case <-signals:
@@ -128,7 +131,7 @@ func (r *runRequest) run(parent context.Context) error {
 		return errors.Join(err, stop())
 	}
 	c := &runCommand{program: program, args: r.command, stdout: r.stdout, stderr: r.stderr, signals: signals, served: ended}
-	if c.environment, err = commandEnvironment(ctx, os.Environ(), endpoint, s.runtimeDir); err == nil {
+	if c.environment, err = commandEnvironment(ctx, os.Environ(), endpoint, s.RuntimeDir); err == nil {
 		err = c.run()
 	}
 	if !c.alone {
@@ -182,33 +185,34 @@ func makeRunDir() (string, error) {
 
 // settings are those of a daemon with everything in dir, and no other door than HTTP. Of [server] in a file, what this
 // does not touch counts.
-func (r *runRequest) settings(dir string) (*settings, error) {
-	if r.listen == none {
+func (r *runRequest) settings(dir string) (*daemon.Settings, error) {
+	if r.listen == daemon.None {
 		return nil, problem.Usage("leave out --listen", errors.New("there is nothing to serve without an address"))
 	}
-	s := &settings{
-		config: r.config, mount: none, listen: []string{r.listen}, allowFrom: []string{"local"}, metrics: none, logLevel: r.logLevel,
-		runtimeDir: filepath.Join(dir, "run"), stateDir: filepath.Join(dir, "state"),
+	c := daemon.Config{
+		File: r.config, Mount: daemon.None, Listen: []string{r.listen}, AllowFrom: []string{"local"}, Metrics: daemon.None, LogLevel: r.logLevel,
+		RuntimeDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"),
 	}
-	if s.admin = adminSocket(s.runtimeDir); len(s.admin) >= len(unix.RawSockaddrUnix{}.Path) {
-		s.admin = none
+	if c.Admin = daemon.AdminSocket(c.RuntimeDir); len(c.Admin) > daemon.MaxSocketPath {
+		c.Admin = daemon.None
 	}
-	if s.config == "" {
-		s.config = filepath.Join(dir, "instance.toml")
-		if err := os.WriteFile(s.config, demoInstance, 0o600); err != nil {
-			return nil, noRoom(err, dir, "TMPDIR")
+	if c.File == "" {
+		c.File = filepath.Join(dir, "instance.toml")
+		if err := os.WriteFile(c.File, demoInstance, 0o600); err != nil {
+			return nil, daemon.NoRoom(err, dir, "TMPDIR")
 		}
 	}
-	if err := s.resolve(nil); err != nil {
+	s, err := c.Validate(nil)
+	if err != nil {
 		return nil, err
 	}
-	s.keep, s.user, s.addAddresses = false, "", false
+	s.Keeper, s.Addresses = daemon.KeeperConfig{}, daemon.AddressConfig{}
 	return s, nil
 }
 
 // printLines says what to paste into a shell.
-func (r *runRequest) printLines(s *settings, p *process, endpoint string) error {
-	tree := p.store.Snapshot()
+func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Running, endpoint string) error {
+	tree := d.Snapshot()
 	curl := "curl"
 	if tree.Options().TokensRequired {
 		curl += ` -H "X-aws-ec2-metadata-token: $(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "${` + endpointVariable + `}latest/api/token")"`
@@ -217,16 +221,16 @@ func (r *runRequest) printLines(s *settings, p *process, endpoint string) error 
 	if r.config == "" {
 		kind = "a demo instance"
 	}
-	text := fmt.Sprintf("# %s, %s, until Ctrl-C. In another terminal:\n", kind, first(tree.InstanceID(), "without an id")) +
+	text := fmt.Sprintf("# %s, %s, until Ctrl-C. In another terminal:\n", kind, cmp.Or(tree.InstanceID(), "without an id")) +
 		exportEndpoint(endpoint) + "\n" +
 		curl + ` "${` + endpointVariable + "}latest/meta-data/instance-id\"\n" +
 		"aws configure list\n" +
 		"imdsfs tree\n"
-	if s.admin != none {
-		text += fmt.Sprintf("imdsfs set --runtime-dir %s instance-type c7g.xlarge\n", quote(s.runtimeDir))
+	if s.Admin != daemon.None {
+		text += fmt.Sprintf("imdsfs set --runtime-dir %s instance-type c7g.xlarge\n", quote(s.RuntimeDir))
 	}
-	if s.config != "" {
-		text += fmt.Sprintf("# or edit %s\n", printable(s.config))
+	if s.File != "" {
+		text += fmt.Sprintf("# or edit %s\n", printable(s.File))
 	}
 	_, err := io.WriteString(r.stdout, text)
 	return err

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A runSite has a directory for what imdsfs run makes, in which nothing may be left.
@@ -47,7 +49,7 @@ func (s *runSite) start(cmd *exec.Cmd, until string) *syncBuffer {
 	cmd.Stdout, cmd.Stderr = out, out
 	must(s.t, cmd.Start())
 	s.t.Cleanup(func() { cmd.Process.Kill() })
-	eventually(s.t, until, func() bool { return regexp.MustCompile(until).MatchString(out.String()) })
+	kit.Eventually(s.t, until, func() bool { return regexp.MustCompile(until).MatchString(out.String()) })
 	return out
 }
 
@@ -176,9 +178,9 @@ func TestCtrlCIsForTheCommand(t *testing.T) {
 		t.Helper()
 		_, err := w.keys.WriteString(keys)
 		must(t, err)
-		eventually(t, until, func() bool { return strings.Contains(w.log.String(), until) })
+		kit.Eventually(t, until, func() bool { return strings.Contains(w.log.String(), until) })
 	}
-	eventually(t, "up", func() bool { return strings.Contains(w.log.String(), "up") })
+	kit.Eventually(t, "up", func() bool { return strings.Contains(w.log.String(), "up") })
 	typed("\x03", "signal 1")
 	typed("\x1c", "i-0de0de0de0de0de00 after 1")
 	if err := cmd.Wait(); err != nil {

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/imdsfs/imdsfs/source/problem"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Exit codes of commands that do not run, as those of env(1) and shells.
@@ -155,7 +156,7 @@ func withoutProxy(environment []string, endpoint string) (variables []variable) 
 	const lower, upper = "no_proxy", "NO_PROXY"
 	for _, names := range [][2]string{{lower, upper}, {upper, lower}} {
 		hosts := u.Hostname()
-		if others := first(lookUp(environment, names[0]), lookUp(environment, names[1])); others != "" {
+		if others := cmp.Or(lookUp(environment, names[0]), lookUp(environment, names[1])); others != "" {
 			hosts = others + "," + hosts
 		}
 		variables = append(variables, variable{names[0], hosts})

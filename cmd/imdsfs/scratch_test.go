@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
@@ -32,7 +33,7 @@ func scratchMain() {
 
 // TestWhatAKilledTestLeavesIsRemoved: the next one takes away what is certainly left over, and nothing else.
 func TestWhatAKilledTestLeavesIsRemoved(t *testing.T) {
-	require(t, isRoot(), "root, to mount")
+	kit.Require(t, isRoot(), "root, to mount")
 	parent := t.TempDir()
 	hold := func() (cmd *exec.Cmd, dir string) {
 		cmd = exec.Command("/proc/self/exe")
@@ -76,7 +77,7 @@ func TestWhatAKilledTestLeavesIsRemoved(t *testing.T) {
 	if _, err := os.Lstat(dead); err == nil {
 		t.Errorf("left: %s with %v", dead, mountsBelow(dead))
 	}
-	eventually(t, "the program that was left has ended", func() bool { return len(ended) == 1 })
+	kit.Eventually(t, "the program that was left has ended", func() bool { return len(ended) == 1 })
 	for _, path := range append(stays, dir, outside+"/precious") {
 		if _, err := os.Lstat(path); err != nil {
 			t.Errorf("gone: %v", err)

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // One script for each subcommand and behaviour, run with the binary as a user would.
@@ -31,7 +34,7 @@ func TestScripts(t *testing.T) {
 			if name != "mount" {
 				return false, fmt.Errorf("unknown condition %q", name)
 			}
-			can := canMount()
+			can := kit.CanMount()
 			if !can && os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
 				return false, errors.New("IMDSFS_REQUIRE_ALL=1, but this test needs root and /dev/fuse")
 			}
@@ -50,7 +53,7 @@ func cmdReady(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: ready RUNTIME-DIR")
 	}
-	file := listenFile(ts.MkAbs(args[0]))
+	file := daemon.ListenFile(ts.MkAbs(args[0]))
 	poll(ts, file, func() bool {
 		text, err := os.ReadFile(file)
 		if err == nil && len(text) > 0 {
@@ -81,9 +84,9 @@ func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func poll(ts *testscript.TestScript, what string, ok func() bool) {
-	for deadline := time.Now().Add(patience); !ok(); {
+	for deadline := time.Now().Add(kit.Patience); !ok(); {
 		if time.Now().After(deadline) {
-			ts.Fatalf("not in %v: %s", patience, what)
+			ts.Fatalf("not in %v: %s", kit.Patience, what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

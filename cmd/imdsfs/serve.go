@@ -1,23 +1,17 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
-	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newServeCommand(stderr io.Writer) *cobra.Command {
-	var s settings
+	var config daemon.Config
+	trial := false
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the metadata over HTTP and as files, in the foreground",
@@ -44,64 +38,30 @@ Each flag but --config and --force-addresses is a key of [server] in the file as
 			if err := refuseEmpty(cmd); err != nil {
 				return err
 			}
-			if s.trial {
-				return s.try(cmd.Context())
+			if trial {
+				return config.Try(cmd.Context())
 			}
-			kept, others, err := handover.Open()
+			store, sockets, err := handover.Open()
 			if err != nil {
 				return err
 			}
-			before, bad := inheritedServer(kept)
-			if err := s.resolve(before); err != nil {
+			before, bad := daemon.InheritedServer(store)
+			settings, err := config.Validate(before)
+			if err != nil {
 				return err
 			}
-			log := newLogger(stderr, &s)
+			log := settings.Logger(stderr)
 			if bad {
 				log.Warn("what was kept of [server] makes no sense and is not used")
 			}
-			if s.keep && !handover.HasKeeper() {
-				return runKeeper(cmd.Context(), &s, others, log)
+			if settings.Keeper.Keep && !handover.HasKeeper() {
+				return runKeeper(cmd.Context(), settings, sockets, log)
 			}
-			return runDaemon(cmd.Context(), &s, kept, others, log)
+			return daemon.Run(cmd.Context(), daemon.Start{Settings: settings, Handover: store, Sockets: sockets, Log: log, Build: buildInfo()})
 		},
 	}
-	s.addFlags(cmd)
+	addFlags(cmd, &config)
+	cmd.Flags().BoolVar(&trial, handover.TrialFlag, false, "look at the settings and the tree as they would be served, and end")
+	cmd.Flags().MarkHidden(handover.TrialFlag)
 	return cmd
-}
-
-// refuseEmpty refuses a flag that says nothing, as a variable that is not set makes it.
-func refuseEmpty(cmd *cobra.Command) (err error) {
-	cmd.Flags().Visit(func(f *pflag.Flag) {
-		if f.Value.Type() == "string" && f.Value.String() == "" && err == nil {
-			err = problem.Usage("leave it out to have the default", fmt.Errorf("--%s is empty", f.Name))
-		}
-	})
-	return err
-}
-
-func newLogger(w io.Writer, s *settings) *logrus.Logger {
-	log := logrus.New()
-	log.SetOutput(w)
-	log.SetLevel(s.level)
-	log.SetFormatter(s.formatter)
-	return log
-}
-
-// signals returns a context that SIGTERM and SIGINT end, and a channel of what else is taken: SIGHUP (reload),
-// SIGUSR1 (end for a successor) and SIGUSR2 (upgrade in place). Those are taken to the end of the process:
-// they would kill a daemon that is about to end well.
-func signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
-	ctx, stop = signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-	return ctx, stop, c
-}
-
-// signals are those that the daemon takes: none within another command, which ends it with its context.
-func (p *process) signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
-	if p.settings.within != nil {
-		ctx, stop = context.WithCancel(parent)
-		return ctx, stop, nil
-	}
-	return signals(parent)
 }

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // promised is how long a stop or a refusal may take, whatever goes on: ten times what it takes on a machine of one's own.
@@ -32,7 +35,7 @@ type site struct {
 
 func newSite(t *testing.T, text string) *site {
 	t.Helper()
-	requireMount(t)
+	kit.RequireMount(t)
 	base, err := os.MkdirTemp("", "imdsfs-site-")
 	if err != nil {
 		t.Fatal(err)
@@ -139,13 +142,13 @@ func (s *site) start(flags ...string) *served {
 
 func (s *site) ready(d *served) *served {
 	s.t.Helper()
-	eventually(s.t, "ready", func() bool {
+	kit.Eventually(s.t, "ready", func() bool {
 		if d.ended() {
 			s.t.Fatalf("imdsfs serve ended:\n%s", d.log)
 		}
 		return strings.Contains(d.log.String(), "msg=ready")
 	})
-	text := readFile(s.t, listenFile(s.runtime))
+	text := kit.ReadFile(s.t, daemon.ListenFile(s.runtime))
 	d.address, _, _ = strings.Cut(text, "\n")
 	return d
 }
@@ -192,7 +195,7 @@ func (s *site) refused(flags ...string) string {
 	select {
 	case err = <-d.exited:
 		d.exited <- err
-	case <-time.After(patience):
+	case <-time.After(kit.Patience):
 		s.t.Fatal("neither ready nor refused")
 	}
 	if took := time.Since(start); took > promised {
@@ -274,7 +277,7 @@ func cat(t testing.TB, path string) (string, error) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	hung := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	hung := time.AfterFunc(kit.Patience, func() { cmd.Process.Kill() })
 	err := cmd.Wait()
 	if !hung.Stop() {
 		t.Fatalf("cat %s hangs", path)

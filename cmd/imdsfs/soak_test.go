@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -48,7 +50,7 @@ type soak struct {
 // Well-behaved clients see no error, never an old value after a newer one, and the daemon does not grow,
 // whatever hostile clients and changes of the file there are.
 func TestSoak(t *testing.T) {
-	require(t, os.Getuid() == 0, "root, to count the descriptors of the daemon")
+	kit.Require(t, os.Getuid() == 0, "root, to count the descriptors of the daemon")
 	duration := soakFor(t)
 	file := write(t, "instance.toml", generation(0))
 	s := &soak{t: t, d: serve(t, file, false)}
@@ -77,7 +79,7 @@ func TestSoak(t *testing.T) {
 	if grown := now - warm; grown > soakGrowth {
 		t.Errorf("memory grew by %.1f MiB", mib(grown))
 	}
-	eventually(t, "all connections are closed", func() bool { return s.d.descriptors() <= descriptors })
+	kit.Eventually(t, "all connections are closed", func() bool { return s.d.descriptors() <= descriptors })
 	s.d.ask("GET", "/latest/meta-data/instance-id")
 }
 
@@ -116,7 +118,7 @@ func (s *soak) change(ctx context.Context, file string, duration time.Duration) 
 func (s *soak) client(ctx context.Context, v2 bool) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: patience}
+	client := &http.Client{Transport: transport, Timeout: kit.Patience}
 	token := ""
 	seen := int64(0)
 	for n := 0; ctx.Err() == nil && s.failed.Load() < 10; n++ {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/control"
 )
 
@@ -54,8 +56,8 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	}
 	line("version", "%s", s.Version)
 	line("running", "pid %d, for %s", s.PID, age(s.Started))
-	line("instance", "%s", first(s.Instance, "without an id"))
-	line("file", "%s", first(s.Config, "none: this machine is described"))
+	line("instance", "%s", cmp.Or(s.Instance, "without an id"))
+	line("file", "%s", cmp.Or(s.Config, "none: this machine is described"))
 	switch {
 	case s.Mount == nil:
 		line("mount", "none")
@@ -70,7 +72,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 		line("", "  not closed to file handles: CAP_DAC_READ_SEARCH and any part of it are enough to read all of it")
 	}
 	line("handover", "%s", s.Handover)
-	line("http", "%s", first(strings.Join(s.Listeners, " "), "none"))
+	line("http", "%s", cmp.Or(strings.Join(s.Listeners, " "), "none"))
 	if text := pointClients(s.Listeners); text != "" {
 		line("", "  %s", text)
 	}
@@ -97,19 +99,19 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 			line("", "  to require IMDSv2: imdsfs options set http-tokens=required")
 		}
 	}
-	for _, c := range s.Changes[:min(len(s.Changes), mostListed)] {
+	for _, c := range s.Changes[:min(len(s.Changes), daemon.MostListed)] {
 		line("run time", "%s", changeText(c))
 	}
-	if more := len(s.Changes) - mostListed; more > 0 {
+	if more := len(s.Changes) - daemon.MostListed; more > 0 {
 		line("", "and %d more: imdsfs status --json", more)
 	}
 	if len(s.Changes) > 0 {
 		line("", "  to forget all of these: imdsfs reset")
 	}
-	for _, other := range s.Others[:min(len(s.Others), mostListed)] {
-		line("run time", "%s for %s, not in force; to forget: %s", changesText(other.Changes), instanceText(other.Instance), resetOf(other.Instance))
+	for _, other := range s.Others[:min(len(s.Others), daemon.MostListed)] {
+		line("run time", "%s for %s, not in force; to forget: %s", changesText(other.Changes), instanceText(other.Instance), daemon.ResetCommand(other.Instance))
 	}
-	if more := len(s.Others) - mostListed; more > 0 {
+	if more := len(s.Others) - daemon.MostListed; more > 0 {
 		line("", "and for %d more instances: imdsfs status --json", more)
 	}
 	for _, p := range s.Peers {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -52,7 +53,7 @@ func (c *watchfulClient) get(path string) (string, error) {
 
 // reaches waits until the number that a path begins with over HTTP is at least version.
 func (c *watchfulClient) reaches(path string, version int64) error {
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(kit.Patience); ; {
 		body, err := c.get(path)
 		if err != nil {
 			return err
@@ -71,7 +72,7 @@ func (c *watchfulClient) reaches(path string, version int64) error {
 // TestWhatHTTPHasShownIsOnTheMount rewrites the instance file as fast as the daemon follows. As soon as
 // HTTP shows a version, no process may see an older one on the mount.
 func TestWhatHTTPHasShownIsOnTheMount(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	file := write(t, "stress.toml", stressFile(0, 0))
 	d := serve(t, file, true)
 	bind := t.TempDir()
@@ -79,7 +80,7 @@ func TestWhatHTTPHasShownIsOnTheMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Unmount(bind, syscall.MNT_DETACH) })
-	client := &watchfulClient{d, http.Client{Timeout: patience}}
+	client := &watchfulClient{d, http.Client{Timeout: kit.Patience}}
 	stress.Run(t, stress.Target{
 		Dir: d.mount + stressed, Bind: filepath.Join(bind, strings.TrimPrefix(stressed, "/latest")),
 		Duration: stress.Duration(t, 20*time.Second), Least: 20,

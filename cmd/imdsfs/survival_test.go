@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -125,7 +126,7 @@ func childrenWith(parent int, text string) (pids []int) {
 
 // awaitDaemon waits until one answers.
 func (g *siege) awaitDaemon(stop <-chan struct{}) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(kit.Patience); time.Now().Before(deadline); {
 		select {
 		case <-stop:
 			return
@@ -135,7 +136,7 @@ func (g *siege) awaitDaemon(stop <-chan struct{}) {
 			return
 		}
 	}
-	g.t.Errorf("no daemon answers after %v", patience)
+	g.t.Errorf("no daemon answers after %v", kit.Patience)
 }
 
 func (g *siege) upgrade(turn int) {
@@ -157,7 +158,7 @@ type caller struct {
 }
 
 func (c *caller) run(ctx context.Context, g *siege) {
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: kit.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	for ctx.Err() == nil {
 		kills, start := g.kills.Load(), time.Now()
 		resp, err := client.Get("http://" + c.address + "/latest/meta-data/instance-id")
@@ -228,7 +229,7 @@ func TestMountOutlivesItsDaemon(t *testing.T) {
 			stop := make(chan struct{})
 			var callers sync.WaitGroup
 			callers.Go(func() { call.run(ctx, g) })
-			client := &watchfulClient{g.d, http.Client{Timeout: patience}}
+			client := &watchfulClient{g.d, http.Client{Timeout: kit.Patience}}
 			var changes atomic.Int64
 			stress.Run(t, stress.Target{
 				Dir: s.mount + stressed, Bind: fmt.Sprintf("/proc/%d/root%s", pid, s.base+"/bound"),
@@ -293,7 +294,7 @@ func TestMountOutlivesItsDaemon(t *testing.T) {
 
 // reachesInSpite is reaches where requests may be broken off.
 func (c *watchfulClient) reachesInSpite(path string, version int64) (err error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(kit.Patience); time.Now().Before(deadline); {
 		if err = c.reaches(path, version); err == nil {
 			return nil
 		}
@@ -350,7 +351,7 @@ func (l *loop) end(board string) {
 	go func() { ended <- l.cmd.Wait() }()
 	select {
 	case <-ended:
-	case <-time.After(patience):
+	case <-time.After(kit.Patience):
 		l.t.Errorf("the reader in the %s hangs", l.name)
 	}
 	if said := l.said.String(); said != "" {

@@ -15,8 +15,10 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // besideTerminalVariable has the test binary be, on a terminal of root's, what starts a daemon as nobody ("start"), and
@@ -101,7 +103,7 @@ type terminal struct {
 func newTerminal(t *testing.T) *terminal {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	require(t, err == nil, "/dev/ptmx")
+	kit.Require(t, err == nil, "/dev/ptmx")
 	master := os.NewFile(uintptr(fd), "ptmx")
 	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	must(t, err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
@@ -135,7 +137,7 @@ func (w *terminal) on(cmd *exec.Cmd) {
 }
 
 func TestWhoRunsAsAnotherUserGetsNoTerminal(t *testing.T) {
-	require(t, isRoot(), "root, to become another user")
+	kit.Require(t, isRoot(), "root, to become another user")
 	dir := publicDir(t)
 	self, err := os.ReadFile("/proc/self/exe")
 	must(t, err, os.WriteFile(dir+"/test", self, 0o755))
@@ -155,7 +157,7 @@ func TestWhoRunsAsAnotherUserGetsNoTerminal(t *testing.T) {
 		}
 		return errors.Join(err, cmd.Start())
 	}), cmd.Wait())
-	eventually(t, "the end", func() bool { return strings.Contains(w.log.String(), "done") })
+	kit.Eventually(t, "the end", func() bool { return strings.Contains(w.log.String(), "done") })
 	said := strings.ReplaceAll(w.log.String(), "\r\n", "\n")
 	if strings.Contains(said, "TYPED") || strings.Contains(said, "HAS") || !strings.Contains(said, "session is own: true, terminal 0\n") {
 		t.Errorf("it has the terminal:\n%s", said)
@@ -206,11 +208,11 @@ expiration = 2099-01-01T00:00:00Z
 	check := func(when string, want []string) {
 		t.Helper()
 		proc := fmt.Sprintf("/proc/%d/", s.daemon(d))
-		_, stat, _ := strings.Cut(readFile(t, proc+"stat"), ") ")
+		_, stat, _ := strings.Cut(kit.ReadFile(t, proc+"stat"), ") ")
 		if f := strings.Fields(stat); proc != "/proc/"+f[3]+"/" || f[4] != "0" {
 			t.Errorf("%s: session %s, terminal %s of %s", when, f[3], f[4], proc)
 		}
-		status := readFile(t, proc+"status")
+		status := kit.ReadFile(t, proc+"status")
 		for _, want := range []string{"Umask:\t0077\n", "NoNewPrivs:\t1\n", "CapInh:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "Groups:\t65534 \n"} {
 			if !strings.Contains(status, want) {
 				t.Errorf("%s: the status has no %q:\n%s", when, want, status)
@@ -219,11 +221,11 @@ expiration = 2099-01-01T00:00:00Z
 		if cwd, _ := os.Readlink(proc + "cwd"); cwd != "/" {
 			t.Errorf("%s: works in %s", when, cwd)
 		}
-		if limits := readFile(t, proc+"limits"); !regexp.MustCompile(`Max core file size +0 +0 `).MatchString(limits) {
+		if limits := kit.ReadFile(t, proc+"limits"); !regexp.MustCompile(`Max core file size +0 +0 `).MatchString(limits) {
 			t.Errorf("%s: %s", when, limits)
 		}
 		var names []string
-		for _, variable := range strings.Split(strings.TrimRight(readFile(t, proc+"environ"), "\x00"), "\x00") {
+		for _, variable := range strings.Split(strings.TrimRight(kit.ReadFile(t, proc+"environ"), "\x00"), "\x00") {
 			name, value, _ := strings.Cut(variable, "=")
 			names = append(names, name)
 			if name == "HOME" && value == "/root" || name == "USER" && value != "nobody" || name == "WATCHDOG_USEC" && value == "1" {
@@ -236,7 +238,7 @@ expiration = 2099-01-01T00:00:00Z
 		if !slices.Equal(names, variables) {
 			t.Errorf("%s: the environment has\n%q, want\n%q", when, names, variables)
 		}
-		for deadline := time.Now().Add(patience); !slices.Equal(descriptorKinds(proc, s.base), want); time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(kit.Patience); !slices.Equal(descriptorKinds(proc, s.base), want); time.Sleep(2 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: the descriptors are\n%q, want\n%q", when, descriptorKinds(proc, s.base), want)
 			}
@@ -246,10 +248,10 @@ expiration = 2099-01-01T00:00:00Z
 	s.expect(s.mount+tier, "gold")
 	old := s.daemon(d)
 	must(t, syscall.Kill(old, syscall.SIGKILL))
-	eventually(t, "another one is ready", func() bool { return strings.Count(w.log.String(), "msg=ready") == 2 })
+	kit.Eventually(t, "another one is ready", func() bool { return strings.Count(w.log.String(), "msg=ready") == 2 })
 	check("the second", append(slices.Clone(daemonsDescriptors), "socket")) // to the child that tells the kernel of changes
 	must(t, syscall.Kill(s.daemon(d), syscall.SIGHUP))
-	eventually(t, "what it logs is on the terminal", func() bool { return strings.Contains(w.log.String(), "msg=reloaded") })
+	kit.Eventually(t, "what it logs is on the terminal", func() bool { return strings.Contains(w.log.String(), "msg=reloaded") })
 	s.end(d)
 	if !strings.Contains(w.log.String(), "msg=stopping") {
 		t.Error("the last words are not on the terminal")
@@ -278,7 +280,7 @@ func TestADaemonOutlivesTheKeeperThatPrintsItsLog(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	must(t, syscall.Kill(pid, syscall.SIGTERM))
-	eventually(t, "the daemon ends", func() bool { return len(s.processes()) == 0 })
+	kit.Eventually(t, "the daemon ends", func() bool { return len(s.processes()) == 0 })
 }
 
 // daemonsDescriptors are those of a daemon that runs as another user, with a mount, on one address: what is kept is

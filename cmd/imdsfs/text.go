@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"syscall"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -40,27 +40,6 @@ type lines []string
 
 func (l lines) Error() string { return strings.Join(l, "\n") }
 
-// noRoom adds to an error of writing into dir what to do if nothing more fits in, or may be written; flag is
-// that with which to choose another.
-func noRoom(err error, dir, flag string) error {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return problem.Failed(fmt.Sprintf("make room in %s (see df and df -i), or choose another with %s", dir, flag), err)
-	case errors.Is(err, syscall.EROFS):
-		return problem.Failed(fmt.Sprintf("choose one that can be written to with %s", flag), err)
-	}
-	return err
-}
-
-// kindOf is the kind of an error; faults of the input are no other error's business.
-func kindOf(err error) problem.Kind {
-	var faults source.Faults
-	if errors.As(err, &faults) {
-		return problem.KindInvalid
-	}
-	return problem.KindOf(err)
-}
-
 // report prints err the way every subcommand does and returns the exit code:
 //
 //	imdsfs: error: open /etc/imdsfs/imdsfs.toml: permission denied
@@ -68,7 +47,7 @@ func kindOf(err error) problem.Kind {
 //
 // Lower case, no final full stop; faults of an input one a line, each with its place.
 func report(w io.Writer, err error) int {
-	code, hint := int(kindOf(err)), problem.Hint(err)
+	code, hint := int(daemon.KindOf(err)), problem.Hint(err)
 	var ended *exitError
 	if errors.As(err, &ended) {
 		if code = ended.code; ended.err == nil {

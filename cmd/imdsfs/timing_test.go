@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // TestAChangeReachesBothDoorsQuickly: 20 ms is the bound on a machine of one's own, ten times that here, for the best
@@ -19,7 +21,7 @@ func TestAChangeReachesBothDoorsQuickly(t *testing.T) {
 	text := func(i int) string { return least("", fmt.Sprintf("tier = \"tier %d\"", i)) }
 	file := write(t, "web.toml", text(0))
 	d := serve(t, file, true)
-	client := &watchfulClient{d, http.Client{Timeout: patience}}
+	client := &watchfulClient{d, http.Client{Timeout: kit.Patience}}
 	doors := map[string]func() (string, error){
 		"HTTP": func() (string, error) { return client.get(path) },
 		"the mount": func() (string, error) {
@@ -46,7 +48,7 @@ func TestAChangeReachesBothDoorsQuickly(t *testing.T) {
 		for name, show := range doors {
 			for got := ""; got != want; {
 				var err error
-				if got, err = show(); err != nil || time.Since(start) > patience {
+				if got, err = show(); err != nil || time.Since(start) > kit.Patience {
 					t.Fatalf("%s shows %q, %v after %v; want %q", name, got, err, time.Since(start), want)
 				}
 			}

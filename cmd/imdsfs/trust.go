@@ -133,7 +133,7 @@ func (d *runDir) admits(conn *net.UnixConn, socket string) error {
 	if err = errors.Join(err, inner); err != nil {
 		return fmt.Errorf("who answers at %s: %w", socket, err)
 	}
-	if peer.Uid == 0 || int(peer.Uid) == os.Geteuid() || isRoot() && peer.Uid == d.owner && !safepath.IsUnknown(d.owner) {
+	if peer.Uid == 0 || int(peer.Uid) == os.Geteuid() || os.Geteuid() == 0 && peer.Uid == d.owner && !safepath.IsUnknown(d.owner) {
 		return nil
 	}
 	return problem.Failed("see who it is, and name the daemon's own with --admin or --runtime-dir; or run this as root or as the daemon's user",

@@ -14,6 +14,9 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // asUser calls f as another user, on a thread of its own: what it makes belongs to him, and who connects to a socket
@@ -61,7 +64,7 @@ func record(t *testing.T, path string, uid int) *recorder {
 }
 
 func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
-	require(t, isRoot(), "root, to be several users")
+	kit.Require(t, isRoot(), "root, to be several users")
 	base := publicDir(t)
 	imdsfs := filepath.Join(base, "imdsfs")
 	program(t, imdsfs, "one")
@@ -141,7 +144,7 @@ func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
 
 // root talks to the daemon of a user to whom it has given a directory, and so does he.
 func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
-	require(t, isRoot(), "root, to be several users")
+	kit.Require(t, isRoot(), "root, to be several users")
 	base := publicDir(t)
 	dir := base + "/run"
 	must(t, os.Mkdir(dir, 0o755), os.Chown(dir, 65534, 65534))
@@ -159,14 +162,14 @@ func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
 }
 
 func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
-	require(t, isRoot(), "root, to be several users")
+	kit.Require(t, isRoot(), "root, to be several users")
 	given := publicDir(t) + "/run"
 	dir := fmt.Sprintf("%s/imdsfs-listen-%d", os.TempDir(), os.Getpid())
 	t.Setenv("TMPDIR", t.TempDir()) // the directory is not there
 	t.Setenv(endpointVariable, "")
 	alive := strings.TrimPrefix(serveHTTP(t, answer(200)), "http://")
 	asUser(t, 65534, func() error {
-		return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(listenFile(dir), []byte(alive+"\n"), 0o644))
+		return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(daemon.ListenFile(dir), []byte(alive+"\n"), 0o644))
 	})
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	f := clientFlags{runtimeDir: dir, timeout: requestTimeout}
@@ -174,16 +177,16 @@ func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 		t.Errorf("named: %v", err)
 	}
 	// It is ours, but the file is a FIFO, or a link of his.
-	must(t, os.Chown(dir, 0, 0), os.Remove(listenFile(dir)), unix.Mkfifo(listenFile(dir), 0o644))
+	must(t, os.Chown(dir, 0, 0), os.Remove(daemon.ListenFile(dir)), unix.Mkfifo(daemon.ListenFile(dir), 0o644))
 	if got, err := listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a FIFO: %v, %v", got, err)
 	}
-	must(t, os.Remove(listenFile(dir)), os.Symlink("/etc/hostname", listenFile(dir)))
+	must(t, os.Remove(daemon.ListenFile(dir)), os.Symlink("/etc/hostname", daemon.ListenFile(dir)))
 	if got, err := listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a link: %v, %v", got, err)
 	}
 	// It is the daemon's, to whom root has given it: everybody believes it.
-	must(t, os.Mkdir(given, 0o755), os.WriteFile(listenFile(given), []byte(alive+"\n"), 0o644), os.Chown(given, 65534, 65534), os.Chown(listenFile(given), 65534, 65534))
+	must(t, os.Mkdir(given, 0o755), os.WriteFile(daemon.ListenFile(given), []byte(alive+"\n"), 0o644), os.Chown(given, 65534, 65534), os.Chown(daemon.ListenFile(given), 65534, 65534))
 	t.Cleanup(func() { os.RemoveAll(given) })
 	for _, uid := range []int{0, 65534, 1_000_000_000} {
 		asUser(t, uid, func() error {

@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // What a predecessor gone bad has kept makes no start fail.
@@ -47,13 +50,13 @@ func TestWhatIsKeptAndIsNoGoodIsMadeAfresh(t *testing.T) {
 			must(t, d.cmd.Start())
 			go func() { d.exited <- d.cmd.Wait() }()
 			t.Cleanup(d.stop)
-			eventually(t, "ready", func() bool {
+			kit.Eventually(t, "ready", func() bool {
 				if d.ended() {
 					t.Fatalf("it has ended:\n%s", d.log)
 				}
 				return strings.Contains(d.log.String(), "msg=ready")
 			})
-			d.address, _, _ = strings.Cut(readFile(t, listenFile(d.runtime)), "\n")
+			d.address, _, _ = strings.Cut(kit.ReadFile(t, daemon.ListenFile(d.runtime)), "\n")
 			if got := d.ask("GET", "/latest/meta-data/instance-id").body; got != leastID || !strings.Contains(d.log.String(), c.said) {
 				t.Errorf("got %q; log:\n%s", got, d.log)
 			}
@@ -73,7 +76,7 @@ func TestAKeptLockIsLocked(t *testing.T) {
 	must(t, d.cmd.Start())
 	go func() { d.exited <- d.cmd.Wait() }()
 	t.Cleanup(d.stop)
-	eventually(t, "ready", func() bool { return strings.Contains(d.log.String(), "msg=ready") })
+	kit.Eventually(t, "ready", func() bool { return strings.Contains(d.log.String(), "msg=ready") })
 	other, err := os.Open(runtime + "/daemon.lock")
 	must(t, err)
 	defer other.Close()

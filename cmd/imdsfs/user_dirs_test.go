@@ -3,11 +3,13 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // With the default directories, root's keeper and the daemon of another user mean the same ones.
 func TestAKeptDaemonServesInRootsDefaultDirectories(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	program(t, t.TempDir()+"/imdsfs", "one") // built before the site says where temporary files go
 	w := newMountSite(t, webFile, "")
 	program(t, w.base+"/imdsfs", "one")
@@ -16,11 +18,11 @@ func TestAKeptDaemonServesInRootsDefaultDirectories(t *testing.T) {
 		line := w.base + "/imdsfs serve -c " + w.file + " --keep --user nobody --listen 127.0.0.1:0 --mount " + w.mount + flags +
 			" >" + w.base + "/log 2>&1 & echo $!"
 		pid := strings.TrimSpace(w.run("chmod 644 " + w.file + "; " + line))
-		eventually(t, "ready", func() bool {
+		kit.Eventually(t, "ready", func() bool {
 			if _, code := w.try("kill -0 " + pid); code != 0 {
-				t.Fatalf("it ended:\n%s", readFile(t, w.base+"/log"))
+				t.Fatalf("it ended:\n%s", kit.ReadFile(t, w.base+"/log"))
 			}
-			return strings.Contains(readFile(t, w.base+"/log"), "msg=ready")
+			return strings.Contains(kit.ReadFile(t, w.base+"/log"), "msg=ready")
 		})
 		for _, command := range []string{"status", "get instance-id", "options get"} {
 			if said, code := w.try(w.base + "/imdsfs " + command); code != 0 {
@@ -33,13 +35,13 @@ func TestAKeptDaemonServesInRootsDefaultDirectories(t *testing.T) {
 		if flags != "" { // the link goes, and the next daemon has it again
 			daemon := strings.TrimSpace(w.run(w.base + "/imdsfs status | sed -n 's/.*pid \\([0-9]*\\),.*/\\1/p' | head -1"))
 			w.run("ip link delete imds0; kill -9 " + daemon)
-			eventually(t, "the next one has the addresses", func() bool {
+			kit.Eventually(t, "the next one has the addresses", func() bool {
 				said, code := w.try("ip address show imds0; " + w.base + "/imdsfs status")
 				return code == 0 && strings.Contains(said, "169.254.169.254") && !strings.Contains(said, "pid "+daemon+",")
 			})
 		}
 		w.run("kill " + pid)
-		eventually(t, "it has ended", func() bool { _, code := w.try("kill -0 " + pid); return code != 0 })
+		kit.Eventually(t, "it has ended", func() bool { _, code := w.try("kill -0 " + pid); return code != 0 })
 		if said, _ := w.try("ip link show imds0; ls -A /run/imdsfs.mounts"); strings.Contains(said, "imds0:") || strings.Contains(said, "mount-") {
 			t.Errorf("left: %s", said)
 		}
@@ -48,8 +50,8 @@ func TestAKeptDaemonServesInRootsDefaultDirectories(t *testing.T) {
 
 // A daemon of another user has served in root's default directories; now root's does.
 func TestRootTakesItsDefaultDirectoriesBack(t *testing.T) {
-	requireMount(t)
-	requireCommand(t, "setpriv")
+	kit.RequireMount(t)
+	kit.RequireCommand(t, "setpriv")
 	program(t, t.TempDir()+"/imdsfs", "one")
 	w := newMountSite(t, webFile, "")
 	program(t, w.base+"/imdsfs", "one")
@@ -57,15 +59,15 @@ func TestRootTakesItsDefaultDirectoriesBack(t *testing.T) {
 	serve := func(flags string) (stop func()) {
 		t.Helper()
 		pid := strings.TrimSpace(w.run("chmod 644 " + w.file + "; " + w.base + "/imdsfs serve -c " + w.file + " --listen 127.0.0.1:0 --mount none " + flags + " >" + w.base + "/log 2>&1 & echo $!"))
-		eventually(t, "ready", func() bool {
+		kit.Eventually(t, "ready", func() bool {
 			if _, code := w.try("kill -0 " + pid); code != 0 {
-				t.Fatalf("it ended:\n%s", readFile(t, w.base+"/log"))
+				t.Fatalf("it ended:\n%s", kit.ReadFile(t, w.base+"/log"))
 			}
-			return strings.Contains(readFile(t, w.base+"/log"), "msg=ready")
+			return strings.Contains(kit.ReadFile(t, w.base+"/log"), "msg=ready")
 		})
 		return func() {
 			w.run("kill " + pid)
-			eventually(t, "it has ended", func() bool { _, code := w.try("kill -0 " + pid); return code != 0 })
+			kit.Eventually(t, "it has ended", func() bool { _, code := w.try("kill -0 " + pid); return code != 0 })
 		}
 	}
 	w.run("ip link set lo up; chmod 755 /run /var/lib")

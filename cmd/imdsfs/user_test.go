@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // asNobody turns a command into one of an ordinary user.
@@ -16,7 +18,7 @@ var asNobody = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-gr
 // open to all, as it is on most machines.
 func TestAnOrdinaryUserServesForHimself(t *testing.T) {
 	for _, tool := range []string{"fusermount3", "unshare", "nsenter", "setpriv", "mknod"} {
-		requireCommand(t, tool)
+		kit.RequireCommand(t, tool)
 	}
 	s := newSite(t, least("", `tier = "gold"`)+fmt.Sprintf(shortLived, "2099-01-01T00:00:00Z"))
 	self, err := os.ReadFile("/proc/self/exe")
@@ -30,7 +32,7 @@ func TestAnOrdinaryUserServesForHimself(t *testing.T) {
 		return string(out), err
 	}
 	mounted := func() bool {
-		return strings.Contains(readFile(t, fmt.Sprintf("/proc/%d/mountinfo", world)), s.mount+" ")
+		return strings.Contains(kit.ReadFile(t, fmt.Sprintf("/proc/%d/mountinfo", world)), s.mount+" ")
 	}
 	start := func() *served {
 		t.Helper()
@@ -79,7 +81,7 @@ func TestAnOrdinaryUserServesForHimself(t *testing.T) {
 	// Where he may not open /dev/fuse, he is told what to do.
 	must(t, exec.Command(asRoot[0], append(asRoot[1:], "chmod", "600", "/dev/fuse")...).Run())
 	refused := s.launchAs(append(append([]string{}, asUser...), s.base+"/imdsfs"))
-	eventually(t, "the refusal", refused.ended)
+	kit.Eventually(t, "the refusal", refused.ended)
 	refused.kill()
 	for _, want := range []string{
 		"imdsfs: error: mount " + s.mount + ": no permission to mount there: ",

@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // serverKeys are values of each key of [server]: good ones, and bad ones with what is said of them.
@@ -56,7 +59,7 @@ var serverKeys = map[string]struct {
 func TestCheckServeAndUpgradesJudgeAlike(t *testing.T) {
 	t.Cleanup(func() { unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }) // a trial takes it away
 	empty := t.TempDir()
-	schema := readFile(t, "../../source/tomlfile/unknown.go")
+	schema := kit.ReadFile(t, "../../source/tomlfile/unknown.go")
 	for key := range serverKeys {
 		if !strings.Contains(schema, `"`+key+`"`) {
 			t.Errorf("%s is no key", key)
@@ -72,8 +75,7 @@ func TestCheckServeAndUpgradesJudgeAlike(t *testing.T) {
 		_, checkSays, checkCode := check(t, "-q", file)
 		var trialSays bytes.Buffer
 		trialCode := run([]string{"serve", "--trial", "-c", file}, &trialSays, &trialSays)
-		s := settings{config: file}
-		serveErr := s.resolve(nil)
+		_, serveErr := daemon.Config{File: file}.Validate(nil)
 		var serveSays bytes.Buffer
 		serveCode := 0
 		if serveErr != nil {
@@ -107,21 +109,21 @@ func TestFlagsAreJudgedAsTheFileIs(t *testing.T) {
 	good := write(t, "good.toml", least("", "")+"[server]\nuser = \"imdsfs\"\nkeep = true\n")
 	bad := write(t, "bad.toml", least("", "")+"[server]\nallow-from = [\"10.0.0.1/8\"]\n")
 	for _, c := range []struct {
-		settings
-		code int
-		says string
+		config daemon.Config
+		code   int
+		says   string
 	}{
-		{settings{config: good}, 0, ""},
-		{settings{config: bad, allowFrom: []string{"local"}}, exitInvalid, "bad.toml:12: server.allow-from"},
-		{settings{config: good, allowFrom: []string{"10.0.0.1/8"}}, exitUsage, `--allow-from "10.0.0.1/8": there are bits set`},
-		{settings{config: good, hosts: []string{"a:1"}}, exitUsage, `--host "a:1": give a DNS name`},
-		{settings{config: good, listen: []string{":80", "127.0.0.1:80"}}, exitUsage, ":80 and 127.0.0.1:80 cannot both"},
-		{settings{config: good, watchdog: 1}, exitUsage, "--watchdog \"1ns\": too short"},
-		{settings{config: none, user: "imdsfs"}, exitUsage, "--user needs a keeper"},
-		{settings{config: none, mount: none, listen: []string{none}}, exitUsage, "nothing to serve"},
+		{daemon.Config{File: good}, 0, ""},
+		{daemon.Config{File: bad, AllowFrom: []string{"local"}}, exitInvalid, "bad.toml:12: server.allow-from"},
+		{daemon.Config{File: good, AllowFrom: []string{"10.0.0.1/8"}}, exitUsage, `--allow-from "10.0.0.1/8": there are bits set`},
+		{daemon.Config{File: good, Hosts: []string{"a:1"}}, exitUsage, `--host "a:1": give a DNS name`},
+		{daemon.Config{File: good, Listen: []string{":80", "127.0.0.1:80"}}, exitUsage, ":80 and 127.0.0.1:80 cannot both"},
+		{daemon.Config{File: good, Keeper: daemon.KeeperConfig{Watchdog: 1}}, exitUsage, "--watchdog \"1ns\": too short"},
+		{daemon.Config{File: none, Keeper: daemon.KeeperConfig{User: "imdsfs"}}, exitUsage, "--user needs a keeper"},
+		{daemon.Config{File: none, Mount: none, Listen: []string{none}}, exitUsage, "nothing to serve"},
 	} {
-		c.settings.stateDir = t.TempDir()
-		err := c.settings.resolve(nil)
+		c.config.StateDir = t.TempDir()
+		_, err := c.config.Validate(nil)
 		var said bytes.Buffer
 		code := 0
 		if err != nil {

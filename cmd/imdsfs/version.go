@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/metrics"
 )
 
 // Set by the linker: -X main.version=v1.2.3 -X main.commit=0123abc.
@@ -47,6 +49,11 @@ func moduleVersion(path string) string {
 		}
 	}
 	return "unknown"
+}
+
+// buildInfo is what the metrics and the status of a daemon say of this program.
+func buildInfo() metrics.Build {
+	return metrics.Build{Version: versionText(), Go: runtime.Version(), GoFUSE: moduleVersion("github.com/hanwen/go-fuse/v2")}
 }
 
 func versionText() string { return cmp.Or(version, "devel") }

@@ -7,8 +7,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (

@@ -8,12 +8,15 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // tellAddress leaves the address of a server in a run-time directory, as a daemon does.
 func tellAddress(t *testing.T, dir string, server *httptest.Server) {
 	t.Helper()
-	must(t, os.WriteFile(listenFile(dir), []byte(strings.TrimPrefix(server.URL, "http://")+"\n"), 0o644))
+	must(t, os.WriteFile(daemon.ListenFile(dir), []byte(strings.TrimPrefix(server.URL, "http://")+"\n"), 0o644))
 }
 
 // A service answers reads of a path with one status after the other, the last again and again.
@@ -78,8 +81,8 @@ func TestGetWaitsForTheDaemon(t *testing.T) {
 	done := make(chan int, 1)
 	go func() { done <- run([]string{"get", "--runtime-dir", dir, "--wait", "1h", "instance-id"}, &got, &got) }()
 	d := serve(t, write(t, "web.toml", least("", "")), false)
-	rewrite(t, listenFile(dir), d.address+"\n")
-	eventually(t, "printed", func() bool { return got.String() != "" })
+	rewrite(t, daemon.ListenFile(dir), d.address+"\n")
+	kit.Eventually(t, "printed", func() bool { return got.String() != "" })
 	if code := <-done; code != 0 || got.String() != "i-0a1b2c3d4e5f67890" {
 		t.Errorf("from %s: exit %d: %q", d.address, code, got.String())
 	}

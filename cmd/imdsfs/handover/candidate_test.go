@@ -8,6 +8,17 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
+func TestACandidateThatIsGoneHasChanged(t *testing.T) {
+	base := t.TempDir()
+	must(t, os.WriteFile(base+"/imdsfs", []byte("program"), 0o755))
+	c, err := OpenCandidate(base + "/imdsfs")
+	must(t, err, c.Unchanged(), os.Rename(base+"/imdsfs", base+"/old"))
+	defer c.Close()
+	if c.Unchanged() == nil {
+		t.Error("that it is gone is not noticed")
+	}
+}
+
 // A program from before there was --trial is asked in words that it knows.
 func TestAnOlderProgramIsTriedWithCheck(t *testing.T) {
 	base := t.TempDir()

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -29,8 +29,8 @@ const (
 	keptServer  = "server" // what [server] says, as JSON
 )
 
-// errHandedOver ends a daemon for a successor. It is nothing to complain about.
-var errHandedOver = errors.New("handed over")
+// ErrHandedOver ends a daemon for a successor. It is nothing to complain about.
+var ErrHandedOver = errors.New("handed over")
 
 // inherit is what a predecessor kept under a name, nil if there is nothing.
 func (p *process) inherit(name string) *os.File {
@@ -51,8 +51,8 @@ func (p *process) keptOf(prefix string) map[string]*os.File {
 	return files
 }
 
-// inheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
-func inheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
+// InheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
+func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	if kept.Inherited()[keptServer] == nil {
 		return nil, false
 	}
@@ -130,7 +130,7 @@ func (p *process) forget(name string) {
 func (p *process) forgetListeners() {
 	if !p.successor {
 		p.http.dropAll()
-		os.Remove(listenFile(p.settings.runtimeDir))
+		os.Remove(ListenFile(p.settings.RuntimeDir))
 	}
 }
 
@@ -192,7 +192,7 @@ type upgrade struct {
 
 // upgradeTo has the loop try a program and, if that is good, end for it.
 func (p *process) upgradeTo(ctx context.Context, program string, by uint32) error {
-	if p.settings.within != nil {
+	if p.within != nil {
 		return errors.New("imdsfs run ends with its command, and goes on with no other program")
 	}
 	u := upgrade{program, by, make(chan error, 1)}
@@ -237,7 +237,7 @@ func (p *process) become(next *handover.Candidate) error {
 
 // tryProgram tries another program as a start of it would. by is the user who names it.
 func (p *process) tryProgram(ctx context.Context, path string, by uint32) (*handover.Candidate, error) {
-	return handover.Try(ctx, path, handover.Trial{By: by, Args: os.Args[1:], Config: p.settings.config})
+	return handover.Try(ctx, path, handover.Trial{By: by, Args: os.Args[1:], Config: p.settings.File})
 }
 
 // startWatchdog tells systemd or the keeper, if they want to hear it, that the daemon is well: the kernel gets

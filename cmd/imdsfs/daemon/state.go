@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"encoding/json"
@@ -14,20 +14,20 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// alreadyRunning is said before the name of a run-time directory.
-const alreadyRunning = "an imdsfs is already running with the run-time directory"
+// AlreadyRunning is said before the name of a run-time directory.
+const AlreadyRunning = "an imdsfs is already running with the run-time directory"
 
 // lockName is the file of the run-time directory that a daemon locks.
 const lockName = "daemon.lock"
 
-func isRunning(runtimeDir string) error {
-	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", alreadyRunning, runtimeDir))
+func IsRunning(runtimeDir string) error {
+	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", AlreadyRunning, runtimeDir))
 }
 
 // lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
 // predecessor's lock is gone on with, so that nobody gets in between.
 func (p *process) lockRuntimeDir() (*os.File, error) {
-	dir := p.settings.runtimeDir
+	dir := p.settings.RuntimeDir
 	path := filepath.Join(dir, lockName)
 	if f := p.inherit(keptLock); f != nil {
 		a, errA := f.Stat()
@@ -40,12 +40,12 @@ func (p *process) lockRuntimeDir() (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, noRoom(problem.Failed("choose another with --runtime-dir", err), dir, "--runtime-dir")
+		return nil, NoRoom(problem.Failed("choose another with --runtime-dir", err), dir, "--runtime-dir")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, isRunning(dir)
+			return nil, IsRunning(dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
@@ -80,7 +80,7 @@ func launchTime(stateDir string, now time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	return launch, noRoom(atomicfile.Write(launchFile(stateDir), append(text, '\n'), 0o600), stateDir, "--state-dir")
+	return launch, NoRoom(atomicfile.Write(launchFile(stateDir), append(text, '\n'), 0o600), stateDir, "--state-dir")
 }
 
 type launchState struct {

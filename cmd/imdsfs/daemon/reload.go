@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -64,7 +64,7 @@ func (p *process) warnOfServerKeys() {
 	if reflect.DeepEqual(was, is) {
 		return
 	}
-	p.log.WithField("file", p.settings.config).Warn("changes of [server] take effect at the next start")
+	p.log.WithField("file", p.settings.File).Warn("changes of [server] take effect at the next start")
 }
 
 // report logs what a reload did. If nobody asked for it, faults that were reported before and the
@@ -82,7 +82,7 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
 		}
 		if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
-			fields["paths"] = printable(strings.Join(paths, ", "))
+			fields["paths"] = Printable(strings.Join(paths, ", "))
 		}
 		p.log.WithFields(fields).Log(level, done)
 		return

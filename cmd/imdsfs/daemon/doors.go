@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"errors"
@@ -16,12 +16,12 @@ import (
 
 func (p *process) newEdge() (*edge.Server, error) {
 	s := p.settings
-	tokens, err := token.Open(s.runtimeDir, p.clock)
+	tokens, err := token.Open(s.RuntimeDir, p.clock)
 	if err != nil {
-		return nil, noRoom(err, s.runtimeDir, "--runtime-dir")
+		return nil, NoRoom(err, s.RuntimeDir, "--runtime-dir")
 	}
 	return edge.New(edge.Config{
-		Tokens: tokens, Clock: p.clock, Hosts: s.names, Allow: s.allow, OutsideGuests: s.outsideGuests,
+		Tokens: tokens, Clock: p.clock, Hosts: s.access.names, Allow: s.access.allow, OutsideGuests: s.access.outsideGuests,
 		Addresses: p.addresses, MaxConns: p.descriptors.imds,
 		RefusedPeer: func(peer netip.Addr) {
 			p.peers.note(peer, "not in allow-from")
@@ -40,24 +40,24 @@ func (p *process) newEdge() (*edge.Server, error) {
 }
 
 func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
-	dir := p.settings.mount
+	dir := p.settings.Mount
 	cfg := fs.Config{
-		Dir: dir, Source: os.Getenv(sourceVariable), RuntimeDir: p.settings.runtimeDir, Clock: p.clock, Predecessor: predecessor,
+		Dir: dir, Source: os.Getenv(MountSourceVariable), RuntimeDir: p.settings.RuntimeDir, Clock: p.clock, Predecessor: predecessor,
 		Warn: func(text string) { p.log.WithField("mount", dir).Warn(text) },
 	}
 	if p.kept.Durable() {
 		cfg.Keeper = p.kept
 	}
 	door, err := fs.Mount(cfg, p.store.Snapshot())
-	if point := refusedPoint(err); point != nil {
+	if point := PointProblem(err); point != nil {
 		return nil, point
 	}
-	return door, noRoom(err, p.settings.runtimeDir, "--runtime-dir")
+	return door, NoRoom(err, p.settings.RuntimeDir, "--runtime-dir")
 }
 
-// refusedPoint is the failure of a mount point that is refused, nil if err is none. What stands there will not go by
+// PointProblem is the failure of a mount point that is refused, nil if err is none. What stands there will not go by
 // itself; what is mounted or served there may.
-func refusedPoint(err error) error {
+func PointProblem(err error) error {
 	var point *fs.PointError
 	if !errors.As(err, &point) {
 		return nil

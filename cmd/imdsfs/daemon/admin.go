@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"cmp"
@@ -21,6 +21,9 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
+
+// AdminSocket is the admin socket in a run-time directory, where no other is stated.
+func AdminSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "admin.sock") }
 
 // listenAdmin opens the admin socket, mode 0600. A socket that a killed daemon left behind is
 // replaced; nobody else can be using it, because the run-time directory is locked.
@@ -64,12 +67,12 @@ func listenAdmin(path string) (net.Listener, error) {
 
 // startAdmin answers the admin API until ctx ends; the socket is removed then.
 func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error {
-	if p.settings.admin == none {
+	if p.settings.Admin == None {
 		return nil
 	}
-	l, err := listenAdmin(p.settings.admin)
+	l, err := listenAdmin(p.settings.Admin)
 	if err != nil {
-		return noRoom(err, filepath.Dir(p.settings.admin), "--admin")
+		return NoRoom(err, filepath.Dir(p.settings.Admin), "--admin")
 	}
 	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Upgrade: p.upgradeTo, Status: p.status}
 	running.Go(func() {
@@ -107,7 +110,7 @@ func (p *process) reloadNow(ctx context.Context) (source.Change, error) {
 // status describes the daemon for imdsfs status.
 func (p *process) status() control.Status {
 	s := control.Status{
-		Version: versionText(), PID: os.Getpid(), Started: p.started, Handover: p.kept.String(), Config: p.settings.config,
+		Version: p.build.Version, PID: os.Getpid(), Started: p.started, Handover: p.kept.String(), Config: p.settings.File,
 		Listeners: p.http.addresses(), Peers: p.peers.list(), Counters: p.counters(), Faults: p.faults(),
 	}
 	if p.mount != nil {

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -23,18 +23,18 @@ import (
 
 // A start is refused when a daemon ends before it is ready, with an error and not by a signal. With exitInvalid and
 // exitUsage nothing follows: the same would be refused again. With exitFailed systemd starts the next one, and this
-// file has it do so maxRetries times, each after a longer wait: the daemon counts in its run-time directory, root's
+// file has it do so MaxRetries times, each after a longer wait: the daemon counts in its run-time directory, root's
 // helper waits before it mounts, and the daemon that is refused last ends with exitGivenUp. Without systemd nothing is
 // tried again.
 const (
-	maxRetries = 5
+	MaxRetries = 5
 	// retryStep is the wait before the first retry; it doubles with each.
 	retryStep     = time.Second
 	retryVariable = "IMDSFS_RETRY_STEP" // another step
 	maxRetryWait  = 30 * time.Second    // TimeoutStartSec= of the unit is longer
 
 	refusedName = "refused" // file of the run-time directory, with the number of starts that were refused in a row
-	keptRefusal = "refusal" // what refuses a start before the daemon's, for the daemon to say
+	KeptRefusal = "refusal" // what refuses a start before the daemon's, for the daemon to say
 )
 
 // refused is the end of a start, for the reason err. If a predecessor has served a tree and somebody keeps its mount,
@@ -47,7 +47,7 @@ func (p *process) refused(ctx context.Context, predecessor *fs.Predecessor, err 
 		return err
 	}
 	if predecessor != nil && p.mount == nil { // else it is the mount's
-		if err := predecessor.Discard(p.settings.runtimeDir, p.kept); err != nil {
+		if err := predecessor.Discard(p.settings.RuntimeDir, p.kept); err != nil {
 			p.log.WithError(err).Debug("unmount what the predecessor had mounted")
 		}
 	}
@@ -60,9 +60,9 @@ func (p *process) triedAgain(err error) error {
 	if !p.kept.BySystemd() {
 		return err
 	}
-	dir := p.settings.runtimeDir
+	dir := p.settings.RuntimeDir
 	hint := problem.Hint(err)
-	if kindOf(err) != problem.KindFailed {
+	if KindOf(err) != problem.KindFailed {
 		forgetRefusals(dir)
 		return err
 	}
@@ -70,7 +70,7 @@ func (p *process) triedAgain(err error) error {
 	if text, err := atomicfile.Read(filepath.Join(dir, refusedName), maxRefusedFile); err == nil {
 		refusals = parseRefusals(text)
 	}
-	if refusals < maxRetries {
+	if refusals < MaxRetries {
 		countErr := atomicfile.Write(filepath.Join(dir, refusedName), []byte(strconv.Itoa(refusals+1)), 0o600)
 		if countErr == nil {
 			return err
@@ -79,38 +79,38 @@ func (p *process) triedAgain(err error) error {
 		return problem.GivenUp(hint, fmt.Errorf("%w (not tried again: %w)", err, countErr))
 	}
 	forgetRefusals(dir)
-	return problem.GivenUp(hint, fmt.Errorf("%w (given up after %d retries)", err, maxRetries))
+	return problem.GivenUp(hint, fmt.Errorf("%w (given up after %d retries)", err, MaxRetries))
 }
 
 const maxRefusedFile = 16 // bytes
 
-// parseRefusals is a number from 0 to maxRetries; what makes no sense is 0.
+// parseRefusals is a number from 0 to MaxRetries; what makes no sense is 0.
 func parseRefusals(text []byte) int {
 	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
 		return 0
 	}
-	return min(max(n, 0), maxRetries)
+	return min(max(n, 0), MaxRetries)
 }
 
 // forgetRefusals has the next refused start be the first.
 func forgetRefusals(runtimeDir string) { os.Remove(filepath.Join(runtimeDir, refusedName)) }
 
-// A turn is what root's helper sees of the refused starts, in a directory that is the daemon's: its word costs a wait
+// A Turn is what root's helper sees of the refused starts, in a directory that is the daemon's: its word costs a wait
 // of at most maxRetryWait.
-type turn struct {
+type Turn struct {
 	dir      *os.File // O_PATH, nil if there is none
-	refusals int
+	Refusals int      // in a row, so far
 }
 
 // openTurn looks at the run-time directory of a daemon of this user. What is odd there counts as no refusal; the daemon
 // says what is wrong.
-func openTurn(runtimeDir string, uid int) turn {
+func OpenTurn(runtimeDir string, uid int) Turn {
 	dir, err := safepath.Policy{Users: []int{uid}}.OpenDir(runtimeDir)
 	if err != nil {
-		return turn{}
+		return Turn{}
 	}
-	t := turn{dir: dir}
+	t := Turn{dir: dir}
 	fd, err := unix.Openat(int(dir.Fd()), refusedName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return t
@@ -119,32 +119,33 @@ func openTurn(runtimeDir string, uid int) turn {
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		if text, err := io.ReadAll(io.NewSectionReader(f, 0, maxRefusedFile)); err == nil {
-			t.refusals = parseRefusals(text)
+			t.Refusals = parseRefusals(text)
 		}
 	}
 	return t
 }
 
-// wait is how long to wait before this start.
-func (t turn) wait() time.Duration {
-	if t.refusals == 0 {
+// Wait is how long to wait before this start.
+func (t Turn) Wait() time.Duration {
+	if t.Refusals == 0 {
 		return 0
 	}
 	step := retryStep
 	if d, err := time.ParseDuration(os.Getenv(retryVariable)); err == nil && d >= 0 {
 		step = min(d, maxRetryWait)
 	}
-	return min(step<<(t.refusals-1), maxRetryWait)
+	return min(step<<(t.Refusals-1), maxRetryWait)
 }
 
-// forget has the next start be the first.
-func (t turn) forget() {
+// Forget has the next start be the first.
+func (t Turn) Forget() {
 	if t.dir != nil {
 		unix.Unlinkat(int(t.dir.Fd()), refusedName, 0)
 	}
 }
 
-func (t turn) close() { t.dir.Close() } // nil or not
+// Close lets go of the directory.
+func (t Turn) Close() { t.dir.Close() } // nil or not
 
 // A passedRefusal is what a helper has the daemon say, as JSON, so that it is said once and decides on the daemon's exit code.
 type passedRefusal struct {
@@ -154,19 +155,19 @@ type passedRefusal struct {
 }
 
 // leaveRefusal leaves to the daemon of a unit what refuses its start.
-func leaveRefusal(store *handover.Store, refused error) error {
-	r := passedRefusal{Kind: kindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
+func LeaveRefusal(store *handover.Store, refused error) error {
+	r := passedRefusal{Kind: KindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return store.KeepText(keptRefusal, text)
+	return store.KeepText(KeptRefusal, text)
 }
 
 // helperRefusal is why root's helper has refused the start, nil if it has not.
 func (p *process) helperRefusal() error {
-	text := p.kept.InheritedText(keptRefusal)
-	p.kept.Drop(keptRefusal)
+	text := p.kept.InheritedText(KeptRefusal)
+	p.kept.Drop(KeptRefusal)
 	var r passedRefusal
 	if text == nil || json.Unmarshal(text, &r) != nil {
 		return nil

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -21,11 +21,11 @@ import (
 )
 
 // Which directories a daemon has is decided by who starts it, before any privilege is dropped: whatever root starts,
-// the packaged unit included, has rootRuntimeDir and rootStateDir, also when the daemon runs as somebody else; an
+// the packaged unit included, has RootRuntimeDir and RootStateDir, also when the daemon runs as somebody else; an
 // ordinary user has his own. So what was set at run time is there however the daemon is started the next time.
 //
 // Both of root's lie where only root makes names. They belong to whoever the daemon runs as, and change hands when that
-// changes: systemd does so for the unit, and [settings.ownDirs] for every other way. Nowhere else is a directory of
+// changes: systemd does so for the unit, and [Settings.OwnDirs] for every other way. Nowhere else is a directory of
 // another user touched.
 //
 // What root gets back, another user has written:
@@ -35,8 +35,8 @@ import (
 //     somebody else, is not touched.
 //   - The run-time directory is emptied. Keys that another user knows are not used again: session tokens end with that.
 const (
-	rootRuntimeDir = "/run/imdsfs"
-	rootStateDir   = "/var/lib/imdsfs"
+	RootRuntimeDir = "/run/imdsfs"
+	RootStateDir   = "/var/lib/imdsfs"
 
 	maxStateFile = 128 << 20 // bytes, as in package overlay
 	stateDirWait = 2 * time.Second
@@ -45,9 +45,9 @@ const (
 // stateFiles are all files of the state directory.
 var stateFiles = []string{launchFile(""), overlay.Path("")}
 
-func defaultRuntimeDir() string {
+func DefaultRuntimeDir() string {
 	if isRoot() {
-		return rootRuntimeDir
+		return RootRuntimeDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && mayBeOurs(dir) {
 		return filepath.Join(dir, "imdsfs")
@@ -55,10 +55,10 @@ func defaultRuntimeDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
 }
 
-// defaultStateDir is empty if there is no home directory.
-func defaultStateDir() string {
+// DefaultStateDir is empty if there is no home directory.
+func DefaultStateDir() string {
 	if isRoot() {
-		return rootStateDir
+		return RootStateDir
 	}
 	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" && mayBeOurs(dir) {
 		return filepath.Join(dir, "imdsfs")
@@ -92,26 +92,26 @@ type dir struct {
 
 // dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
 // business).
-func (s *settings) dirs() []dir {
+func (s *Settings) dirs() []dir {
 	return []dir{
-		{"run-time directory", s.runtimeDir, 0o755, "--runtime-dir", false},
-		{"state directory", s.stateDir, 0o700, "--state-dir", true},
+		{"run-time directory", s.RuntimeDir, 0o755, "--runtime-dir", false},
+		{"state directory", s.StateDir, 0o700, "--state-dir", true},
 	}
 }
 
 // isRoots reports whether it is one of root's defaults, and we are root.
 func (d dir) isRoots() bool {
-	return isRoot() && (d.path == rootRuntimeDir || d.path == rootStateDir)
+	return isRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
 }
 
 // makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
-func makeDirs(s *settings) error {
-	return s.ownDirs(&privilege.Account{UID: os.Geteuid(), GID: os.Getegid()})
+func makeDirs(s *Settings) error {
+	return s.OwnDirs(&privilege.Account{UID: os.Geteuid(), GID: os.Getegid()})
 }
 
-// ownDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
+// OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
 // is there already has to be that account's, unless it is one of root's defaults.
-func (s *settings) ownDirs(a *privilege.Account) error {
+func (s *Settings) OwnDirs(a *privilege.Account) error {
 	for _, d := range s.dirs() {
 		f, made, err := d.open(a)
 		if err == nil {
@@ -142,7 +142,7 @@ func (d dir) open(a *privilege.Account) (f *os.File, made bool, err error) {
 	case errors.As(err, &refused):
 		return nil, false, d.refuse(refused)
 	case err != nil:
-		return nil, false, noRoom(problem.Invalid("choose another with "+d.flag, err), d.path, d.flag)
+		return nil, false, NoRoom(problem.Invalid("choose another with "+d.flag, err), d.path, d.flag)
 	}
 	return f, made, nil
 }
@@ -223,7 +223,7 @@ func (d dir) lockOut(f *os.File) (*os.File, error) {
 			return nil, problem.Failed("stop that first, or give this one a --state-dir of its own",
 				fmt.Errorf("%s is the state directory of a running imdsfs", d.path))
 		}
-		return nil, isRunning(d.path)
+		return nil, IsRunning(d.path)
 	}
 	return lock, nil
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -31,7 +31,7 @@ import (
 
 // A process is the running daemon.
 type process struct {
-	settings  *settings
+	settings  *Settings
 	log       *logrus.Logger
 	clock     source.Clock
 	started   time.Time
@@ -62,6 +62,8 @@ type process struct {
 	failures     atomic.Uint64 // of reloads
 	retry        time.Time     // of a refresh that failed
 	publishStart time.Time     // under the store's lock
+	build        metrics.Build
+	within       func(*Running)
 
 	// successor is set when somebody goes on: everything stays as it is for him.
 	successor bool
@@ -69,9 +71,9 @@ type process struct {
 	ready     bool                // has been
 }
 
-// runDaemon serves until a signal. What it opened is closed again in the opposite order, unless there is a
+// Run serves until a signal. What it opened is closed again in the opposite order, unless there is a
 // successor.
-func runDaemon(parent context.Context, s *settings, kept *handover.Store, others map[string][]*os.File, log *logrus.Logger) error {
+func Run(parent context.Context, start Start) error {
 	// Core dumps and ptrace by others would show credentials.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
@@ -85,10 +87,11 @@ func runDaemon(parent context.Context, s *settings, kept *handover.Store, others
 	fault.At("started")
 	clock := source.SystemClock()
 	p := &process{
-		settings: s, log: log, clock: clock, started: clock.Now(), kept: kept, peers: peerLog{clock: clock},
+		settings: start.Settings, log: start.Log, clock: clock, started: clock.Now(), kept: start.Handover, peers: peerLog{clock: clock},
+		build: start.Build, within: start.Within,
 		asked: make(chan func(context.Context)), upgrades: make(chan upgrade),
 	}
-	err := p.run(parent, others)
+	err := p.run(parent, start.Sockets)
 	switch {
 	case err != nil && !p.ready:
 		return p.triedAgain(err)
@@ -96,7 +99,7 @@ func runDaemon(parent context.Context, s *settings, kept *handover.Store, others
 		return err
 	}
 	if p.next == nil {
-		return errHandedOver
+		return ErrHandedOver
 	}
 	return p.become(p.next)
 }
@@ -116,7 +119,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 		return refused(err)
 	}
 	defer p.unlock(lock)
-	state, err := holdStateDir(ctx, s.stateDir)
+	state, err := holdStateDir(ctx, s.StateDir)
 	if err != nil {
 		return refused(err)
 	}
@@ -163,14 +166,14 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 
 	p.store.Attach(doorFunc(p.publishing))
 	// The mount comes before HTTP: what HTTP shows is already on it.
-	if s.mount != none {
+	if s.Mount != None {
 		if p.mount, err = p.mountDoor(predecessor); err != nil {
 			return refused(err)
 		}
 		defer p.unmount()
 		p.store.Attach(p.mount)
 	} else if predecessor != nil {
-		if err := predecessor.Discard(s.runtimeDir, p.kept); err != nil {
+		if err := predecessor.Discard(s.RuntimeDir, p.kept); err != nil {
 			log := p.log.WithError(err)
 			log.Warn("unmount what the predecessor had mounted")
 		}
@@ -196,10 +199,10 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 	p.startWatchdog(serving, &running)
 
 	p.log.WithFields(logrus.Fields{
-		"mount": s.mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
+		"mount": s.Mount, "http": strings.Join(p.http.addresses(), ","), "instance": p.store.Snapshot().InstanceID(),
 	}).Info("ready")
 	p.ready = true
-	forgetRefusals(s.runtimeDir)
+	forgetRefusals(s.RuntimeDir)
 	p.notifyReady()
 	fault.At("ready")
 	defer p.notifyStopping()
@@ -209,7 +212,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 // load reads the sources for the first time. If a predecessor served a tree, what is wrong with the sources by
 // now is no reason to serve nothing.
 func (p *process) load(ctx context.Context, served *source.Snapshot) error {
-	launch, err := launchTime(p.settings.stateDir, p.clock.Now())
+	launch, err := launchTime(p.settings.StateDir, p.clock.Now())
 	if err != nil {
 		return err
 	}
@@ -225,7 +228,7 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 		p.logWarnings()
 		p.noteInstance()
 	case served == nil || ctx.Err() != nil:
-		return invalid(p.settings.config, err)
+		return invalid(p.settings.File, err)
 	default:
 		p.report("", change, err, true)
 	}
@@ -234,7 +237,7 @@ func (p *process) load(ctx context.Context, served *source.Snapshot) error {
 
 // openStore makes the store, of all sources: those of the settings, and what was changed at run time.
 func (p *process) openStore(launch time.Time) (err error) {
-	if p.overlay, err = overlay.Open(p.settings.stateDir); err != nil {
+	if p.overlay, err = overlay.Open(p.settings.StateDir); err != nil {
 		return problem.Invalid("move the file away: what was set at run time is then forgotten, locked options included", err)
 	}
 	var sources []source.Source
@@ -267,7 +270,7 @@ func (p *process) loop(ctx context.Context, signals <-chan os.Signal) error {
 			return nil
 		case <-unmounted:
 			giveUp()
-			p.log.WithField("mount", p.settings.mount).Warn("unmounted by somebody else, stopping")
+			p.log.WithField("mount", p.settings.Mount).Warn("unmounted by somebody else, stopping")
 			return nil
 		case err := <-p.http.ended:
 			giveUp()
@@ -320,13 +323,13 @@ func (p *process) notify(state string) {
 }
 
 func (p *process) notifyReady() {
-	if p.settings.within != nil {
-		p.settings.within(p)
+	if p.within != nil {
+		p.within(&Running{p})
 		return
 	}
-	letGo()
+	LeaveStart()
 	p.notify(daemon.SdNotifyReady)
-	if os.Getenv(backgroundVariable) != "" {
+	if os.Getenv(BackgroundVariable) != "" {
 		os.Unsetenv("NOTIFY_SOCKET") // mount has ended, and its socket with it
 	}
 }

@@ -1,9 +1,10 @@
-package main
+package daemon
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -23,88 +24,99 @@ import (
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
-// values are what the texts of settings mean. The daemon is built from them: nobody reads the texts again, so
-// nothing is refused later that was accepted here.
-type values struct {
+// access is who may ask what.
+type access struct {
 	allow, scrapers []edge.Rule // who is answered, and who may read the metrics
-	names           imds.Hosts  // that every port may be asked by
-	level           logrus.Level
-	formatter       logrus.Formatter
-	outsideGuests   bool // vantage = "host"
+	names           imds.Hosts  // by which every port may be asked
+	outsideGuests   bool        // vantage = "host"
 }
 
-// accept is what an instance file has to pass, besides being one: together with the flags it must say what the daemon
-// can be built from. It changes nothing.
-func (s *settings) accept(server *tomlfile.Server) source.Faults {
-	trial := *s.given
-	faults, _ := trial.settle(server)
+// logging is what the log looks like.
+type logging struct {
+	level     logrus.Level
+	formatter logrus.Formatter
+}
+
+// Logger returns the log as it is to look, on w.
+func (s *Settings) Logger(w io.Writer) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(w)
+	log.SetLevel(s.logging.level)
+	log.SetFormatter(s.logging.formatter)
+	return log
+}
+
+// Accept judges [server] of an instance file: together with the flags it must say what the daemon can be built from. It
+// is a [tomlfile.Accept].
+func (c Config) Accept(server *tomlfile.Server) source.Faults {
+	_, faults, _ := c.settle(server)
 	return faults
 }
 
-// settle works every setting out: what the flag says, else the file's [server], else the default; and what that means.
-// Nothing else decides whether a setting is good: check, serve, a reload and an upgrade all ask it. inFile is what is
-// wrong with the file, also where a flag wins over it; inFlags is what is wrong without any fault of the file.
-func (s *settings) settle(server *tomlfile.Server) (inFile source.Faults, inFlags error) {
+// settle works every setting out: what the flag says, else the file's [server], else the default; and builds what that
+// means, so that nothing is refused later that was accepted here. Nothing else decides whether a setting is good: check,
+// serve, a reload, an upgrade and the mount helper all ask it. inFile is what is wrong with the file, also where a flag
+// wins over it; inFlags is what is wrong without any fault of the file.
+func (c Config) settle(server *tomlfile.Server) (s *Settings, inFile source.Faults, inFlags error) {
 	j := &judge{server: server}
-	s.server = *server
-	s.mountFlag = s.mount
-	s.mount = one(j, "mount", s.mount, server.Mount, first(os.Getenv(mountVariable), defaultMount), pathOr(none))
-	s.listenStated = len(s.listen)+len(server.Listen) > 0
-	s.listen = many(j, "listen", s.listen, server.Listen, []string{defaultListen}, parseListen)
-	s.runtimeDir = one(j, "runtime-dir", s.runtimeDir, server.RuntimeDir, defaultRuntimeDir(), pathOr(""))
-	if s.stateDir = one(j, "state-dir", s.stateDir, server.StateDir, defaultStateDir(), pathOr("")); s.stateDir == "" {
+	s = &Settings{Config: c, given: c, server: *server}
+	s.Mount = one(j, "mount", c.Mount, server.Mount, cmp.Or(os.Getenv(mountVariable), DefaultMount), pathOr(None))
+	s.listenStated = len(c.Listen)+len(server.Listen) > 0
+	s.Listen = many(j, "listen", c.Listen, server.Listen, []string{DefaultListen}, parseListen)
+	s.RuntimeDir = one(j, "runtime-dir", c.RuntimeDir, server.RuntimeDir, DefaultRuntimeDir(), pathOr(""))
+	if s.StateDir = one(j, "state-dir", c.StateDir, server.StateDir, DefaultStateDir(), pathOr("")); s.StateDir == "" {
 		j.flagFault("give --state-dir, or set HOME", errors.New("there is no home directory to keep the state in"))
 	}
-	s.allow = many(j, "allow-from", s.allowFrom, server.AllowFrom, []string{"local"}, edge.ParseAllow)
-	s.scrapers = many(j, "metrics-allow-from", s.metricsAllowFrom, server.MetricsAllowFrom, []string{"local"}, edge.ParseAllow)
-	s.hosts = many(j, "hosts", s.hosts, server.Hosts, nil, parseHost)
-	s.names, _ = imds.NewHosts(s.hosts...) // each was judged
-	s.level = one(j, "log-level", s.logLevel, server.LogLevel, "info", oneOf(logLevels, "debug", "info", "warn", "error"))
-	s.formatter = one(j, "log-format", s.logFormat, server.LogFormat, "text", oneOf(logFormats, "text", "json"))
+	s.access.allow = many(j, "allow-from", c.AllowFrom, server.AllowFrom, []string{"local"}, edge.ParseAllow)
+	s.access.scrapers = many(j, "metrics-allow-from", c.MetricsAllowFrom, server.MetricsAllowFrom, []string{"local"}, edge.ParseAllow)
+	s.Hosts = many(j, "hosts", c.Hosts, server.Hosts, nil, parseHost)
+	s.access.names, _ = imds.NewHosts(s.Hosts...) // each was judged
+	s.logging.level = one(j, "log-level", c.LogLevel, server.LogLevel, "info", oneOf(logLevels, "debug", "info", "warn", "error"))
+	s.logging.formatter = one(j, "log-format", c.LogFormat, server.LogFormat, "text", oneOf(logFormats, "text", "json"))
 	s.sources = many(j, "sources", nil, server.Sources, nil, parseSource)
-	s.admin = one(j, "admin", s.admin, server.Admin, adminSocket(s.runtimeDir), pathOr(none))
-	s.metrics = one(j, "metrics", s.metrics, server.Metrics, none, parseMetrics)
-	s.outsideGuests = one(j, "vantage", "", server.Vantage, "guest", oneOf(map[string]bool{"guest": false, "host": true}, "guest", "host"))
-	s.addAddresses = s.addAddresses || server.AddAddresses
-	s.keep = s.keep || server.Keep
-	s.user = one(j, "user", s.user, server.User, "", parseUser)
-	s.watchdog = one(j, "watchdog", durationText(s.watchdog), durationText(server.Watchdog), defaultWatchdog.String(), parseWatchdog)
+	s.Admin = one(j, "admin", c.Admin, server.Admin, AdminSocket(s.RuntimeDir), pathOr(None))
+	s.Metrics = one(j, "metrics", c.Metrics, server.Metrics, None, parseMetrics)
+	s.access.outsideGuests = one(j, "vantage", "", server.Vantage, "guest", oneOf(map[string]bool{"guest": false, "host": true}, "guest", "host"))
+	s.Addresses.Add = c.Addresses.Add || server.AddAddresses
+	s.Keeper.Keep = c.Keeper.Keep || server.Keep
+	s.Keeper.User = one(j, "user", c.Keeper.User, server.User, "", parseUser)
+	s.Keeper.Watchdog = one(j, "watchdog", durationText(c.Keeper.Watchdog), durationText(server.Watchdog), defaultWatchdog.String(), parseWatchdog)
 	s.settleTogether(j)
-	return j.faults, j.err
+	return s, j.faults, j.err
 }
 
-// settleTogether refuses what is good alone and not together.
-func (s *settings) settleTogether(j *judge) {
-	if s.user != "" && !s.keep {
+// settleTogether refuses settings that are good alone and not together.
+func (s *Settings) settleTogether(j *judge) {
+	if s.Keeper.User != "" && !s.Keeper.Keep {
 		j.together("give --keep as well (keep = true); with systemd say User= in the unit", "--user needs a keeper", "user")
 	}
-	if s.mount == none && slices.Equal(s.listen, []string{none}) {
+	if s.Mount == None && slices.Equal(s.Listen, []string{None}) {
 		j.together("leave out one of them", "with neither a mount nor an address there is nothing to serve", "mount", "listen")
 	}
-	if len(s.admin) > maxSocketPath {
-		j.together("choose another with --admin, or say none", fmt.Sprintf("a socket's path has at most %d bytes: %s", maxSocketPath, s.admin), "admin", "runtime-dir")
+	if len(s.Admin) > MaxSocketPath {
+		j.together("choose another with --admin, or say none", fmt.Sprintf("a socket's path has at most %d bytes: %s", MaxSocketPath, s.Admin), "admin", "runtime-dir")
 	}
-	if len(s.listen) > 1 && slices.Contains(s.listen, none) {
+	if len(s.Listen) > 1 && slices.Contains(s.Listen, None) {
 		j.together("keep one or the other", `"none" stands beside an address`, "listen")
 	}
-	for i, a := range s.listen {
-		for _, b := range s.listen[:i] {
+	for i, a := range s.Listen {
+		for _, b := range s.Listen[:i] {
 			if collide(a, b) {
 				j.together("keep one of them", fmt.Sprintf("%s and %s cannot both be listened on", b, a), "listen")
 			}
 		}
-		if collide(a, s.metrics) {
-			j.together("choose another port", fmt.Sprintf("%s is an address of --listen already: %s", s.metrics, a), "metrics", "listen")
+		if collide(a, s.Metrics) {
+			j.together("choose another port", fmt.Sprintf("%s is an address of --listen already: %s", s.Metrics, a), "metrics", "listen")
 		}
 	}
 	for _, d := range s.dirs() {
-		if s.mount != "" && s.mount != none && isAtOrAbove(s.mount, d.path) {
-			j.together("choose another with --mount", fmt.Sprintf("the %s %s would lie below the mount %s", d.name, d.path, s.mount), "mount", strings.TrimPrefix(d.flag, "--"))
+		if s.Mount != "" && s.Mount != None && isAtOrAbove(s.Mount, d.path) {
+			j.together("choose another with --mount", fmt.Sprintf("the %s %s would lie below the mount %s", d.name, d.path, s.Mount), "mount", strings.TrimPrefix(d.flag, "--"))
 		}
 	}
 }
 
-// A judge gathers what is wrong with settings.
+// A judge collects what is wrong with settings.
 type judge struct {
 	server *tomlfile.Server
 	faults source.Faults
@@ -194,7 +206,7 @@ func flagOf(key string) string {
 
 // needsAbsolute: a flag may be relative to where the program is started, which a file knows nothing of.
 func needsAbsolute(key, text string) bool {
-	return slices.Contains([]string{"mount", "runtime-dir", "state-dir", "admin"}, key) && text != none && !filepath.IsAbs(text)
+	return slices.Contains([]string{"mount", "runtime-dir", "state-dir", "admin"}, key) && text != None && !filepath.IsAbs(text)
 }
 
 // pathOr reads a path, or a keyword; "" for none.
@@ -203,24 +215,25 @@ func pathOr(keyword string) func(string) (string, error) {
 		switch {
 		case strings.ContainsRune(text, 0):
 			return "", fmt.Errorf("%q: not a path", text)
-		case text == none && keyword == "":
+		case text == None && keyword == "":
 			return "", fmt.Errorf("%q: must be a path: it cannot be done without", text)
 		}
 		return text, nil
 	}
 }
 
-const maxSocketPath = 107 // bytes: sun_path of unix(7), and the NUL behind it
+// MaxSocketPath is how long the path of an admin socket may be.
+const MaxSocketPath = 107 // bytes: sun_path of unix(7), and the NUL behind it
 
 func parseListen(text string) (string, error) {
-	if text == none || text == linkLocal {
+	if text == None || text == LinkLocal {
 		return text, nil
 	}
 	return parseAddress(text, ", link-local, or none")
 }
 
 func parseMetrics(text string) (string, error) {
-	if text == none {
+	if text == None {
 		return text, nil
 	}
 	return parseAddress(text, ", or none")

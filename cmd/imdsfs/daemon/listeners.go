@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -20,12 +20,10 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// linkLocal is the keyword for the addresses of the real service.
-const linkLocal = "link-local"
-
+// The addresses of the real service.
 const (
-	linkLocalIPv4 = "169.254.169.254:80"
-	linkLocalIPv6 = "[fd00:ec2::254]:80"
+	LinkLocalIPv4 = "169.254.169.254:80"
+	LinkLocalIPv6 = "[fd00:ec2::254]:80"
 )
 
 // listeners are the sockets of the HTTP door. They are kept for a successor, so that nobody is refused
@@ -56,7 +54,7 @@ type listener struct {
 func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*listeners, error) {
 	addresses := p.settings.listenBeside(handedOver)
 	l := &listeners{
-		server: p.server, store: p.kept, runtimeDir: p.settings.runtimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, linkLocal),
+		server: p.server, store: p.kept, runtimeDir: p.settings.RuntimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, LinkLocal),
 	}
 	for _, socket := range handedOver {
 		l.open = append(l.open, &listener{Listener: socket})
@@ -75,14 +73,14 @@ func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*li
 
 func expand(address string, opts *source.Options) []string {
 	switch {
-	case address == none:
+	case address == None:
 		return nil
-	case address != linkLocal:
+	case address != LinkLocal:
 		return []string{address}
 	case opts.HTTPProtocolIPv6:
-		return []string{linkLocalIPv4, linkLocalIPv6}
+		return []string{LinkLocalIPv4, LinkLocalIPv6}
 	}
-	return []string{linkLocalIPv4}
+	return []string{LinkLocalIPv4}
 }
 
 func (l *listeners) listen(ctx context.Context, address string) error {
@@ -182,10 +180,10 @@ func (l *listeners) followIPv6(on bool) (changed bool, err error) {
 	if !l.linkLocal || l.serving == nil {
 		return false, nil
 	}
-	i := slices.IndexFunc(l.open, func(o *listener) bool { return o.Addr().String() == linkLocalIPv6 })
+	i := slices.IndexFunc(l.open, func(o *listener) bool { return o.Addr().String() == LinkLocalIPv6 })
 	switch {
 	case on && i < 0:
-		if err := l.listen(l.serving, linkLocalIPv6); err != nil {
+		if err := l.listen(l.serving, LinkLocalIPv6); err != nil {
 			return false, err
 		}
 		l.start(l.open[len(l.open)-1])
@@ -236,8 +234,8 @@ func (l *listeners) addresses() []string {
 // note writes down what is listened on, one address a line, for imdsfs get. It writes nothing that is there
 // already: a successor has to do where nothing more can be written.
 func (l *listeners) note() error {
-	path, text := listenFile(l.runtimeDir), []byte(strings.Join(append(l.addresses(), ""), "\n"))
-	if was, err := atomicfile.Read(path, maxListenFile); err == nil && bytes.Equal(was, text) {
+	path, text := ListenFile(l.runtimeDir), []byte(strings.Join(append(l.addresses(), ""), "\n"))
+	if was, err := atomicfile.Read(path, MaxListenFile); err == nil && bytes.Equal(was, text) {
 		return nil
 	}
 	if err := atomicfile.Write(path, text, 0o644); err != nil {
@@ -268,7 +266,7 @@ func listenHint(address string, err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "something else answers there; stop it, or choose another address with --listen"
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && address == linkLocal:
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && address == LinkLocal:
 		return "give it --add-addresses, or put them on an interface first: ip address add 169.254.169.254/32 dev lo"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "the address belongs to no interface of this machine"
@@ -278,5 +276,8 @@ func listenHint(address string, err error) string {
 	return "give --listen an address and a port, such as 127.0.0.1:1338"
 }
 
-// listenFile holds the addresses that are really listened on, one a line, for imdsfs get.
-func listenFile(runtimeDir string) string { return filepath.Join(runtimeDir, "listen") }
+// MaxListenFile bounds what is read of a [ListenFile].
+const MaxListenFile = 4 << 10 // bytes
+
+// ListenFile holds the addresses that are really listened on, one a line, for imdsfs get.
+func ListenFile(runtimeDir string) string { return filepath.Join(runtimeDir, "listen") }

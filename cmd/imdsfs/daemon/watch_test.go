@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // Each way in which editors, configuration management and Kubernetes change a file.
@@ -106,7 +108,7 @@ func TestWatcherNoticesEveryKindOfChange(t *testing.T) {
 			}
 			c.change(dir)
 			want := identify(path)
-			for deadline := time.After(patience); ; {
+			for deadline := time.After(kit.Patience); ; {
 				select {
 				case <-w.changed:
 				case <-deadline:

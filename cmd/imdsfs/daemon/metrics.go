@@ -1,11 +1,10 @@
-package main
+package daemon
 
 import (
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -27,7 +26,7 @@ func (p *process) counters() control.Counters {
 
 // listenMetrics opens the address for metrics, if there is one.
 func (p *process) listenMetrics(ctx context.Context) (err error) {
-	if p.settings.metrics == none {
+	if p.settings.Metrics == None {
 		return nil
 	}
 	p.scrapers = p.metricsPort()
@@ -36,7 +35,7 @@ func (p *process) listenMetrics(ctx context.Context) (err error) {
 		p.metricsAt, err = net.FileListener(f)
 		return err
 	}
-	if p.metricsAt, err = edge.Listen(ctx, p.settings.metrics); err != nil {
+	if p.metricsAt, err = edge.Listen(ctx, p.settings.Metrics); err != nil {
 		return listenProblem("choose another address with --metrics", err)
 	}
 	return keepSocket(p.kept, keptMetrics, p.metricsAt)
@@ -44,7 +43,7 @@ func (p *process) listenMetrics(ctx context.Context) (err error) {
 
 // metricsPort is who may scrape.
 func (p *process) metricsPort() (port metrics.Port) {
-	port.Hosts, port.Allow = p.settings.names, p.settings.scrapers
+	port.Hosts, port.Allow = p.settings.access.names, p.settings.access.scrapers
 	port.Addresses, port.Clock, port.MaxConns = p.addresses, p.clock, p.descriptors.port
 	port.RefusedPeer = func(peer netip.Addr) {
 		p.peers.note(peer, "not in metrics-allow-from")
@@ -70,7 +69,7 @@ func (p *process) startMetrics(ctx context.Context, running *sync.WaitGroup) {
 func (p *process) sample() metrics.Sample {
 	c := p.server.Counts()
 	s := metrics.Sample{
-		Build:           metrics.Build{Version: versionText(), Go: runtime.Version(), GoFUSE: moduleVersion("github.com/hanwen/go-fuse/v2")},
+		Build:           p.build,
 		Requests:        map[metrics.Request]uint64{},
 		MetadataNoToken: c.NoToken, MetadataNoTokenRejected: c.NoTokenRejected,
 		TokensIssued: c.TokensIssued, TokensWithheld: c.TokensWithheld,

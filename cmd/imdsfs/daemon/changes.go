@@ -1,0 +1,66 @@
+package daemon
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/safepath"
+)
+
+// MostListed are the changes made at run time that a person is shown at once; the admin API and status --json list all.
+const MostListed = 20
+
+// ActionOf is how something was changed at run time.
+func ActionOf(c control.Changed) control.Action {
+	if c.Removed {
+		return control.Unset
+	}
+	return control.Set
+}
+
+// ResetCommand is the command that forgets the changes of an instance.
+func ResetCommand(id string) string { return "imdsfs reset --instance " + safepath.ShellWord(id) }
+
+// noteInstance gives changes of an earlier version to the instance that is served, and logs those that are in force and
+// those that are not, once for each instance.
+func (p *process) noteInstance() {
+	id, ok := p.store.StatedID()
+	if !ok {
+		return
+	}
+	if p.overlay.Unowned() {
+		log := p.log.WithFields(logrus.Fields{"instance": id, "changes": p.overlay.Len(id)})
+		if err := p.overlay.Adopt(p.store); err != nil {
+			log.WithError(err).Warn("changes made at run time by an earlier version belong to this instance, and that cannot be kept")
+		} else {
+			log.Info("changes made at run time by an earlier version belong to this instance from now on")
+		}
+	}
+	if p.instance != nil && *p.instance == id {
+		return
+	}
+	first := p.instance == nil
+	p.instance = &id
+	list := control.ChangesOf(p.overlay, id)
+	for _, c := range list.Changes[:min(len(list.Changes), MostListed)] {
+		p.log.WithFields(logrus.Fields{"kind": c.Kind, "name": c.Name, "action": ActionOf(c), "at": c.Time.UTC().Format(time.RFC3339), "by": c.By}).Info("changed at run time")
+	}
+	if more := len(list.Changes) - MostListed; more > 0 {
+		p.log.WithField("more", more).Info("more was changed at run time: see all of it with imdsfs status --json")
+	}
+	level := logrus.WarnLevel // what was in force a moment ago may be among them
+	if first {
+		level = logrus.InfoLevel
+	}
+	for _, other := range list.Others[:min(len(list.Others), MostListed)] {
+		options := slices.Sorted(maps.Keys(p.overlay.Entries(other.Instance, overlay.Options)))
+		p.log.WithFields(logrus.Fields{"instance": other.Instance, "changes": other.Changes, "options": strings.Join(options, ","), "forget": ResetCommand(other.Instance)}).
+			Log(level, "changes made at run time for another instance are kept, and are not in force")
+	}
+}

@@ -1,0 +1,31 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
+)
+
+// NoRoom adds to an error of writing into dir what to do if nothing more fits in, or may be written; flag is
+// that with which to choose another.
+func NoRoom(err error, dir, flag string) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return problem.Failed(fmt.Sprintf("make room in %s (see df and df -i), or choose another with %s", dir, flag), err)
+	case errors.Is(err, syscall.EROFS):
+		return problem.Failed(fmt.Sprintf("choose one that can be written to with %s", flag), err)
+	}
+	return err
+}
+
+// KindOf is the kind of an error. Whatever wraps faults of the input, they decide.
+func KindOf(err error) problem.Kind {
+	var faults source.Faults
+	if errors.As(err, &faults) {
+		return problem.KindInvalid
+	}
+	return problem.KindOf(err)
+}

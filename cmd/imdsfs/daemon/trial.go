@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+// Try is a start up to where it would act: it refuses what a start refuses for its settings, its files and the tree
+// that is made of them, and changes nothing. What only the machine decides, such as whether a port is free, it does not
+// ask.
+func (c Config) Try(ctx context.Context) error {
+	// It has read credentials by the end, as the daemon has.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
+	}
+	s, err := c.Validate(nil)
+	if err != nil {
+		return err
+	}
+	_, err = s.Build(ctx)
+	return err
+}
+
+// Build builds the tree that would be served, with what was changed at run time, and changes nothing. warnings are what
+// is odd about it.
+func (s *Settings) Build(ctx context.Context) (warnings source.Faults, err error) {
+	p := &process{settings: s, clock: source.SystemClock()}
+	launch, err := readLaunchTime(s.StateDir)
+	if errors.Is(err, os.ErrNotExist) {
+		launch, err = p.clock.Now(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.openStore(launch); err != nil {
+		return nil, err
+	}
+	if _, err := p.store.Reload(ctx); err != nil {
+		return nil, invalid(s.File, err)
+	}
+	return p.store.Snapshot().Warnings(), nil
+}
+
+// An Inspection is what an instance file says to a daemon that serves it.
+type Inspection struct {
+	Server   tomlfile.Server
+	Snapshot *source.Snapshot // nil unless the file is good
+	ID       string           // the instance id that the file gives, "" without one
+}
+
+// Inspect builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time.
+// The error is [source.Faults] if the file is at fault.
+func Inspect(ctx context.Context, path string) (*Inspection, error) {
+	c := Config{File: path}
+	file, err := tomlfile.Load(path, c.Accept)
+	if file == nil {
+		return &Inspection{}, err
+	}
+	i := &Inspection{Server: file.Server}
+	s, _, _ := c.settle(&file.Server)
+	sources, _ := s.instanceSources()
+	now := source.SystemClock().Now()
+	store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
+	if _, err := store.Reload(ctx); err != nil {
+		return i, err
+	}
+	i.Snapshot = store.Snapshot()
+	i.ID, _ = store.StatedID()
+	return i, nil
+}
+
+// environment is what a build needs to know of this process.
+func environment(now, launch time.Time) source.Env {
+	return source.Env{Now: now, LaunchTime: launch, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+}
