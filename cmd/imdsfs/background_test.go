@@ -1,20 +1,15 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -84,7 +79,7 @@ func TestAMountedDaemonLogsWhereItIsTold(t *testing.T) {
 
 		// What it says in vain is said, and in the log.
 		for _, log := range []string{file, w.base + "/new"} {
-			w.fails(mountFailed, "mount -t fuse.imdsfs -o "+w.directories()+keep+",log="+log+",listen=192.0.2.1:80 "+w.file+" "+w.mount,
+			w.fails(mount.ExitFailed, "mount -t fuse.imdsfs -o "+w.directories()+keep+",log="+log+",listen=192.0.2.1:80 "+w.file+" "+w.mount,
 				"imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\nimdsfs: hint: the address belongs to no interface of this machine\n")
 			if text := kit.ReadFile(t, log); !strings.Contains(text, "imdsfs: error: listen tcp 192.0.2.1:80") {
 				t.Errorf("the log%s is\n%s", keep, text)
@@ -113,122 +108,39 @@ func (w *mountSite) serving() int {
 func TestTheJournalStays(t *testing.T) {
 	w := newMountSite(t, webFile, "")
 	journal := w.base + "/journal"
-	mount := "mount -t fuse.imdsfs -o keep," + w.directories() + " " + w.file + " " + w.mount
-	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + mount)
+	line := "mount -t fuse.imdsfs -o keep," + w.directories() + " " + w.file + " " + w.mount
+	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + line)
 	w.run("kill -HUP " + strconv.Itoa(w.serving()))
 	kit.Eventually(t, "the reload is logged", func() bool { return strings.Contains(kit.ReadFile(t, journal), "msg=reloaded") })
-	_, code := w.try("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + mount)
-	if said := strings.Count(kit.ReadFile(t, journal), "imdsfs: error: an imdsfs is already running"); code != mountFailed || said != 1 {
+	_, code := w.try("exec 2>>" + journal + "; JOURNAL_STREAM=$(stat -c %d:%i " + journal + ") " + line)
+	if said := strings.Count(kit.ReadFile(t, journal), "imdsfs: error: an imdsfs is already running"); code != mount.ExitFailed || said != 1 {
 		t.Errorf("exit code %d, the error is said %d times", code, said)
 	}
 	w.umountIt()
 
 	// One that says something else is not the journal.
-	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=1:2 " + mount)
+	w.run("exec 2>>" + journal + "; JOURNAL_STREAM=1:2 " + line)
 	if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", w.serving())); to != "/dev/null" {
 		t.Errorf("standard error is %s", to)
 	}
 	w.umountIt()
 }
 
-func TestAWaitForADaemonIsBounded(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
-	patient, cancel := context.WithTimeout(t.Context(), kit.Patience)
-	defer cancel()
-	for name, c := range map[string]struct {
-		script string
-		ctx    func() (context.Context, context.CancelFunc)
-		want   string // "": ready
-		said   string
-	}{
-		"ready": {script: `exec imdsfs version; exit 1`, want: "the daemon ended before it was ready: somebody stopped it"},
-		"dead":  {script: `kill -KILL $$`, want: "the daemon ended before it was ready: signal: killed"},
-		"fails": {script: `echo "imdsfs: error: no" >&2; exit 3`, want: "exit status 32", said: "imdsfs: error: no\n"},
-		"slow": {script: `exec sleep 1000`, want: errNotReady.Error(), ctx: func() (context.Context, context.CancelFunc) {
-			return context.WithTimeoutCause(patient, time.Millisecond, errNotReady)
-		}},
-	} {
-		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-		must(t, err)
-		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-		must(t, err)
-		d, err := startInBackground("/bin/sh", "", []string{"-c", c.script}, null, log)
-		must(t, err)
-		ctx, stop := patient, context.CancelFunc(func() {})
-		if c.ctx != nil {
-			ctx, stop = c.ctx()
-		}
-		err = d.await(ctx)
-		stop()
-		if err == nil || err.Error() != c.want {
-			t.Errorf("%s: %v, want %s", name, err, c.want)
-		}
-		if syscall.Kill(d.cmd.Process.Pid, 0) == nil {
-			t.Errorf("%s: the process is left", name)
-		}
-		if _, err := os.Stat(d.dir); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s: %s is left", name, d.dir)
-		}
-		log.Seek(0, io.SeekStart)
-		if text, _ := io.ReadAll(log); string(text) != c.said {
-			t.Errorf("%s: said %s", name, text)
-		}
-		log.Close()
-		null.Close()
-	}
-}
-
 // Who interrupts mount has nothing left of it: no daemon, no mount.
 func TestAnInterruptedMountLeavesNothing(t *testing.T) {
 	w := newMountSite(t, webFile, "")
 	for i := range 20 {
-		out, code := w.try("mount.fuse.imdsfs " + w.file + " " + w.mount + " -o keep," + w.directories() + " & helper=$!; sleep 0.0" + strconv.Itoa(i%10) + "; kill -TERM $helper; wait $helper")
+		out, code := w.try("mount.fuse.imdsfs " + w.file + " " + w.mount + " -o keep," + w.directories() + " & starter=$!; sleep 0.0" + strconv.Itoa(i%10) + "; kill -TERM $starter; wait $starter")
 		switch code {
 		case 0:
 			w.umountIt()
-		case mountFailed, 128 + int(syscall.SIGTERM): // before it takes signals it has started nothing
+		case mount.ExitFailed, 128 + int(syscall.SIGTERM): // before it takes signals it has started nothing
 			kit.Eventually(t, "the daemon has ended", func() bool { return len(w.daemons()) == 0 })
 			if w.made() || len(w.mounts()) > 0 {
 				t.Fatalf("left after %d: mounts %v", i, w.mounts())
 			}
 		default:
 			t.Fatalf("exit code %d\n%s", code, out)
-		}
-	}
-}
-
-// TestWhatAKilledMountLeavesIsRemoved: directories of sockets that nobody has open, and no others.
-func TestWhatAKilledMountLeavesIsRemoved(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
-	temp := t.TempDir()
-	elsewhere := t.TempDir()
-	socket := func(dir string, alive bool) string {
-		must(t, os.MkdirAll(dir, 0o700))
-		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: dir + "/notify", Net: "unixgram"})
-		must(t, err)
-		t.Cleanup(func() { l.Close() })
-		if !alive {
-			l.Close() // which leaves the file
-		}
-		return dir
-	}
-	begin := temp + "/" + notifyDirPrefix
-	left := socket(begin+"left", false)
-	stays := []string{
-		socket(begin+"alive", true), begin + "link", socket(begin+"public", false), socket(begin+"bobs", false),
-		socket(temp+"/other", false), socket(elsewhere, false) + "/notify", begin + "new",
-	}
-	must(t, os.Symlink(elsewhere, begin+"link"), os.Chmod(begin+"public", 0o755), os.Chown(begin+"bobs", nobodyID, nobodyID), os.Mkdir(begin+"new", 0o700))
-	at, err := os.Open(temp)
-	must(t, err)
-	defer at.Close()
-	removeLeftovers(at)
-	if _, err := os.Lstat(left); err == nil {
-		t.Error("what is left over stays")
-	}
-	for _, path := range stays {
-		if _, err := os.Lstat(path); err != nil {
-			t.Errorf("gone: %v", err)
 		}
 	}
 }

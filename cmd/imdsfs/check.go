@@ -91,7 +91,7 @@ func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths 
 	case len(faults) == 0 && failed == nil:
 		return nil
 	case c.json:
-		return &exitError{code: exitInvalid} // they are told
+		return &problem.Exit{Code: exitInvalid} // they are told
 	case len(faults) == 0:
 		return problem.Invalid("", failed)
 	case failed != nil:

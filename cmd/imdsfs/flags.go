@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -31,29 +30,6 @@ func addFlags(cmd *cobra.Command, c *daemon.Config) {
 	f.StringVar(&c.Keeper.User, "user", "", "with --keep, as root: the `NAME` of whom the daemon runs as")
 	f.DurationVar(&c.Keeper.Watchdog, "watchdog", 0, "with --keep: how long the daemon may be silent (default 15s)")
 	f.BoolVar(&c.Addresses.Force, "force-addresses", false, "with --add-addresses: although another service seems to have them")
-}
-
-// absoluteFlags are the flags of serve that name a relative path, with absolute ones.
-func absoluteFlags(args []string) (flags []string, err error) {
-	var given daemon.Config
-	cmd := &cobra.Command{}
-	addFlags(cmd, &given)
-	if err := cmd.ParseFlags(args); err != nil {
-		return nil, err
-	}
-	for _, f := range []struct{ name, path string }{
-		{"config", given.File}, {"mount", given.Mount}, {"admin", given.Admin},
-	} {
-		if f.path == "" || f.path == daemon.None || filepath.IsAbs(f.path) {
-			continue
-		}
-		path, err := filepath.Abs(f.path)
-		if err != nil {
-			return nil, err
-		}
-		flags = append(flags, "--"+f.name+"="+path)
-	}
-	return flags, nil
 }
 
 // refuseEmpty refuses a flag that says nothing, as a variable that is not set makes it.

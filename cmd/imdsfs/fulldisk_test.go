@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -60,7 +61,7 @@ func TestAFullDirectoryRefusesADaemon(t *testing.T) {
 			want := "^imdsfs: error: " + c.said + ": no space left on device\nimdsfs: hint: make room in PLACE/" + c.dir + ` \(see df and df -i\), or choose another with ` + flag + "\n$"
 			for _, keep := range []string{"", ",keep"} {
 				said, code := w.try("mount -t fuse.imdsfs -o " + w.directories() + keep + " " + w.file + " " + w.mount)
-				if code != mountFailed || !regexp.MustCompile(strings.ReplaceAll(want, "PLACE", w.base)).MatchString(said) {
+				if code != mount.ExitFailed || !regexp.MustCompile(strings.ReplaceAll(want, "PLACE", w.base)).MatchString(said) {
 					t.Errorf("exit code %d%s\n%swant\n%s", code, keep, said, want)
 				}
 				if len(w.daemons()) > 0 || w.made() {

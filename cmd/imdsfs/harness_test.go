@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	scratchMain()
 	os.Setenv("GORACE", noRaceSleep)
 	switch {
-	case calledByMount():
+	case mount.IsCalled():
 		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
 	case os.Getenv(besideTerminalVariable) != "":
 		os.Exit(besideTerminal())

@@ -13,12 +13,13 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/fs"
 )
 
 func main() {
 	fs.ChildMain() // a child that only looks at a path, or tells the kernel of changes, ends here
-	if calledByMount() {
+	if mount.IsCalled() {
 		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
@@ -37,7 +38,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, daemon.ErrHandedOver):
 		return handover.ExitHandedOver
 	}
-	return report(stderr, err)
+	return mount.ExitStatus(err, report(stderr, err))
 }
 
 func newRootCommand(stdout, stderr io.Writer) *cobra.Command {

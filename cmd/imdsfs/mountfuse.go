@@ -1,44 +1,15 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
-
-// Exit codes of mount helpers, mount(8).
-const (
-	mountUsage  = 1
-	mountSystem = 2
-	mountFailed = 32
-)
-
-// A mountRequest is what mount(8) asks its helper for.
-type mountRequest struct {
-	stderr                io.Writer
-	sloppy, fake, verbose bool
-	options               []string // of -o, as they came
-	config                daemon.Config
-	settings              *daemon.Settings // what that means
-	log                   string           // where the daemon logs, "" for wherever we do
-	source                string           // as mount(8) has it, and looks for it in the list of mounts
-	args                  []string
-}
-
-// calledByMount reports whether this program is called as a helper of mount(8). What such a helper starts may
-// bear the same name.
-func calledByMount() bool {
-	name := filepath.Base(os.Args[0])
-	return (name == "mount.fuse.imdsfs" || name == "mount.imdsfs") && os.Getenv(daemon.BackgroundVariable) == ""
-}
 
 // runMount is the whole program when mount(8) calls it; it returns the exit code.
 func runMount(args []string, stdout, stderr io.Writer) int {
@@ -47,7 +18,7 @@ func runMount(args []string, stdout, stderr io.Writer) int {
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	err := cmd.Execute()
-	var ended *exitError
+	var ended *problem.Exit
 	switch {
 	case err == nil:
 		return 0
@@ -55,14 +26,14 @@ func runMount(args []string, stdout, stderr io.Writer) int {
 		return report(stderr, err)
 	}
 	report(stderr, err)
-	return mountUsage
+	return mount.ExitUsage
 }
 
 // fstabLine is the example that is explained in the help and in the README.
 const fstabLine = daemon.DefaultFile + " " + daemon.DefaultMount + " fuse.imdsfs _netdev,nofail,keep 0 0"
 
 func newMountCommand(stderr io.Writer) *cobra.Command {
-	m := &mountRequest{stderr: stderr}
+	r := &mount.Request{Stderr: stderr, ParseServe: parseServe, Warn: func(text string) { say(stderr, "warning", text) }}
 	var ignored bool
 	var namespace, fstype string
 	cmd := &cobra.Command{
@@ -105,17 +76,15 @@ Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 			if namespace != "" {
 				return problem.Usage("nsenter --mount="+namespace+" mount …", errors.New("-N: a daemon is not started in another namespace"))
 			}
-			if err := m.parse(args[0], args[1]); err != nil {
-				return err
-			}
-			return m.mount(cmd.Context())
+			r.Source, r.Dir = args[0], args[1]
+			return r.Do(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&m.options, "options", "o", nil, "mount `OPTIONS`, separated by commas")
-	f.BoolVarP(&m.sloppy, "sloppy", "s", false, "ignore options that are not known")
-	f.BoolVarP(&m.fake, "fake", "f", false, "check options and instance file, and do nothing")
-	f.BoolVarP(&m.verbose, "verbose", "v", false, "say which options are ignored, and what the daemon logs at its start")
+	f.StringArrayVarP(&r.Options, "options", "o", nil, "mount `OPTIONS`, separated by commas")
+	f.BoolVarP(&r.Sloppy, "sloppy", "s", false, "ignore options that are not known")
+	f.BoolVarP(&r.Fake, "fake", "f", false, "check options and instance file, and do nothing")
+	f.BoolVarP(&r.Verbose, "verbose", "v", false, "say which options are ignored, and what the daemon logs at its start")
 	f.BoolVarP(&ignored, "no-mtab", "n", false, "ignored: there is no /etc/mtab to write")
 	f.StringVarP(&namespace, "namespace", "N", "", "refused: mount in another mount `NAMESPACE`")
 	f.StringVarP(&fstype, "types", "t", "", "ignored: the `TYPE`, of which there is one")
@@ -125,53 +94,9 @@ Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 	return cmd
 }
 
-// parse makes flags of serve, and settings, of what mount(8) passes.
-func (m *mountRequest) parse(source, dir string) error {
-	flags, err := m.flags()
-	if err != nil {
-		return err
-	}
-	m.source = source
-	config := daemon.None
-	if source != "" && source != daemon.None && source != "imdsfs" {
-		if config, err = filepath.Abs(source); err != nil {
-			return &exitError{mountSystem, err}
-		}
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return &exitError{mountSystem, err}
-	}
-	m.args = append([]string{"serve", "--config", config, "--mount", dir}, flags...)
+// parseServe parses flags of imdsfs serve.
+func parseServe(flags []string) (config daemon.Config, err error) {
 	serve := &cobra.Command{}
-	addFlags(serve, &m.config)
-	if err := serve.ParseFlags(m.args[1:]); err != nil {
-		return problem.Usage("see imdsfs serve --help", err)
-	}
-	return nil
-}
-
-// mount starts the daemon, unless the file is at fault or this is only to be checked.
-func (m *mountRequest) mount(ctx context.Context) error {
-	var err error
-	if m.settings, err = m.config.Validate(nil); err != nil {
-		return &exitError{mountFailed, err}
-	}
-	if !m.fake {
-		return m.background(ctx)
-	}
-	warnings, err := m.settings.Build(ctx)
-	if err != nil {
-		return &exitError{mountFailed, err}
-	}
-	for _, w := range warnings {
-		say(m.stderr, "warning", w.String())
-	}
-	return nil
-}
-
-// note says what is not worth a word unless it is asked for.
-func (m *mountRequest) note(format string, args ...any) {
-	if m.verbose {
-		fmt.Fprintf(m.stderr, "imdsfs: "+format+"\n", args...)
-	}
+	addFlags(serve, &config)
+	return config, serve.ParseFlags(flags)
 }

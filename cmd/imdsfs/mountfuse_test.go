@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -33,9 +34,9 @@ func TestALineInFstabMountsAndUmountEndsIt(t *testing.T) {
 	if said := w.run("mount -a"); said != "" { // which knows what it has mounted
 		t.Errorf("the second mount -a says\n%s", said)
 	}
-	w.fails(mountFailed, "mount /run/metadata", "imdsfs: error: an imdsfs is already running with the run-time directory /run/imdsfs\n"+
+	w.fails(mount.ExitFailed, "mount /run/metadata", "imdsfs: error: an imdsfs is already running with the run-time directory /run/imdsfs\n"+
 		"imdsfs: hint: stop it first, or give this one a --runtime-dir of its own\n")
-	w.fails(mountFailed, "mount -o runtime-dir=/run/other,state-dir=/var/lib/other,listen=none /run/metadata",
+	w.fails(mount.ExitFailed, "mount -o runtime-dir=/run/other,state-dir=/var/lib/other,listen=none /run/metadata",
 		"imdsfs: error: mount /run/metadata: already served by a running imdsfs: with another run-time directory\n"+
 			"imdsfs: hint: stop that one (umount -l if there is none), or choose another directory with --mount\n")
 	w.check("/run/metadata")
@@ -124,42 +125,42 @@ func TestWhatKeepsADaemonFromMountingIsSaid(t *testing.T) {
 	w.write("faulty.toml", "[instance]\nplatform = \"ec3\"\n")
 	w.write("clash.toml", "[meta-data]\n\"a/b\" = \"x\"\n[meta-data.a]\nb.c = \"y\"\n")
 	dirs := w.directories()
-	mount := func(source, dir, options string) string {
+	from := func(source, dir, options string) string {
 		return "mount -t fuse.imdsfs -o " + dirs + options + " " + w.base + "/" + source + " " + w.base + "/" + dir
 	}
-	usage := func(line, want string) { t.Helper(); w.fails(mountUsage, line, want) }
-	failed := func(line, want string) { t.Helper(); w.fails(mountFailed, line, want) }
+	usage := func(line, want string) { t.Helper(); w.fails(mount.ExitUsage, line, want) }
+	failed := func(line, want string) { t.Helper(); w.fails(mount.ExitFailed, line, want) }
 	const unknown = "imdsfs: error: unknown mount option "
 
-	usage(mount("web.toml", "m", ",lisen=none"), unknown+"\"lisen=none\"\nimdsfs: hint: did you mean listen?\n")
-	usage(mount("x", "m", ",kepe"), unknown+"\"kepe\"\nimdsfs: hint: did you mean keep?\n")
-	usage(mount("x", "m", ",nosudi"), unknown+"\"nosudi\"\nimdsfs: hint: did you mean nosuid?\n")
-	usage(mount("x", "m", ",keep=yes"), "imdsfs: error: mount option \"keep=yes\" takes no value\nimdsfs: hint: write keep alone\n")
-	usage(mount("x", "m", ",log=here"), "imdsfs: error: mount option \"log=here\": not an absolute path\nimdsfs: hint: start it with /\n")
-	usage(mount("x", "m", ",watchdog=soon"), "imdsfs: error: invalid argument \"soon\" for \"--watchdog\" flag: time: invalid duration \"soon\"\nimdsfs: hint: see imdsfs serve --help\n")
+	usage(from("web.toml", "m", ",lisen=none"), unknown+"\"lisen=none\"\nimdsfs: hint: did you mean listen?\n")
+	usage(from("x", "m", ",kepe"), unknown+"\"kepe\"\nimdsfs: hint: did you mean keep?\n")
+	usage(from("x", "m", ",nosudi"), unknown+"\"nosudi\"\nimdsfs: hint: did you mean nosuid?\n")
+	usage(from("x", "m", ",keep=yes"), "imdsfs: error: mount option \"keep=yes\" takes no value\nimdsfs: hint: write keep alone\n")
+	usage(from("x", "m", ",log=here"), "imdsfs: error: mount option \"log=here\": not an absolute path\nimdsfs: hint: start it with /\n")
+	usage(from("x", "m", ",watchdog=soon"), "imdsfs: error: invalid argument \"soon\" for \"--watchdog\" flag: time: invalid duration \"soon\"\nimdsfs: hint: see imdsfs serve --help\n")
 	usage("mount.fuse.imdsfs x", "imdsfs: error: mount.fuse.imdsfs takes SOURCE and DIR\nimdsfs: hint: see mount.fuse.imdsfs --help\n")
 	usage("mount.fuse.imdsfs x /m -N /proc/1/ns/mnt", "imdsfs: error: -N: a daemon is not started in another namespace\nimdsfs: hint: nsenter --mount=/proc/1/ns/mnt mount …\n")
 
-	failed(mount("faulty.toml", "m", ""), "imdsfs: error: PLACE/faulty.toml:2: instance.platform: unknown value (specify \"ec2\" or \"snowball\")\n"+
+	failed(from("faulty.toml", "m", ""), "imdsfs: error: PLACE/faulty.toml:2: instance.platform: unknown value (specify \"ec2\" or \"snowball\")\n"+
 		"imdsfs: hint: see all of it with: imdsfs check PLACE/faulty.toml\n")
-	failed(mount("missing.toml", "m", ""), "imdsfs: error: instance file PLACE/missing.toml: no such file or directory\nimdsfs: hint: give another file with -c\n")
-	failed(mount("web.toml", "missing/m", ""), "imdsfs: error: mount PLACE/missing/m: there is no directory to make it in: PLACE/missing\n"+
+	failed(from("missing.toml", "m", ""), "imdsfs: error: instance file PLACE/missing.toml: no such file or directory\nimdsfs: hint: give another file with -c\n")
+	failed(from("web.toml", "missing/m", ""), "imdsfs: error: mount PLACE/missing/m: there is no directory to make it in: PLACE/missing\n"+
 		"imdsfs: hint: create it first, or choose another directory with --mount\n")
-	failed(mount("web.toml", "m", ",log=/missing/log"), "imdsfs: error: open /missing: no such file or directory\nimdsfs: hint: choose another file with log=\n")
-	failed(mount("web.toml", "m", ",user=nobody"), "imdsfs: error: --user needs a keeper\nimdsfs: hint: give --keep as well (keep = true); with systemd say User= in the unit\n")
-	failed(mount("web.toml", "m", ",listen=192.0.2.1:80"), "imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\n"+
+	failed(from("web.toml", "m", ",log=/missing/log"), "imdsfs: error: open /missing: no such file or directory\nimdsfs: hint: choose another file with log=\n")
+	failed(from("web.toml", "m", ",user=nobody"), "imdsfs: error: --user needs a keeper\nimdsfs: hint: give --keep as well (keep = true); with systemd say User= in the unit\n")
+	failed(from("web.toml", "m", ",listen=192.0.2.1:80"), "imdsfs: error: listen tcp 192.0.2.1:80: bind: cannot assign requested address\n"+
 		"imdsfs: hint: the address belongs to no interface of this machine\n")
-	said, code := w.try("TMPDIR=/missing " + mount("web.toml", "m", ""))
-	if code != mountSystem || !strings.HasPrefix(said, "imdsfs: error: ") || !strings.HasSuffix(said, "no such file or directory\nimdsfs: hint: set TMPDIR to a directory that only root can change, or to /tmp\n") {
+	said, code := w.try("TMPDIR=/missing " + from("web.toml", "m", ""))
+	if code != mount.ExitSystem || !strings.HasPrefix(said, "imdsfs: error: ") || !strings.HasSuffix(said, "no such file or directory\nimdsfs: hint: set TMPDIR to a directory that only root can change, or to /tmp\n") {
 		t.Errorf("without a place for a socket: exit code %d\n%s", code, said)
 	}
 	// Of a file at fault in what only a whole tree tells, the daemon says so; with -f nothing is started.
-	for _, line := range []string{mount("clash.toml", "m", ""), mount("clash.toml", "m", "") + " -f"} {
-		if said, code := w.try(line); code != mountFailed || !strings.HasPrefix(said, "imdsfs: error: "+w.base+"/clash.toml:") {
+	for _, line := range []string{from("clash.toml", "m", ""), from("clash.toml", "m", "") + " -f"} {
+		if said, code := w.try(line); code != mount.ExitFailed || !strings.HasPrefix(said, "imdsfs: error: "+w.base+"/clash.toml:") {
 			t.Errorf("%s: exit code %d\n%s", line, code, said)
 		}
 	}
-	if said := w.run(mount("web.toml", "m", ",lisen=none") + " -f -s"); said != "" || len(w.daemons()) > 0 {
+	if said := w.run(from("web.toml", "m", ",lisen=none") + " -f -s"); said != "" || len(w.daemons()) > 0 {
 		t.Errorf("-f -s: processes %v\n%s", w.daemons(), said)
 	}
 	if _, err := os.Lstat(w.base + "/m"); !os.IsNotExist(err) {
@@ -172,31 +173,10 @@ func (w *mountSite) write(name, text string) {
 	must(w.t, os.WriteFile(w.base+"/"+name, []byte(text), 0o644))
 }
 
-func TestMountOptionsAreFlagsOfServe(t *testing.T) {
-	for options, want := range map[string]string{
-		"": "",
-		"rw,nosuid,noexec,relatime,_netdev,nofail,x-systemd.requires=a.target,X-mount.mkdir,comment=why,users": "",
-		"listen=link-local,listen=127.0.0.1:1338,add-addresses,force-addresses":                                "--listen link-local --listen 127.0.0.1:1338 --add-addresses --force-addresses",
-		"keep,user=imdsfs,watchdog=30s,ro": "--keep --user imdsfs --watchdog 30s",
-		"user,keep":                        "--keep",
-		"runtime-dir=/run/web,state-dir=/var/lib/web,admin=/run/web/a":           "--runtime-dir /run/web --state-dir /var/lib/web --admin /run/web/a",
-		"admin=none,metrics=127.0.0.1:9338,log-level=debug,log-format=json":      "--admin none --metrics 127.0.0.1:9338 --log-level debug --log-format json",
-		"metrics-allow-from=local,metrics-allow-from=10.0.0.0/8":                 "--metrics-allow-from local --metrics-allow-from 10.0.0.0/8",
-		"allow-from=local,allow-from=iface:docker0,host=metadata,log=/var/log/i": "--allow-from local --allow-from iface:docker0 --host metadata",
-		"suid,exec,dev": "",
-	} {
-		said := &strings.Builder{}
-		m := &mountRequest{stderr: said, verbose: true, options: strings.Split(options, ",")}
-		flags, err := m.flags()
-		if got := strings.Join(flags, " "); got != want || err != nil {
-			t.Errorf("%s: flags %q, %v; want %q", options, got, err, want)
-		}
-		if noted := strings.Count(said.String(), "is ignored"); noted != 3*strings.Count(options, "suid,exec") {
-			t.Errorf("%s: said\n%s", options, said)
-		}
-	}
-	// Every flag of serve but those that mount(8) has in another form.
-	known := slices.Concat(valueOptions, pathOptions, switchOptions, []string{"config", "mount", "help"})
+// Every flag of serve is a mount option, but those that mount(8) has in another form.
+func TestEveryFlagOfServeIsAMountOption(t *testing.T) {
+	options := mount.Options()
+	known := append(mount.Options(), "config", "mount", "help")
 	serve := newServeCommand(nil)
 	for line := range strings.Lines(serve.Flags().FlagUsages()) {
 		_, rest, _ := strings.Cut(line, "--")
@@ -204,7 +184,7 @@ func TestMountOptionsAreFlagsOfServe(t *testing.T) {
 			t.Errorf("the flag %s of serve is no mount option", name)
 		}
 	}
-	for _, name := range known[:len(known)-3] {
+	for _, name := range options {
 		if help := newMountCommand(nil).Long; !strings.Contains(help, name) {
 			t.Errorf("the help does not name the option %s", name)
 		}
@@ -212,7 +192,7 @@ func TestMountOptionsAreFlagsOfServe(t *testing.T) {
 			t.Errorf("the option %s is no flag of serve", name)
 		}
 	}
-	if fmt.Sprint(mountUsage, mountSystem, mountFailed) != "1 2 32" {
+	if fmt.Sprint(mount.ExitUsage, mount.ExitSystem, mount.ExitFailed) != "1 2 32" {
 		t.Error("these are not the exit codes of mount(8)")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source/safepath"
 	"github.com/imdsfs/imdsfs/testdata/kit"
@@ -377,7 +378,7 @@ func TestTheLogIsAFileOfRoots(t *testing.T) {
 		t.Helper()
 		start := time.Now()
 		out, code := w.try(line(log))
-		if code != mountFailed || !strings.Contains(out, "imdsfs: error: log "+log+": "+reason) || !strings.Contains(out, "imdsfs: hint: ") {
+		if code != mount.ExitFailed || !strings.Contains(out, "imdsfs: error: log "+log+": "+reason) || !strings.Contains(out, "imdsfs: hint: ") {
 			t.Errorf("log=%s: exit code %d\n%swant %s", log, code, out, reason)
 		}
 		if took := time.Since(start); took > promised {

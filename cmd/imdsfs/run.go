@@ -138,7 +138,7 @@ func (r *runRequest) run(parent context.Context) error {
 		c.leftAlone(stop())
 	}
 	if err == nil && c.failed {
-		err = &exitError{code: exitFailed} // it has said why
+		err = &problem.Exit{Code: exitFailed} // it has said why
 	}
 	return err
 }
@@ -149,7 +149,7 @@ func (r *runRequest) interrupted(sig os.Signal) error {
 	if len(r.command) == 0 || !ok {
 		return nil
 	}
-	return &exitError{code: exitSignal + int(n)}
+	return &problem.Exit{Code: exitSignal + int(n)}
 }
 
 // takeSignals takes the signals that end run, and those that a command may want. What is ignored stays so, as nohup

@@ -47,7 +47,7 @@ func cannotRun(name string, err error) error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		code, hint = exitNoCommand, "install it, or give its path"
 	}
-	return &exitError{code, problem.Failed(hint, fmt.Errorf("%s: %w", printable(name), err))}
+	return &problem.Exit{Code: code, Err: problem.Failed(hint, fmt.Errorf("%s: %w", printable(name), err))}
 }
 
 // A runCommand is the command that imdsfs run runs. It is in our process group, and has our terminal.
@@ -116,9 +116,9 @@ func exitOf(cmd *exec.Cmd, err error) error {
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case ok && status.Signaled():
-		return &exitError{code: exitSignal + int(status.Signal())}
+		return &problem.Exit{Code: exitSignal + int(status.Signal())}
 	case cmd.ProcessState.ExitCode() != 0:
-		return &exitError{code: cmd.ProcessState.ExitCode()}
+		return &problem.Exit{Code: cmd.ProcessState.ExitCode()}
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/supervise"
 )
 
 func newServeCommand(stderr io.Writer) *cobra.Command {
@@ -55,7 +56,7 @@ Each flag but --config and --force-addresses is a key of [server] in the file as
 				log.Warn("what was kept of [server] makes no sense and is not used")
 			}
 			if settings.Keeper.Keep && !handover.HasKeeper() {
-				return runKeeper(cmd.Context(), settings, sockets, log)
+				return supervise.Run(cmd.Context(), config, settings, sockets, log)
 			}
 			return daemon.Run(cmd.Context(), daemon.Start{Settings: settings, Handover: store, Sockets: sockets, Log: log, Build: buildInfo()})
 		},

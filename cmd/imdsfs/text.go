@@ -20,21 +20,6 @@ const (
 	exitGivenUp = int(problem.KindGivenUp)
 )
 
-// exitError ends the program with an exit code that is no [problem.Kind]: that of mount(8), of a command, of a daemon.
-type exitError struct {
-	code int
-	err  error // nil if somebody else has explained it already
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit status %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
 // lines is an error that is printed as several.
 type lines []string
 
@@ -48,9 +33,9 @@ func (l lines) Error() string { return strings.Join(l, "\n") }
 // Lower case, no final full stop; faults of an input one a line, each with its place.
 func report(w io.Writer, err error) int {
 	code, hint := int(daemon.KindOf(err)), problem.Hint(err)
-	var ended *exitError
+	var ended *problem.Exit
 	if errors.As(err, &ended) {
-		if code = ended.code; ended.err == nil {
+		if code = ended.Code; ended.Err == nil {
 			return code
 		}
 	}

@@ -10,19 +10,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// AlreadyRunning is said before the name of a run-time directory.
-const AlreadyRunning = "an imdsfs is already running with the run-time directory"
-
 // lockName is the file of the run-time directory that a daemon locks.
 const lockName = "daemon.lock"
 
+var errRunning = errors.New("an imdsfs is already running")
+
+// IsRunning is the error of a start when another daemon has the run-time directory.
 func IsRunning(runtimeDir string) error {
-	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%s %s", AlreadyRunning, runtimeDir))
+	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%w with the run-time directory %s", errRunning, runtimeDir))
 }
+
+// IsTaken reports whether a start failed because another daemon has the run-time directory or the mount point.
+func IsTaken(err error) bool { return errors.Is(err, errRunning) || errors.Is(err, fs.ErrServed) }
 
 // lockRuntimeDir keeps a second daemon from this run-time directory for as long as the file is open. A
 // predecessor's lock is gone on with, so that nobody gets in between.

@@ -1,4 +1,4 @@
-package main
+package mount
 
 import (
 	"errors"
@@ -12,17 +12,21 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// The mount options that are flags of serve: with a value, with a path for one, without.
+// Mount options that are flags of imdsfs serve: with a value, with a path as their value, without a value.
 var (
 	valueOptions  = []string{"listen", "allow-from", "host", "metrics", "metrics-allow-from", "log-level", "log-format", "user", "watchdog"}
 	pathOptions   = []string{"runtime-dir", "state-dir", "admin"}
 	switchOptions = []string{"keep", "add-addresses", "force-addresses"}
 )
 
+// logOption is no flag of serve: it chooses the daemon's standard error.
 const logOption = "log"
 
-// Generic options, mount(8) and fuse(4): those that say what is done anyway or are for others, and those
-// that ask for what is never done.
+// Options returns the names of all options that are flags of imdsfs serve.
+func Options() []string { return slices.Concat(valueOptions, pathOptions, switchOptions) }
+
+// Generic options, mount(8) and fuse(4). genericOptions ask for what we do anyway, or are meant for somebody else;
+// contraryOptions ask for what we never do.
 var (
 	genericOptions = []string{
 		"defaults", "ro", "rw", "nosuid", "nodev", "noexec", "auto", "noauto", "nofail", "_netdev",
@@ -34,43 +38,48 @@ var (
 	contraryOptions = []string{"suid", "dev", "exec"}
 )
 
-// flags are the mount options as flags of serve. log= is none, and is noted.
-func (m *mountRequest) flags() ([]string, error) {
-	var flags []string
-	for option := range strings.SplitSeq(strings.Join(m.options, ","), ",") {
+// flags are what mount options mean.
+type flags struct {
+	serve []string // flags of imdsfs serve
+	log   string   // path of log=, "" without
+}
+
+// flags parses the mount options.
+func (r *Request) flags() (f flags, err error) {
+	for option := range strings.SplitSeq(strings.Join(r.Options, ","), ",") {
 		name, value, valued := strings.Cut(option, "=")
 		isPath := name == logOption || slices.Contains(pathOptions, name)
 		switch {
 		case option == "", name == "comment", strings.HasPrefix(name, "x-"), strings.HasPrefix(name, "X-"),
 			!valued && slices.Contains(genericOptions, name):
 		case !valued && slices.Contains(contraryOptions, name):
-			m.note("option %s is ignored: the mount is always nosuid,nodev,noexec", name)
+			r.note("option %s is ignored: the mount is always nosuid,nodev,noexec", name)
 		case !valued && slices.Contains(switchOptions, name):
-			flags = append(flags, "--"+name)
+			f.serve = append(f.serve, "--"+name)
 		case (isPath || slices.Contains(valueOptions, name)) && value == "":
-			return nil, problem.Usage("for example "+name+"=…", fmt.Errorf("mount option %q lacks a value", option))
+			return flags{}, problem.Usage("for example "+name+"=…", fmt.Errorf("mount option %q lacks a value", option))
 		case isPath && !filepath.IsAbs(value) && option != "admin="+daemon.None:
-			return nil, problem.Usage("start it with /", fmt.Errorf("mount option %q: not an absolute path", option))
+			return flags{}, problem.Usage("start it with /", fmt.Errorf("mount option %q: not an absolute path", option))
 		case name == logOption:
-			m.log = value
+			f.log = value
 		case isPath, slices.Contains(valueOptions, name):
-			flags = append(flags, "--"+name, value)
+			f.serve = append(f.serve, "--"+name, value)
 		case slices.Contains(switchOptions, name), slices.Contains(genericOptions, name):
-			return nil, problem.Usage("write "+name+" alone", fmt.Errorf("mount option %q takes no value", option))
+			return flags{}, problem.Usage("write "+name+" alone", fmt.Errorf("mount option %q takes no value", option))
 		case name == "remount":
-			return nil, problem.Usage("unmount it, and mount it again", errors.New("an imdsfs cannot be remounted: there is nothing to change"))
-		case m.sloppy:
-			m.note("option %s is ignored: it is not known", name)
+			return flags{}, problem.Usage("unmount it, and mount it again", errors.New("an imdsfs cannot be remounted: there is nothing to change"))
+		case r.Sloppy:
+			r.note("option %s is ignored: it is not known", name)
 		default:
-			return nil, problem.Usage(hintForOption(name), fmt.Errorf("unknown mount option %q", option))
+			return flags{}, problem.Usage(hintForOption(name), fmt.Errorf("unknown mount option %q", option))
 		}
 	}
-	return flags, nil
+	return f, nil
 }
 
-// hintForOption names the option that is meant by an unknown one, or what comes near to it.
+// hintForOption suggests the option whose name is nearest to an unknown one, or lists all.
 func hintForOption(name string) string {
-	ours := slices.Concat(valueOptions, pathOptions, switchOptions, []string{logOption})
+	ours := append(Options(), logOption)
 	if near := source.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
 		return "did you mean " + near + "?"
 	}
