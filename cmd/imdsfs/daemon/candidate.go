@@ -101,19 +101,32 @@ func isPrivileged() (bool, error) {
 // tryProgram has another program look at its flags, the instance file and the tree, as its start would. One that finds fault, or does not
 // even run, does not take our place. by is the user who names it. Where it would get capabilities, somebody other than
 // root may name only what root alone can change: otherwise his programs would get them.
-func (p *process) tryProgram(ctx context.Context, path string, by uint32) (*candidate, error) {
+func (d *Daemon) tryProgram(ctx context.Context, path string, by uint32) (*candidate, error) {
 	c, err := openCandidate(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.try(ctx, c, by); err != nil {
+	if err := d.try(ctx, c, by); err != nil {
 		c.file.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
+// tryOwnProgram tries what now stands where this program was started from, as a signal asks for.
+func (d *Daemon) tryOwnProgram(ctx context.Context) (*candidate, error) {
+	program, err := OwnProgram()
+	if err != nil {
+		return nil, err
+	}
+	by := unknownUser
+	if isRoot() {
+		by = 0 // nobody else may send root a signal
+	}
+	return d.tryProgram(ctx, program, by)
+}
+
+func (d *Daemon) try(ctx context.Context, c *candidate, by uint32) error {
 	privileged, err := isPrivileged()
 	if err != nil {
 		return err
@@ -128,7 +141,7 @@ func (p *process) try(ctx context.Context, c *candidate, by uint32) error {
 		err = fmt.Errorf("%s is no imdsfs: it says %q to version", c.path, said)
 	}
 	if err == nil {
-		err = c.tryServe(ctx, os.Args[1:], p.settings.File)
+		err = c.tryServe(ctx, os.Args[1:], d.Settings.File)
 	}
 	if err != nil {
 		return err
