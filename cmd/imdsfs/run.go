@@ -100,17 +100,17 @@ func (r *runRequest) run(parent context.Context) error {
 
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
-	ready, ended := make(chan *daemon.Running, 1), make(chan error, 1)
+	ready, ended := make(chan *daemon.Daemon, 1), make(chan error, 1)
 	start := daemon.Start{
 		Settings: s, Handover: handover.Disabled(), Log: s.Logger(r.stderr), Build: buildInfo(),
-		Within: func(d *daemon.Running) { ready <- d },
+		Embedded: true, Ready: func(d *daemon.Daemon) { ready <- d },
 	}
 	go func() { ended <- daemon.Run(ctx, start) }()
 	stop := func() error {
 		cancel()
 		return <-ended
 	}
-	var d *daemon.Running
+	var d *daemon.Daemon
 	select {
 	case d = <-ready:
 	case err := <-ended:
@@ -211,7 +211,7 @@ func (r *runRequest) settings(dir string) (*daemon.Settings, error) {
 }
 
 // printLines says what to paste into a shell.
-func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Running, endpoint string) error {
+func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint string) error {
 	tree := d.Snapshot()
 	curl := "curl"
 	if tree.Options().TokensRequired {

@@ -35,8 +35,9 @@ func (r *repeater) SetWriteDeadline(time.Time) error { return nil }
 func TestRequestsForDataDoNotAllocate(t *testing.T) {
 	clock := source.NewManualClock(now)
 	tokens := token.New([32]byte{7}, clock)
-	server := New(Config{Tokens: tokens, Clock: clock})
-	server.Publish(snapshot(t))
+	instance := NewInstance(tokens)
+	server := New(Config{Instances: instance, Clock: clock})
+	instance.Publish(snapshot(t))
 	with := func(headers string) string { return strings.Replace(get, "\r\n\r\n", "\r\n"+headers+"\r\n", 1) }
 	for name, request := range map[string]string{
 		"a leaf":          get,
@@ -61,8 +62,9 @@ func TestRequestsForDataDoNotAllocate(t *testing.T) {
 }
 
 func BenchmarkRequest(b *testing.B) {
-	server := New(Config{Tokens: token.New([32]byte{7}, source.SystemClock())})
-	server.Publish(snapshot(b))
+	instance := NewInstance(token.New([32]byte{7}, source.SystemClock()))
+	server := New(Config{Instances: instance})
+	instance.Publish(snapshot(b))
 	c := newConn(server, &repeater{request: get}, netip.Addr{})
 	b.ReportAllocs()
 	for b.Loop() {

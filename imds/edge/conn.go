@@ -16,8 +16,9 @@ import (
 
 // A conn is one connection. Its goroutine alone uses it, but for what the registry guards and for stop.
 type conn struct {
-	member // its peer is the zero Addr if it is local
-	server *Server
+	member   // its peer is the zero Addr if it is local
+	server   *Server
+	instance *Instance // that it is about
 
 	*buffers
 	parser parser
@@ -44,7 +45,7 @@ var spareBuffers = sync.Pool{New: func() any { return &buffers{in: bufio.NewRead
 func newConn(s *Server, nc net.Conn, peer netip.Addr) *conn {
 	b := spareBuffers.Get().(*buffers)
 	b.in.Reset(nc)
-	return &conn{member: member{Conn: nc, peer: peer}, server: s, buffers: b, fresh: true}
+	return &conn{member: member{Conn: nc, peer: peer}, server: s, instance: s.config.Instances.Of(nc), buffers: b, fresh: true}
 }
 
 // release gives the buffers back. The connection must not be used any more.
@@ -78,7 +79,7 @@ func (c *conn) serveRequest(ctx context.Context) bool {
 		c.server.conns.touch(&c.member)
 		req = &c.parser.req
 		req.Close = req.Close || ctx.Err() != nil
-		resp = imds.Respond(c.server.snapshot.Load(), limits.Tokens, now, limits.Hosts, req)
+		resp = imds.Respond(c.instance.snapshot.Load(), c.instance.tokens, now, limits.Hosts, req)
 	}
 	unread := err != nil || bodyLength > 0 || c.parser.unread || c.in.Buffered() > 0
 	if resp.RefusedHost != "" && limits.RefusedHost != nil && c.server.reports.host.allow(struct{}{}) {

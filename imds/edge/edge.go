@@ -2,10 +2,13 @@
 // server cannot send EC2's status lines and header order, answers some bad requests by itself, and
 // hides the connection whose hop limit has to be set.
 //
-//	s := edge.New(edge.Config{Tokens: tokens, Clock: source.SystemClock()})
-//	store.Attach(s)                       // the door: every reload is published to it
+//	instance := edge.NewInstance(tokens)
+//	store.Attach(instance)                // the door: every reload is published to it
+//	s := edge.New(edge.Config{Instances: instance, Clock: source.SystemClock()})
 //	listener, err := edge.Listen(ctx, "127.0.0.1:1338")
 //	err = s.Serve(ctx, listener)          // once for each listener, until ctx ends
+//
+// A connection is about one instance from its first byte to its last ([Instances]).
 //
 // What a client may cost is bounded everywhere:
 //
@@ -65,12 +68,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds"
-	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -106,12 +107,12 @@ const (
 	maxReports     = 16                     // callbacks under way at once; what comes then goes unreported
 )
 
-// A Config is what a server needs. Only Tokens must be given.
+// A Config is what a server needs. Only Instances must be given.
 type Config struct {
-	Tokens *token.Authority
-	Clock  source.Clock // nil: the system's
-	Hosts  imds.Hosts
-	Allow  []Rule // who is answered; nil: [Local] alone
+	Instances Instances
+	Clock     source.Clock // nil: the system's
+	Hosts     imds.Hosts
+	Allow     []Rule // who is answered; nil: [Local] alone
 	// Addresses are those of the machine; nil: no address is local but the loopback ones.
 	Addresses *Addresses
 
@@ -135,10 +136,9 @@ type Config struct {
 	Withheld func(peer netip.Addr, hopLimit int)
 }
 
-// A Server answers requests on any number of listeners from one snapshot.
+// A Server answers requests on any number of listeners.
 type Server struct {
 	config   Config
-	snapshot atomic.Pointer[source.Snapshot]
 	conns    registry
 	gate     *gate
 	counters counters
@@ -149,9 +149,7 @@ type Server struct {
 	}
 }
 
-var _ source.Door = (*Server)(nil)
-
-// New returns a server. It answers 503 until the first Publish.
+// New returns a server.
 func New(config Config) *Server {
 	if config.Clock == nil {
 		config.Clock = source.SystemClock()
@@ -170,10 +168,6 @@ func New(config Config) *Server {
 	s.reports.host = newThrottle[struct{}](config.Clock, 1)
 	return s
 }
-
-// Publish implements [source.Door]: whatever request has not been read to the end of its headers when
-// it returns is answered from next.
-func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
 
 // Listen opens a listener for [Server.Serve] on a TCP address, "host:port". It does without Multipath
 // TCP, which net.Listen takes: the kernel knows no hop limit for that, and so would not let a client

@@ -47,8 +47,9 @@ func FuzzConnection(f *testing.F) {
 		f.Add([]byte(s), 1000)
 	}
 	clock := source.NewManualClock(now)
-	server := New(Config{Tokens: token.New([32]byte{7}, clock), Clock: clock})
-	server.Publish(snapshot(f, "http-tokens", "required"))
+	instance := NewInstance(token.New([32]byte{7}, clock))
+	server := New(Config{Instances: instance, Clock: clock})
+	instance.Publish(snapshot(f, "http-tokens", "required"))
 	f.Fuzz(func(t *testing.T, in []byte, chunk int) {
 		conn := &stream{in: bytes.NewReader(in), chunk: max(1, chunk)}
 		v := server.gate.look(conn)

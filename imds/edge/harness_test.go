@@ -52,6 +52,7 @@ func snapshot(t testing.TB, options ...string) *source.Snapshot {
 // A harness is a running server on a port of its own.
 type harness struct {
 	*Server
+	*Instance
 	t      *testing.T
 	clock  *source.ManualClock
 	addr   string
@@ -73,14 +74,15 @@ func startOn(t *testing.T, l net.Listener, config Config, options ...string) *ha
 	t.Helper()
 	clock := source.NewManualClock(now)
 	config.Clock = clock
-	config.Tokens = token.New([32]byte{7}, clock)
+	instance := NewInstance(token.New([32]byte{7}, clock))
+	config.Instances = instance
 	for _, d := range []*time.Duration{&config.HeaderTimeout, &config.BodyTimeout, &config.IdleTimeout, &config.WriteTimeout} {
 		if *d == 0 {
 			*d = never
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &harness{Server: New(config), t: t, clock: clock, addr: l.Addr().String(), stop: cancel, served: make(chan error, 1)}
+	h := &harness{Server: New(config), Instance: instance, t: t, clock: clock, addr: l.Addr().String(), stop: cancel, served: make(chan error, 1)}
 	h.Publish(snapshot(t, options...))
 	var done sync.WaitGroup
 	done.Go(func() { h.served <- h.Serve(ctx, l) })

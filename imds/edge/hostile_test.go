@@ -166,7 +166,7 @@ func TestOtherProtocolsAreClosed(t *testing.T) {
 }
 
 func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
-	server := New(Config{MaxConns: 5, MaxConnsPerPeer: 2})
+	server := New(Config{Instances: NewInstance(nil), MaxConns: 5, MaxConnsPerPeer: 2})
 	open := func(peer string) (*conn, func() bool) {
 		near, far := net.Pipe()
 		t.Cleanup(func() { near.Close() })
@@ -232,7 +232,7 @@ func TestAnIPv6NetworkIsOnePeer(t *testing.T) {
 		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
 		{"::ffff:192.0.2.1", "192.0.2.1", true},
 	} {
-		server := New(Config{MaxConnsPerPeer: 1})
+		server := New(Config{Instances: NewInstance(nil), MaxConnsPerPeer: 1})
 		add := func(peer string) net.Conn {
 			near, far := net.Pipe()
 			t.Cleanup(func() { near.Close() })

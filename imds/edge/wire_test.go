@@ -288,8 +288,9 @@ func BenchmarkGet(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := New(Config{Tokens: token.New([32]byte{7}, source.SystemClock())})
-	s.Publish(snapshot(b))
+	instance := NewInstance(token.New([32]byte{7}, source.SystemClock()))
+	s := New(Config{Instances: instance})
+	instance.Publish(snapshot(b))
 	ctx, cancel := context.WithCancel(b.Context())
 	var done sync.WaitGroup
 	done.Go(func() { s.Serve(ctx, l) })

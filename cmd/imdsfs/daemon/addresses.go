@@ -3,42 +3,70 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
+	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// addAddresses puts the link-local addresses on a link of our own, if that is wanted. Without the privilege it
-// finds them there, where root's helper has put them for this run-time directory.
-func (p *process) addAddresses(ctx context.Context) (err error) {
-	if !p.settings.Addresses.Add {
-		return nil
+// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
+func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
+	if !d.Settings.Addresses.Add {
+		return part{}, nil
 	}
-	opts := p.store.Snapshot().Options()
+	var err error
+	if d.ports.link, err = d.openLink(ctx, d.Snapshot().Options()); err != nil {
+		return part{}, AddressProblem(err)
+	}
+	return part{Close: d.removeAddresses, HandOver: stays}, nil
+}
+
+// openLink makes the link. Without the privilege it finds it there, where root's helper has put it for this run-time
+// directory.
+func (d *Daemon) openLink(ctx context.Context, opts *source.Options) (*linklocal.Link, error) {
 	if !privilege.HasNetAdmin() {
-		if p.link, err = linklocal.Given(p.settings.LinkOwner()); err != nil {
-			return err
+		link, err := linklocal.Given(d.Settings.LinkOwner())
+		if err != nil {
+			return nil, err
 		}
-		if p.link != nil {
-			return AddressProblem(p.link.SetIPv6(opts.HTTPProtocolIPv6))
+		if link != nil {
+			return link, link.SetIPv6(opts.HTTPProtocolIPv6)
 		}
 	}
-	p.link, err = linklocal.Add(ctx, linklocal.Config{
-		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.Addresses.Force || p.inheritsListeners(expand(LinkLocal, opts)),
-		Warn: func(text string) { p.log.Warn(text) },
+	return linklocal.Add(ctx, linklocal.Config{
+		IPv6: opts.HTTPProtocolIPv6, Force: d.Settings.Addresses.Force || d.inheritsListeners(expand(LinkLocal, opts)),
+		Warn: func(text string) { d.Log.Warn(text) },
 	})
-	return AddressProblem(err)
+}
+
+// followIPv6 has the IPv6 address come and go with the option, and a listener on it.
+func (d *Daemon) followIPv6(on bool) error {
+	link := d.ports.link
+	if on && link != nil {
+		if err := link.SetIPv6(true); err != nil {
+			return fmt.Errorf("the address cannot be had: %w", err)
+		}
+	}
+	changed, err := d.ports.listeners.followIPv6(on)
+	if err != nil {
+		return err
+	}
+	if changed {
+		d.ports.listeners.note(d.Log)
+	}
+	if !on && link != nil {
+		return link.SetIPv6(false)
+	}
+	return nil
 }
 
 // removeAddresses leaves to root's helper what is the helper's.
-func (p *process) removeAddresses() {
-	if p.link == nil || p.successor {
-		return
-	}
-	if err := p.link.Remove(); err != nil {
-		p.log.WithError(err).Error("take the link-local addresses away")
+func (d *Daemon) removeAddresses() {
+	if err := d.ports.link.Remove(); err != nil {
+		d.Log.WithError(err).Error("take the link-local addresses away")
 	}
 }
 

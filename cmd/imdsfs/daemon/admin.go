@@ -1,18 +1,12 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -65,37 +59,39 @@ func listenAdmin(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// startAdmin answers the admin API until ctx ends; the socket is removed then.
-func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error {
-	if p.settings.Admin == None {
-		return nil
+// serveAdmin answers the admin API. At the end the socket is removed.
+func (d *Daemon) serveAdmin(context.Context) (part, error) {
+	path := d.Settings.Admin
+	if path == None {
+		return part{}, nil
 	}
-	l, err := listenAdmin(p.settings.Admin)
+	l, err := listenAdmin(path)
 	if err != nil {
-		return NoRoom(err, filepath.Dir(p.settings.Admin), "--admin")
+		return part{}, NoRoom(err, filepath.Dir(path), "--admin")
 	}
-	c := &control.Control{Store: p.store, Overlay: p.overlay, Clock: p.clock, Reload: p.reloadNow, Upgrade: p.upgradeTo, Status: p.status}
-	running.Go(func() {
-		if err := c.Serve(ctx, l, p.descriptors.port); err != nil {
-			p.log.WithError(err).Error("the admin socket is no longer answered")
+	i := d.instances[0]
+	c := &control.Control{Store: i.store, Overlay: i.overlay, Clock: d.clock, Reload: d.reloadNow, Upgrade: d.upgradeTo, Status: d.status}
+	d.serving.run(func(ctx context.Context) {
+		if err := c.Serve(ctx, l, d.ports.descriptors.port); err != nil {
+			d.Log.WithError(err).Error("the admin socket is no longer answered")
 		}
 	})
-	return nil
+	return part{}, nil
 }
 
 // reloadNow has the loop reload, and returns how it went.
-func (p *process) reloadNow(ctx context.Context) (source.Change, error) {
+func (d *Daemon) reloadNow(ctx context.Context) (source.Change, error) {
 	type outcome struct {
 		change source.Change
 		err    error
 	}
 	done := make(chan outcome, 1)
 	ask := func(ctx context.Context) {
-		change, err := p.reload(ctx, true)
+		change, err := d.instances[0].reload(ctx, true)
 		done <- outcome{change, err}
 	}
 	select {
-	case p.asked <- ask:
+	case d.asked <- ask:
 	case <-ctx.Done():
 		return source.Change{}, ctx.Err()
 	}
@@ -105,91 +101,4 @@ func (p *process) reloadNow(ctx context.Context) (source.Change, error) {
 	case <-ctx.Done():
 		return source.Change{}, ctx.Err()
 	}
-}
-
-// status describes the daemon for imdsfs status.
-func (p *process) status() control.Status {
-	s := control.Status{
-		Version: p.build.Version, PID: os.Getpid(), Started: p.started, Handover: p.kept.String(), Config: p.settings.File,
-		Listeners: p.http.addresses(), Peers: p.peers.list(), Counters: p.counters(), Faults: p.faults(),
-	}
-	if p.mount != nil {
-		s.Mount = &control.Mount{
-			Dir: p.mount.Dir(), Private: p.mount.Private(), Resumed: p.mount.Resumed(), Inodes: p.mount.Inodes(),
-			Handles: p.mount.FileHandles(), Stalled: p.mount.Stalled(), Requests: p.mount.Requests(),
-		}
-	}
-	if p.link != nil {
-		s.Addresses = p.link.Kind() + " link imds0"
-	}
-	for _, name := range p.store.Sources() {
-		s.Sources = append(s.Sources, control.Source{Name: name, Loaded: p.store.Loaded()})
-	}
-	return s
-}
-
-// faults are those of the last reload, empty if it went well.
-func (p *process) faults() []string {
-	err := p.lastFault.Load()
-	if err == nil {
-		return nil
-	}
-	var faults source.Faults
-	if errors.As(*err, &faults) {
-		return strings.Split(faults.Error(), "\n")
-	}
-	return []string{(*err).Error()}
-}
-
-const maxPeers = 64 // that status remembers
-
-// A peerLog remembers who was not answered or got no token.
-type peerLog struct {
-	clock source.Clock
-	mu    sync.Mutex
-	peers map[peerKey]*control.Peer
-}
-
-type peerKey struct {
-	addr netip.Addr
-	why  string
-}
-
-// note counts one more. Of too many peers the one not seen for longest is forgotten.
-func (l *peerLog) note(addr netip.Addr, why string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.peers == nil {
-		l.peers = map[peerKey]*control.Peer{}
-	}
-	k := peerKey{addr.WithZone(""), why}
-	p := l.peers[k]
-	if p == nil {
-		if len(l.peers) >= maxPeers {
-			oldest := k
-			for other, q := range l.peers {
-				if oldest == k || q.Last.Before(l.peers[oldest].Last) {
-					oldest = other
-				}
-			}
-			delete(l.peers, oldest)
-		}
-		p = &control.Peer{Address: k.addr.String(), Why: why}
-		l.peers[k] = p
-	}
-	p.Last = l.clock.Now().UTC().Truncate(time.Second)
-}
-
-// list is the peers, the latest first.
-func (l *peerLog) list() []control.Peer {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := []control.Peer{}
-	for _, p := range l.peers {
-		list = append(list, *p)
-	}
-	slices.SortFunc(list, func(a, b control.Peer) int {
-		return cmp.Or(b.Last.Compare(a.Last), strings.Compare(a.Address, b.Address))
-	})
-	return list
 }

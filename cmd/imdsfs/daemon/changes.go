@@ -27,40 +27,40 @@ func ActionOf(c control.Changed) control.Action {
 // ResetCommand is the command that forgets the changes of an instance.
 func ResetCommand(id string) string { return "imdsfs reset --instance " + safepath.ShellWord(id) }
 
-// noteInstance gives changes of an earlier version to the instance that is served, and logs those that are in force and
+// noteID gives changes of an earlier version to the instance that is served, and logs those that are in force and
 // those that are not, once for each instance.
-func (p *process) noteInstance() {
-	id, ok := p.store.StatedID()
+func (i *Instance) noteID() {
+	id, ok := i.store.StatedID()
 	if !ok {
 		return
 	}
-	if p.overlay.Unowned() {
-		log := p.log.WithFields(logrus.Fields{"instance": id, "changes": p.overlay.Len(id)})
-		if err := p.overlay.Adopt(p.store); err != nil {
+	if i.overlay.Unowned() {
+		log := i.log.WithFields(logrus.Fields{"instance": id, "changes": i.overlay.Len(id)})
+		if err := i.overlay.Adopt(i.store); err != nil {
 			log.WithError(err).Warn("changes made at run time by an earlier version belong to this instance, and that cannot be kept")
 		} else {
 			log.Info("changes made at run time by an earlier version belong to this instance from now on")
 		}
 	}
-	if p.instance != nil && *p.instance == id {
+	if i.history.noted != nil && *i.history.noted == id {
 		return
 	}
-	first := p.instance == nil
-	p.instance = &id
-	list := control.ChangesOf(p.overlay, id)
+	first := i.history.noted == nil
+	i.history.noted = &id
+	list := control.ChangesOf(i.overlay, id)
 	for _, c := range list.Changes[:min(len(list.Changes), MostListed)] {
-		p.log.WithFields(logrus.Fields{"kind": c.Kind, "name": c.Name, "action": ActionOf(c), "at": c.Time.UTC().Format(time.RFC3339), "by": c.By}).Info("changed at run time")
+		i.log.WithFields(logrus.Fields{"kind": c.Kind, "name": c.Name, "action": ActionOf(c), "at": c.Time.UTC().Format(time.RFC3339), "by": c.By}).Info("changed at run time")
 	}
 	if more := len(list.Changes) - MostListed; more > 0 {
-		p.log.WithField("more", more).Info("more was changed at run time: see all of it with imdsfs status --json")
+		i.log.WithField("more", more).Info("more was changed at run time: see all of it with imdsfs status --json")
 	}
 	level := logrus.WarnLevel // what was in force a moment ago may be among them
 	if first {
 		level = logrus.InfoLevel
 	}
 	for _, other := range list.Others[:min(len(list.Others), MostListed)] {
-		options := slices.Sorted(maps.Keys(p.overlay.Entries(other.Instance, overlay.Options)))
-		p.log.WithFields(logrus.Fields{"instance": other.Instance, "changes": other.Changes, "options": strings.Join(options, ","), "forget": ResetCommand(other.Instance)}).
+		options := slices.Sorted(maps.Keys(i.overlay.Entries(other.Instance, overlay.Options)))
+		i.log.WithFields(logrus.Fields{"instance": other.Instance, "changes": other.Changes, "options": strings.Join(options, ","), "forget": ResetCommand(other.Instance)}).
 			Log(level, "changes made at run time for another instance are kept, and are not in force")
 	}
 }

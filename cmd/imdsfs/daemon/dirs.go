@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,7 +37,6 @@ const (
 	RootStateDir   = "/var/lib/imdsfs"
 
 	maxStateFile = 128 << 20 // bytes, as in package overlay
-	stateDirWait = 2 * time.Second
 )
 
 // stateFiles are all files of the state directory.
@@ -104,12 +101,8 @@ func (d dir) isRoots() bool {
 	return isRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
 }
 
-// makeDirs creates the directories of the daemon, and refuses one that another user could put keys into, or exchange.
-func makeDirs(s *Settings) error {
-	return s.OwnDirs(&privilege.Account{UID: os.Geteuid(), GID: os.Getegid()})
-}
-
-// OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. One that
+// OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root, and
+// refuses one that another user could put keys into, or exchange. One that
 // is there already has to be that account's, unless it is one of root's defaults.
 func (s *Settings) OwnDirs(a *privilege.Account) error {
 	for _, d := range s.dirs() {
@@ -226,33 +219,6 @@ func (d dir) lockOut(f *os.File) (*os.File, error) {
 		return nil, IsRunning(d.path)
 	}
 	return lock, nil
-}
-
-// holdStateDir keeps the state directory from other daemons, and from changing hands, for as long as the file is open:
-// two that write one overlay would lose changes. A predecessor that was killed may take a moment to let go.
-func holdStateDir(ctx context.Context, dir string) (*os.File, error) {
-	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	for end := time.Now().Add(stateDirWait); ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return f, nil
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		case ctx.Err() != nil || time.Now().After(end):
-			f.Close()
-			return nil, problem.Failed("stop that first, or give this one a --state-dir of its own",
-				fmt.Errorf("%s is the state directory of a running imdsfs", dir))
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }
 
 // takeBack makes root the owner of a directory again, and of what it keeps. From when the directory is root's, nobody

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/source"
@@ -51,16 +53,16 @@ type listener struct {
 
 // listenAll opens every address, or none, besides the sockets that others hand over: an address that cannot
 // be had is an error. What a predecessor listened on is gone on with. Nothing is accepted before serve.
-func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*listeners, error) {
-	addresses := p.settings.listenBeside(handedOver)
+func (d *Daemon) listenAll(ctx context.Context, handedOver []net.Listener) (*listeners, error) {
+	addresses := d.Settings.listenBeside(handedOver)
 	l := &listeners{
-		server: p.server, store: p.kept, runtimeDir: p.settings.RuntimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, LinkLocal),
+		server: d.ports.edge, store: d.Handover, runtimeDir: d.Settings.RuntimeDir, ended: make(chan error, 1), linkLocal: slices.Contains(addresses, LinkLocal),
 	}
 	for _, socket := range handedOver {
 		l.open = append(l.open, &listener{Listener: socket})
 	}
 	for _, address := range addresses {
-		for _, a := range expand(address, p.store.Snapshot().Options()) {
+		for _, a := range expand(address, d.Snapshot().Options()) {
 			if err := l.listen(ctx, a); err != nil {
 				l.close()
 				return nil, listenProblem(listenHint(address, err), err)
@@ -108,8 +110,8 @@ func keptListener(address string) string {
 
 // inheritsListeners reports whether a predecessor kept the sockets of all these addresses. Then nobody else
 // listens there, and who asked would wait for an answer of our own.
-func (p *process) inheritsListeners(addresses []string) bool {
-	return !slices.ContainsFunc(addresses, func(a string) bool { return p.kept.Inherited()[keptListener(a)] == nil })
+func (d *Daemon) inheritsListeners(addresses []string) bool {
+	return !slices.ContainsFunc(addresses, func(a string) bool { return d.Handover.Inherited()[keptListener(a)] == nil })
 }
 
 // inherit is the socket that a predecessor kept under this name, nil if there is none.
@@ -231,9 +233,15 @@ func (l *listeners) addresses() []string {
 	return addresses
 }
 
-// note writes down what is listened on, one address a line, for imdsfs get. It writes nothing that is there
-// already: a successor has to do where nothing more can be written.
-func (l *listeners) note() error {
+// note writes down what is listened on, one address a line, for imdsfs get. If it cannot, that alone ends no daemon.
+func (l *listeners) note(log *logrus.Logger) {
+	if err := l.write(); err != nil {
+		log.WithError(err).Warn("the addresses are not noted: make room there; imdsfs get needs --endpoint until the next start")
+	}
+}
+
+// write writes nothing that is there already: a successor has to do where nothing more can be written.
+func (l *listeners) write() error {
 	path, text := ListenFile(l.runtimeDir), []byte(strings.Join(append(l.addresses(), ""), "\n"))
 	if was, err := atomicfile.Read(path, MaxListenFile); err == nil && bytes.Equal(was, text) {
 		return nil
@@ -243,13 +251,6 @@ func (l *listeners) note() error {
 		return err
 	}
 	return nil
-}
-
-// noteListeners notes what is listened on. If it cannot, that alone ends no daemon.
-func (p *process) noteListeners() {
-	if err := p.http.note(); err != nil {
-		p.log.WithError(err).Warn("the addresses are not noted: make room there; imdsfs get needs --endpoint until the next start")
-	}
 }
 
 // listenProblem tells an address that nobody can ever listen on from one that may be free another time.

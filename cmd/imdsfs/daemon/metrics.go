@@ -2,95 +2,111 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
-	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/metrics"
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// counters are what status tells of the HTTP door and of changes.
-func (p *process) counters() control.Counters {
-	c := p.server.Counts()
-	return control.Counters{
-		RequestsV2: c.WithToken, NoToken: c.NoToken, NoTokenRefused: c.NoTokenRejected,
-		TokensIssued: c.TokensIssued, TokensWithheld: c.TokensWithheld, Connections: uint64(c.Open), PeersRefused: c.PeersRefused,
-		Publishes: p.publishes.Load(), Reloads: p.reloads.Load(), ReloadFailures: p.failures.Load(),
-	}
+// A metricsPort is where metrics are served.
+type metricsPort struct {
+	exporter *metrics.Exporter
+	listener net.Listener // nil if not wanted
+	access   metrics.Port // who may scrape
 }
 
-// listenMetrics opens the address for metrics, if there is one.
-func (p *process) listenMetrics(ctx context.Context) (err error) {
-	if p.settings.Metrics == None {
-		return nil
+// openMetrics opens the address for metrics, if there is one.
+func (d *Daemon) openMetrics(ctx context.Context) (part, error) {
+	m := &d.ports.metrics
+	m.exporter = metrics.New(d.sample)
+	if d.Settings.Metrics == None {
+		return part{}, nil
 	}
-	p.scrapers = p.metricsPort()
-	if f := p.inherit(keptMetrics); f != nil {
+	m.access = d.metricsAccess()
+	if err := m.open(ctx, d.Settings.Metrics, d.Handover); err != nil {
+		return part{}, err
+	}
+	return part{
+		Close:    func() { d.Handover.Drop(keptMetrics); m.listener.Close() },
+		HandOver: func() error { m.listener.Close(); return nil },
+	}, nil
+}
+
+// open goes on listening where a predecessor did, or listens anew.
+func (m *metricsPort) open(ctx context.Context, address string, handover *handover.Store) (err error) {
+	if f := takeInherited(handover, keptMetrics); f != nil {
 		defer f.Close()
-		p.metricsAt, err = net.FileListener(f)
+		m.listener, err = net.FileListener(f)
 		return err
 	}
-	if p.metricsAt, err = edge.Listen(ctx, p.settings.Metrics); err != nil {
+	if m.listener, err = edge.Listen(ctx, address); err != nil {
 		return listenProblem("choose another address with --metrics", err)
 	}
-	return keepSocket(p.kept, keptMetrics, p.metricsAt)
+	if err := keepSocket(handover, keptMetrics, m.listener); err != nil {
+		m.listener.Close()
+		return err
+	}
+	return nil
 }
 
-// metricsPort is who may scrape.
-func (p *process) metricsPort() (port metrics.Port) {
-	port.Hosts, port.Allow = p.settings.access.names, p.settings.access.scrapers
-	port.Addresses, port.Clock, port.MaxConns = p.addresses, p.clock, p.descriptors.port
+// metricsAccess is who may scrape.
+func (d *Daemon) metricsAccess() (port metrics.Port) {
+	port.Hosts, port.Allow = d.Settings.access.names, d.Settings.access.scrapers
+	port.Addresses, port.Clock, port.MaxConns = d.ports.addresses, d.clock, d.ports.descriptors.port
 	port.RefusedPeer = func(peer netip.Addr) {
-		p.peers.note(peer, "not in metrics-allow-from")
-		p.log.WithField("peer", peer).Warn("metrics refused: not in metrics-allow-from; to have it answered, add its network with --metrics-allow-from beside local")
+		d.peers.note(peer, "not in metrics-allow-from")
+		d.Log.WithField("peer", peer).Warn("metrics refused: not in metrics-allow-from; to have it answered, add its network with --metrics-allow-from beside local")
 	}
 	return port
 }
 
-// startMetrics answers scrapes until ctx ends.
-func (p *process) startMetrics(ctx context.Context, running *sync.WaitGroup) {
-	if p.metricsAt == nil {
-		return
+// serveMetrics answers scrapes.
+func (d *Daemon) serveMetrics(context.Context) (part, error) {
+	m := &d.ports.metrics
+	if m.listener == nil {
+		return part{}, nil
 	}
-	p.log.WithField("address", p.metricsAt.Addr()).Info("serving metrics")
-	running.Go(func() {
-		if err := p.metrics.Serve(ctx, p.metricsAt, p.scrapers); err != nil {
-			p.log.WithError(err).Error("metrics are no longer served")
+	d.Log.WithField("address", m.listener.Addr()).Info("serving metrics")
+	d.serving.run(func(ctx context.Context) {
+		if err := m.exporter.Serve(ctx, m.listener, m.access); err != nil {
+			d.Log.WithError(err).Error("metrics are no longer served")
 		}
 	})
+	return part{}, nil
 }
 
 // sample is what one scrape gets.
-func (p *process) sample() metrics.Sample {
-	c := p.server.Counts()
+func (d *Daemon) sample() metrics.Sample {
+	i, c := d.instances[0], d.ports.edge.Counts()
 	s := metrics.Sample{
-		Build:           p.build,
+		Build:           d.Build,
 		Requests:        map[metrics.Request]uint64{},
 		MetadataNoToken: c.NoToken, MetadataNoTokenRejected: c.NoTokenRejected,
 		TokensIssued: c.TokensIssued, TokensWithheld: c.TokensWithheld,
 		ConnectionsOpen: uint64(c.Open), ConnectionsRefused: c.PeersRefused,
-		Reloads: p.reloads.Load(), ReloadFailures: p.failures.Load(), ReloadFailing: p.lastFault.Load() != nil,
-		CredentialsExpiry: credentialsExpiry(p.store.Snapshot()),
+		PublishFailures: i.observer.failed.Load(),
+		Reloads:         i.history.reloads.Load(), ReloadFailures: i.history.failures.Load(), ReloadFailing: i.history.fault.Load() != nil,
+		CredentialsExpiry: credentialsExpiry(i.store.Snapshot()),
 	}
 	for _, a := range c.Answers {
 		s.Requests[metrics.Request{V2: a.Version == 2, Method: a.Method, Code: a.Code}] = a.Count
 	}
-	for _, name := range p.store.Sources() {
-		read := p.store.Loaded()
+	for _, name := range i.store.Sources() {
+		read := i.store.Loaded()
 		if read.IsZero() { // a predecessor did, before the start
-			read = p.started
+			read = d.started
 		}
-		s.Sources = append(s.Sources, metrics.Source{Name: name, Age: p.clock.Now().Sub(read)})
+		s.Sources = append(s.Sources, metrics.Source{Name: name, Age: d.clock.Now().Sub(read)})
 	}
-	if p.mount != nil {
-		s.Mount = &metrics.Mount{Mounted: true, Stalled: p.mount.Stalled()}
+	if i.mount != nil {
+		s.Mount = &metrics.Mount{Mounted: true, Stalled: i.mount.Stalled()}
+		s.PublishFailures += s.Mount.Stalled
 		select {
-		case <-p.mount.Done():
+		case <-i.mount.Done():
 			s.Mount.Mounted = false
 		default:
 		}
@@ -107,35 +123,4 @@ func credentialsExpiry(snap *source.Snapshot) (first time.Time) {
 		}
 	}
 	return first
-}
-
-// publishing and published are told of every snapshot before and after the doors show it.
-func (p *process) publishing(*source.Snapshot) { p.publishStart = time.Now() }
-
-func (p *process) published(next *source.Snapshot) {
-	p.publishes.Add(1)
-	p.metrics.ObservePublish(time.Since(p.publishStart))
-	if err := p.followIPv6(next.Options().HTTPProtocolIPv6); err != nil {
-		p.log.WithError(err).Error("http-protocol-ipv6 is not in force as it should be")
-	}
-}
-
-// followIPv6 has the IPv6 address come and go with the option, and a listener on it.
-func (p *process) followIPv6(on bool) error {
-	if on && p.link != nil {
-		if err := p.link.SetIPv6(true); err != nil {
-			return fmt.Errorf("the address cannot be had: %w", err)
-		}
-	}
-	changed, err := p.http.followIPv6(on)
-	if err != nil {
-		return err
-	}
-	if changed {
-		p.noteListeners()
-	}
-	if !on && p.link != nil {
-		return p.link.SetIPv6(false)
-	}
-	return nil
 }

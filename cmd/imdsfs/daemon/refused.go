@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
-	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -37,30 +37,31 @@ const (
 	KeptRefusal = "refusal" // what refuses a start before the daemon's, for the daemon to say
 )
 
-// refused is the end of a start, for the reason err. If a predecessor has served a tree and somebody keeps its mount,
+// refuse is the end of a start, for the reason err. If a predecessor has served a tree and somebody keeps its mount,
 // that stays for the next try. Else nothing stays: a mount that nobody answers would hang whoever looks at it.
-func (p *process) refused(ctx context.Context, predecessor *fs.Predecessor, err error) error {
+func (d *Daemon) refuse(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = nil // told to stop, which is no failure
-	} else if predecessor.Snapshot() != nil && p.kept.Durable() {
-		p.successor = true
+	} else if d.Handover.Durable() && slices.ContainsFunc(d.instances, (*Instance).wasServed) {
+		d.successor = true
 		return err
 	}
-	if predecessor != nil && p.mount == nil { // else it is the mount's
-		if err := predecessor.Discard(p.settings.RuntimeDir, p.kept); err != nil {
-			p.log.WithError(err).Debug("unmount what the predecessor had mounted")
-		}
+	for _, i := range d.instances {
+		i.abandon()
 	}
-	p.kept.DropAll()
+	d.Handover.DropAll()
 	return err
 }
 
-// triedAgain counts a refused start for who starts the next. The last one is told to be that.
-func (p *process) triedAgain(err error) error {
-	if !p.kept.BySystemd() {
+// wasServed reports whether a predecessor has served a tree.
+func (i *Instance) wasServed() bool { return i.predecessor.Snapshot() != nil }
+
+// countRefusal counts a refused start for who starts the next. The last one is told to be that.
+func (d *Daemon) countRefusal(err error) error {
+	if !d.Handover.BySystemd() {
 		return err
 	}
-	dir := p.settings.RuntimeDir
+	dir := d.Settings.RuntimeDir
 	hint := problem.Hint(err)
 	if KindOf(err) != problem.KindFailed {
 		forgetRefusals(dir)
@@ -164,13 +165,13 @@ func LeaveRefusal(store *handover.Store, refused error) error {
 	return store.KeepText(KeptRefusal, text)
 }
 
-// helperRefusal is why root's helper has refused the start, nil if it has not.
-func (p *process) helperRefusal() error {
-	text := p.kept.InheritedText(KeptRefusal)
-	p.kept.Drop(KeptRefusal)
+// heedHelper refuses the start if root's helper has.
+func (d *Daemon) heedHelper(context.Context) (part, error) {
+	text := d.Handover.InheritedText(KeptRefusal)
+	d.Handover.Drop(KeptRefusal)
 	var r passedRefusal
 	if text == nil || json.Unmarshal(text, &r) != nil {
-		return nil
+		return part{}, nil
 	}
-	return &problem.Error{Kind: r.Kind, Hint: r.Hint, Err: errors.New(r.Error)}
+	return part{}, &problem.Error{Kind: r.Kind, Hint: r.Hint, Err: errors.New(r.Error)}
 }

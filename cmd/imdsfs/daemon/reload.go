@@ -5,6 +5,8 @@ import (
 	"errors"
 	"reflect"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -12,71 +14,89 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-func (p *process) startWatching(ctx context.Context) {
-	if p.file == nil {
-		return
-	}
-	w, err := newWatcher(ctx, func(err error) { p.log.WithError(err).Warn("watching the files: changes may need a SIGHUP") })
-	if err != nil {
-		p.log.WithError(err).Warn("changes of the files are not noticed; send SIGHUP after one")
-		return
-	}
-	p.watch = w
-	w.follow(ctx, p.file.Refers())
-	p.reload(ctx, false) // what changed before it was watched
+// A history is what became of the sources since the start. Only the loop writes it, but for the counters.
+type history struct {
+	fault    atomic.Pointer[error] // of the last reload, nil if it went well
+	warned   map[source.Fault]int  // how often, without their places; by the last good reload
+	noted    *string               // the id for which the log has the changes made at run time, nil before the first
+	reloads  atomic.Uint64
+	failures atomic.Uint64 // of reloads
 }
 
 // reload reads the sources again, and returns what changed. What is wrong with them is logged with its places, and
 // the running tree stays.
-func (p *process) reload(ctx context.Context, asked bool) (source.Change, error) {
-	before := p.store.Snapshot()
+func (i *Instance) reload(ctx context.Context, asked bool) (source.Change, error) {
+	before := i.store.Snapshot()
 	for ; ; asked = false {
-		change, err := p.store.Reload(ctx)
+		change, err := i.store.Reload(ctx)
 		if ctx.Err() != nil {
 			return source.Change{}, ctx.Err()
 		}
-		p.reloads.Add(1)
+		i.history.reloads.Add(1)
 		if err != nil {
-			p.failures.Add(1)
+			i.history.failures.Add(1)
+		} else {
+			i.logWarnings()
 		}
+		i.report("reloaded", change, err, asked)
 		if err == nil {
-			p.logWarnings()
-		}
-		p.report("reloaded", change, err, asked)
-		if err == nil {
-			p.warnOfServerKeys()
-			p.noteInstance()
+			i.warnOfServerKeys()
+			i.noteID()
 		}
 		// The file may refer to others now, which nobody watched while they were read.
-		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
-			return source.Diff(before, p.store.Snapshot()), err
+		if i.watch == nil || !i.watch.follow(ctx, i.file.Refers()) {
+			return source.Diff(before, i.store.Snapshot()), err
 		}
 	}
 }
 
-func (p *process) warnOfServerKeys() {
-	if p.file == nil {
+// refresh builds the tree anew, with new credentials of roles whose old ones are about to expire.
+func (i *Instance) refresh() {
+	change, err := i.store.Rebuild()
+	i.report("refreshed", change, err, false)
+	if err != nil {
+		i.observer.failed.Add(1)
+		i.retry = i.clock.Now().Add(refreshRetry)
+	}
+}
+
+const refreshRetry = time.Minute
+
+// refreshTimer waits for the next refresh to fall due; it never fires without rolling credentials.
+func (i *Instance) refreshTimer() (due <-chan time.Time, giveUp func()) {
+	at := i.store.Snapshot().Refresh()
+	if at.IsZero() {
+		return nil, func() {}
+	}
+	if at.Before(i.retry) {
+		at = i.retry
+	}
+	return i.clock.At(at)
+}
+
+func (i *Instance) warnOfServerKeys() {
+	if i.file == nil {
 		return
 	}
-	was, is := p.settings.server, *p.file.Server()
-	p.settings.server = is // said once
+	was, is := i.settings.server, *i.file.Server()
+	i.settings.server = is // said once
 	was.Places, is.Places = nil, nil
 	if reflect.DeepEqual(was, is) {
 		return
 	}
-	p.log.WithField("file", p.settings.File).Warn("changes of [server] take effect at the next start")
+	i.log.WithField("file", i.settings.File).Warn("changes of [server] take effect at the next start")
 }
 
 // report logs what a reload did. If nobody asked for it, faults that were reported before and the
 // lack of changes are for debugging only.
-func (p *process) report(done string, change source.Change, err error, asked bool) {
+func (i *Instance) report(done string, change source.Change, err error, asked bool) {
 	if err == nil {
 		level := logrus.InfoLevel
 		if change.Empty() && !asked {
 			level = logrus.DebugLevel
 		}
-		if p.lastFault.Swap(nil) != nil {
-			p.log.Info("the input is good again")
+		if i.history.fault.Swap(nil) != nil {
+			i.log.Info("the input is good again")
 		}
 		fields := logrus.Fields{
 			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
@@ -84,25 +104,25 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 		if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
 			fields["paths"] = Printable(strings.Join(paths, ", "))
 		}
-		p.log.WithFields(fields).Log(level, done)
+		i.log.WithFields(fields).Log(level, done)
 		return
 	}
-	if before := p.lastFault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
-		p.log.Debug("the input is as faulty as before")
+	if before := i.history.fault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
+		i.log.Debug("the input is as faulty as before")
 		return
 	}
 	var faults source.Faults
 	if errors.As(err, &faults) {
 		for _, f := range faults[:min(len(faults), maxLogged)] {
-			p.log.Error(f.String())
+			i.log.Error(f.String())
 		}
 		if more := len(faults) - maxLogged; more > 0 {
-			p.log.WithField("more", more).Error("more faults: see all of them with imdsfs check")
+			i.log.WithField("more", more).Error("more faults: see all of them with imdsfs check")
 		}
-		p.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
+		i.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
 		return
 	}
-	p.log.WithError(err).Error("cannot read the input: still serving what was there before")
+	i.log.WithError(err).Error("cannot read the input: still serving what was there before")
 }
 
 // maxLogged are the warnings, and the faults, that are logged of one tree; check prints all.
@@ -110,21 +130,21 @@ const maxLogged = 20
 
 // logWarnings logs the warnings of the tree that were not logged before. One that has only moved to another line is not
 // new.
-func (p *process) logWarnings() {
+func (i *Instance) logWarnings() {
 	logged := map[source.Fault]int{}
 	var fresh source.Faults
-	for _, w := range p.store.Snapshot().Warnings() {
+	for _, w := range i.store.Snapshot().Warnings() {
 		same := w
 		same.Place = ""
-		if logged[same]++; logged[same] > p.warned[same] {
+		if logged[same]++; logged[same] > i.history.warned[same] {
 			fresh = append(fresh, w)
 		}
 	}
-	p.warned = logged
+	i.history.warned = logged
 	for _, w := range fresh[:min(len(fresh), maxLogged)] {
-		p.log.Warn(w.String())
+		i.log.Warn(w.String())
 	}
 	if more := len(fresh) - maxLogged; more > 0 {
-		p.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
+		i.log.WithField("more", more).Warn("more warnings: see all of them with imdsfs check")
 	}
 }

@@ -16,12 +16,3 @@ func Signals(parent context.Context) (ctx context.Context, stop func(), others <
 	signal.Notify(c, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	return ctx, stop, c
 }
-
-// signals are those that the daemon takes: none within another command, which ends it with its context.
-func (p *process) signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
-	if p.within != nil {
-		ctx, stop = context.WithCancel(parent)
-		return ctx, stop, nil
-	}
-	return Signals(parent)
-}

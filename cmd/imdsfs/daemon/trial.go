@@ -32,21 +32,21 @@ func (c Config) Try(ctx context.Context) error {
 // Build builds the tree that would be served, with what was changed at run time, and changes nothing. warnings are what
 // is odd about it.
 func (s *Settings) Build(ctx context.Context) (warnings source.Faults, err error) {
-	p := &process{settings: s, clock: source.SystemClock()}
+	i := &Instance{settings: s, clock: source.SystemClock()}
 	launch, err := readLaunchTime(s.StateDir)
 	if errors.Is(err, os.ErrNotExist) {
-		launch, err = p.clock.Now(), nil
+		launch, err = i.clock.Now(), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := p.openStore(launch); err != nil {
+	if err := i.openStore(launch); err != nil {
 		return nil, err
 	}
-	if _, err := p.store.Reload(ctx); err != nil {
+	if _, err := i.store.Reload(ctx); err != nil {
 		return nil, invalid(s.File, err)
 	}
-	return p.store.Snapshot().Warnings(), nil
+	return i.store.Snapshot().Warnings(), nil
 }
 
 // An Inspection is what an instance file says to a daemon that serves it.
@@ -64,17 +64,17 @@ func Inspect(ctx context.Context, path string) (*Inspection, error) {
 	if file == nil {
 		return &Inspection{}, err
 	}
-	i := &Inspection{Server: file.Server}
+	found := &Inspection{Server: file.Server}
 	s, _, _ := c.settle(&file.Server)
 	sources, _ := s.instanceSources()
 	now := source.SystemClock().Now()
 	store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
 	if _, err := store.Reload(ctx); err != nil {
-		return i, err
+		return found, err
 	}
-	i.Snapshot = store.Snapshot()
-	i.ID, _ = store.StatedID()
-	return i, nil
+	found.Snapshot = store.Snapshot()
+	found.ID, _ = store.StatedID()
+	return found, nil
 }
 
 // environment is what a build needs to know of this process.

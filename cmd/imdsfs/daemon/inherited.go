@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+// What a predecessor keeps for a successor, besides the sockets of HTTP (listeners.go) and what package fs keeps. The
+// names and the contents stay as they are: a daemon of another version has written them, or will read them.
+const (
+	keptLock    = "lock"
+	keptMetrics = "metrics"
+	keptServer  = "server" // what [server] says, as JSON
+)
+
+// takeInherited is what a predecessor kept under a name, nil if there is nothing.
+func takeInherited(handover *handover.Store, name string) *os.File {
+	f := handover.Inherited()[name]
+	delete(handover.Inherited(), name)
+	return f
+}
+
+// keptOf is what a predecessor kept under names that begin so.
+func keptOf(handover *handover.Store, prefix string) map[string]*os.File {
+	files := map[string]*os.File{}
+	for name, f := range handover.Inherited() {
+		if strings.HasPrefix(name, prefix) {
+			files[name] = f
+			delete(handover.Inherited(), name)
+		}
+	}
+	return files
+}
+
+// InheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
+func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
+	if kept.Inherited()[keptServer] == nil {
+		return nil, false
+	}
+	var server tomlfile.Server
+	if text := kept.InheritedText(keptServer); text == nil || json.Unmarshal(text, &server) != nil {
+		return nil, true
+	}
+	return &server, false
+}
+
+// sortOutInherited waits for what is left of a predecessor, and lets go of what it kept as a socket and is none that can
+// be served: a successor would fail over it each time. It is opened afresh.
+func (d *Daemon) sortOutInherited(context.Context) (part, error) {
+	handover.ReapLeftChild()
+	for _, said := range d.Handover.Rejected() {
+		d.Log.Warn("not taken over: " + said)
+	}
+	for name, f := range d.Handover.Inherited() {
+		if name != keptMetrics && !strings.HasPrefix(name, keptListenPrefix) {
+			continue
+		}
+		if err := isListening(f, unix.AF_INET, unix.AF_INET6); err != nil {
+			d.Log.WithError(err).Warnf("what was kept as %q is opened afresh", name)
+			d.drop(name, f)
+		}
+	}
+	return part{}, nil
+}
+
+// drop lets go of something that was inherited.
+func (d *Daemon) drop(name string, f *os.File) {
+	f.Close()
+	d.Handover.Drop(name)
+	delete(d.Handover.Inherited(), name)
+}
+
+// isListening refuses what is no listening stream socket of these families.
+func isListening(f *os.File, families ...int) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		option := func(name int) (value int) {
+			value, optionErr := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, name)
+			inner = errors.Join(inner, optionErr)
+			return value
+		}
+		kind, listens, family := option(unix.SO_TYPE), option(unix.SO_ACCEPTCONN), option(unix.SO_DOMAIN)
+		if inner == nil && (kind != unix.SOCK_STREAM || listens != 1 || !slices.Contains(families, family)) {
+			inner = errors.New("it does not listen for connections")
+		}
+	})
+	return errors.Join(err, inner)
+}
+
+// dropUnknown lets go of what a predecessor kept and nobody has taken.
+func (d *Daemon) dropUnknown(context.Context) (part, error) {
+	for name, f := range d.Handover.Inherited() {
+		d.drop(name, f)
+	}
+	return part{}, nil
+}
+
+// keepServer keeps what [server] says: if the file is faulty by then, a successor goes on with that.
+func (d *Daemon) keepServer(context.Context) (part, error) {
+	text, err := json.Marshal(d.Settings.server)
+	if err == nil {
+		err = d.Handover.KeepText(keptServer, text)
+	}
+	if err != nil {
+		return part{}, err
+	}
+	return part{Close: func() { d.Handover.Drop(keptServer) }, HandOver: stays}, nil
+}
+
+// handedOver are the sockets of a socket unit. What is none, and may come from a predecessor by way of systemd's
+// file descriptor store, is left out.
+func (d *Daemon) handedOver() (listeners []net.Listener) {
+	for _, name := range slices.Sorted(maps.Keys(d.Sockets)) {
+		for _, f := range d.Sockets[name] {
+			err := isListening(f, unix.AF_INET, unix.AF_INET6, unix.AF_UNIX)
+			if err == nil {
+				var l net.Listener
+				if l, err = net.FileListener(f); err == nil {
+					listeners = append(listeners, l)
+				}
+			}
+			f.Close()
+			if err != nil {
+				d.Log.WithError(err).Warnf("what is handed over as %q is not listened on", name)
+			}
+		}
+	}
+	return listeners
+}

@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/fs/fault"
+	"github.com/imdsfs/imdsfs/imds/edge"
+	"github.com/imdsfs/imdsfs/imds/token"
+	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
+)
+
+// An Instance is what there is once for a described machine: where its metadata comes from, the tree that this becomes,
+// and the two doors on which the tree is shown.
+type Instance struct {
+	settings    *Settings
+	handover    *handover.Store
+	log         *logrus.Logger
+	clock       source.Clock
+	predecessor *fs.Predecessor // whose mount we go on with, nil without one
+
+	store   *source.Store
+	overlay *overlay.Overlay // what was changed at run time
+	file    *tomlfile.Source // nil without an instance file
+	watch   *watcher         // nil if nothing can be watched
+	mount   *fs.Door         // nil without a mount
+	http    *edge.Instance
+
+	history  history
+	observer observer
+	retry    time.Time // of a refresh that failed
+}
+
+// newInstance is the instance of the settings.
+func (d *Daemon) newInstance() *Instance {
+	i := &Instance{
+		settings: d.Settings, handover: d.Handover, log: d.Log, clock: d.clock, predecessor: fs.Inherit(keptOf(d.Handover, fs.KeptPrefix)),
+	}
+	i.observer.tell = func(next *source.Snapshot, took time.Duration) { d.published(i, next, took) }
+	return i
+}
+
+// load reads the sources for the first time. If a predecessor served a tree, what is wrong with the sources by
+// now is no reason to serve nothing.
+func (i *Instance) load(ctx context.Context) (part, error) {
+	launch, err := launchTime(i.settings.StateDir, i.clock.Now())
+	if err != nil {
+		return part{}, err
+	}
+	if err := i.openStore(launch); err != nil {
+		return part{}, err
+	}
+	served := i.predecessor.Snapshot()
+	if served != nil {
+		i.store.Restore(served)
+	}
+	change, err := i.store.Reload(ctx)
+	switch {
+	case err == nil:
+		i.logWarnings()
+		i.noteID()
+	case served == nil || ctx.Err() != nil:
+		return part{}, invalid(i.settings.File, err)
+	default:
+		i.report("", change, err, true)
+	}
+	return part{}, nil
+}
+
+// openStore makes the store, of all sources: those of the settings, and what was changed at run time.
+func (i *Instance) openStore(launch time.Time) (err error) {
+	if i.overlay, err = overlay.Open(i.settings.StateDir); err != nil {
+		return problem.Invalid("move the file away: what was set at run time is then forgotten, locked options included", err)
+	}
+	var sources []source.Source
+	sources, i.file = i.settings.instanceSources()
+	env := func() source.Env { return environment(i.clock.Now(), launch) }
+	i.store = source.NewStore(env, append(sources, i.overlay)...)
+	return nil
+}
+
+// openTokens makes the HTTP door, with the tokens that a predecessor has issued.
+func (i *Instance) openTokens(context.Context) (part, error) {
+	tokens, err := token.Open(i.settings.RuntimeDir, i.clock)
+	if err != nil {
+		return part{}, NoRoom(err, i.settings.RuntimeDir, "--runtime-dir")
+	}
+	i.http = edge.NewInstance(tokens)
+	return part{}, nil
+}
+
+// openDoors shows the tree, first on the mount and then over HTTP. Later trees are published in the same order.
+func (i *Instance) openDoors(context.Context) (p part, err error) {
+	i.store.Attach(i.observer.begin())
+	switch {
+	case i.settings.Mount != None:
+		if i.mount, err = i.openMount(); err != nil {
+			return part{}, err
+		}
+		p = part{Close: i.unmount, HandOver: i.handOverMount}
+		i.store.Attach(i.mount)
+	case i.predecessor != nil:
+		if err := i.predecessor.Discard(i.settings.RuntimeDir, i.handover); err != nil {
+			i.log.WithError(err).Warn("unmount what the predecessor had mounted")
+		}
+	}
+	i.store.Attach(i.http)
+	i.store.Attach(i.observer.end())
+	return p, nil
+}
+
+func (i *Instance) openMount() (*fs.Door, error) {
+	dir := i.settings.Mount
+	cfg := fs.Config{
+		Dir: dir, Source: os.Getenv(MountSourceVariable), RuntimeDir: i.settings.RuntimeDir, Clock: i.clock, Predecessor: i.predecessor,
+		Warn: func(text string) { i.log.WithField("mount", dir).Warn(text) },
+	}
+	if i.handover.Durable() {
+		cfg.Keeper = i.handover
+	}
+	door, err := fs.Mount(cfg, i.store.Snapshot())
+	if point := PointProblem(err); point != nil {
+		return nil, point
+	}
+	return door, NoRoom(err, i.settings.RuntimeDir, "--runtime-dir")
+}
+
+// PointProblem is the failure of a mount point that is refused, nil if err is none. What stands there will not go by
+// itself; what is mounted or served there may.
+func PointProblem(err error) error {
+	var point *fs.PointError
+	if !errors.As(err, &point) {
+		return nil
+	}
+	for _, lasting := range []error{fs.ErrNotDir, fs.ErrNotEmpty, fs.ErrNoParent, fs.ErrExchangeable} {
+		if errors.Is(err, lasting) {
+			return problem.Invalid(point.Hint, err)
+		}
+	}
+	return problem.Failed(point.Hint, err)
+}
+
+func (i *Instance) unmount() {
+	if err := i.mount.Unmount(); err != nil {
+		i.log.WithError(err).Error("unmount")
+	}
+}
+
+// handOverMount leaves the mount to a successor: from now on readers pause until that answers. Nothing that takes long is
+// handed over after it.
+func (i *Instance) handOverMount() error {
+	lingering, err := i.mount.HandOver(i.handover)
+	if err != nil {
+		return fmt.Errorf("hand the mount over: %w", err)
+	}
+	handover.LeaveChild(lingering)
+	fault.At("handed over")
+	return nil
+}
+
+// abandon unmounts what a predecessor had mounted and nobody goes on with, unless it has become our mount.
+func (i *Instance) abandon() {
+	if i.predecessor == nil || i.mount != nil {
+		return
+	}
+	if err := i.predecessor.Discard(i.settings.RuntimeDir, i.handover); err != nil {
+		i.log.WithError(err).Debug("unmount what the predecessor had mounted")
+	}
+}
+
+// unmounted is closed when somebody has unmounted the tree, nil without a mount.
+func (i *Instance) unmounted() <-chan struct{} {
+	if i.mount == nil {
+		return nil
+	}
+	return i.mount.Done()
+}
+
+// check reports whether the kernel gets answers, and changes reach it.
+func (i *Instance) check() error {
+	if i.mount == nil {
+		return nil
+	}
+	return i.mount.Check()
+}

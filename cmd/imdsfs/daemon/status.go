@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source"
+)
+
+// status describes the daemon for imdsfs status.
+func (d *Daemon) status() control.Status {
+	s := control.Status{
+		Version: d.Build.Version, PID: os.Getpid(), Started: d.started, Handover: d.Handover.String(), Config: d.Settings.File,
+		Listeners: d.Addresses(), Peers: d.peers.list(), Counters: d.counters(),
+	}
+	if d.ports.link != nil {
+		s.Addresses = d.ports.link.Kind() + " link imds0"
+	}
+	d.instances[0].describe(&s)
+	return s
+}
+
+// describe adds what there is to say of the instance alone.
+func (i *Instance) describe(s *control.Status) {
+	s.Faults = i.history.faults()
+	if i.mount != nil {
+		s.Mount = &control.Mount{
+			Dir: i.mount.Dir(), Private: i.mount.Private(), Resumed: i.mount.Resumed(), Inodes: i.mount.Inodes(),
+			Handles: i.mount.FileHandles(), Stalled: i.mount.Stalled(), Requests: i.mount.Requests(),
+		}
+	}
+	for _, name := range i.store.Sources() {
+		s.Sources = append(s.Sources, control.Source{Name: name, Loaded: i.store.Loaded()})
+	}
+}
+
+// faults are those of the last reload, empty if it went well.
+func (h *history) faults() []string {
+	err := h.fault.Load()
+	if err == nil {
+		return nil
+	}
+	var faults source.Faults
+	if errors.As(*err, &faults) {
+		return strings.Split(faults.Error(), "\n")
+	}
+	return []string{(*err).Error()}
+}
+
+// counters are what status tells of the HTTP door and of changes.
+func (d *Daemon) counters() control.Counters {
+	i, c := d.instances[0], d.ports.edge.Counts()
+	return control.Counters{
+		RequestsV2: c.WithToken, NoToken: c.NoToken, NoTokenRefused: c.NoTokenRejected,
+		TokensIssued: c.TokensIssued, TokensWithheld: c.TokensWithheld, Connections: uint64(c.Open), PeersRefused: c.PeersRefused,
+		Publishes: i.observer.shown.Load(), Reloads: i.history.reloads.Load(), ReloadFailures: i.history.failures.Load(),
+	}
+}
