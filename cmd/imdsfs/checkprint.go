@@ -12,7 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -171,4 +173,26 @@ func short(s string) string {
 		return cut(s)
 	}
 	return cut(fmt.Sprintf("%q", s))
+}
+
+// printChanges prints what imdsfs serve would apply, of the changes o that are kept in a state directory, to the
+// instance with this id. err is why they could not be read.
+func printChanges(w, stderr io.Writer, o *overlay.Overlay, err error, stateDir, id string) error {
+	if err != nil {
+		return say(stderr, "warning", fmt.Sprintf("changes made at run time are not shown: %v", err))
+	}
+	list := control.ChangesOf(o, id)
+	if len(list.Changes)+len(list.Others) == 0 {
+		return nil
+	}
+	fmt.Fprintf(w, "changes made at run time, in %s:\n", printable(overlay.Path(stateDir)))
+	for _, c := range list.Changes {
+		fmt.Fprintf(w, "  %s\n", changeText(c))
+	}
+	for _, other := range list.Others {
+		if _, err := fmt.Fprintf(w, "  %s for %s, not in force here\n", changesText(other.Changes), instanceText(other.Instance)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -19,7 +19,7 @@ import (
 //	go run -tags docs ./cmd/imdsfs DIR
 //
 // The pages are dated by SOURCE_DATE_EPOCH.
-func init() {
+func main() {
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: go run -tags docs ./cmd/imdsfs DIR")
 		os.Exit(exitUsage)
@@ -27,7 +27,6 @@ func init() {
 	if err := writeDocs(os.Args[1]); err != nil {
 		os.Exit(report(os.Stderr, err))
 	}
-	os.Exit(0)
 }
 
 func writeDocs(dir string) error {

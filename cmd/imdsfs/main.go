@@ -1,18 +1,10 @@
-// Command imdsfs serves EC2 instance metadata over HTTP and as a filesystem, from one tree.
-//
-// Each subcommand has a file of its own; mountfuse.go is the program when mount(8) calls it; text.go holds what errors
-// look like and the exit codes. Only this package logs at start-up and decides exit codes. Who trusts whom between root, the daemon's user and everybody else is told in package handover.
+//go:build !docs
+
 package main
 
 import (
-	"errors"
-	"io"
 	"os"
 
-	"github.com/spf13/cobra"
-
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 	"github.com/imdsfs/imdsfs/fs"
 )
@@ -23,46 +15,4 @@ func main() {
 		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// run is the whole program; it returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
-	root := newRootCommand(stdout, stderr)
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.Execute()
-	switch {
-	case err == nil:
-		return 0
-	case errors.Is(err, daemon.ErrHandedOver):
-		return handover.ExitHandedOver
-	}
-	return mount.ExitStatus(err, report(stderr, err))
-}
-
-func newRootCommand(stdout, stderr io.Writer) *cobra.Command {
-	root := &cobra.Command{
-		Use:   "imdsfs",
-		Short: "EC2 instance metadata over HTTP and as files",
-		Long: `imdsfs serves EC2 instance metadata (IMDSv1 and IMDSv2) over HTTP and as files in a FUSE mount,
-both from one tree: a TOML file, or the machine it runs on.
-
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the configuration is invalid; 4 the answer is no.`,
-		Example: `  imdsfs serve -c testdata/instances/web-1.toml
-  imdsfs check testdata/instances/web-1.toml
-  imdsfs get instance-id`,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              exactArgs(0, "a subcommand"),
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	root.SetFlagErrorFunc(wrongFlag)
-	root.AddCommand(newServeCommand(stderr), newCheckCommand(stdout, stderr), newGetCommand(stdout), newTreeCommand(stdout), newEnvCommand(stdout), newRunCommand(stdout, stderr),
-		newStatusCommand(stdout), newUpgradeCommand(stdout), newOptionsCommand(stdout), newTagCommand(), newSetCommand(), newUnsetCommand(), newResetCommand(stdout), newReloadCommand(stdout, stderr), newMountHelperCommand(), newVersionCommand(stdout))
-	addVersionFlag(root)
-	refuseUnknown(root)
-	addCompletions(root)
-	return root
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -68,4 +70,25 @@ func say(w io.Writer, kind, text string) error {
 	}
 	_, err := fmt.Fprintf(w, "imdsfs: %s: %s\n", kind, strings.Join(lines, "\n  "))
 	return err
+}
+
+// changeText names a change made at run time, never its value: "option http-tokens, set 2026-03-01T12:00:00Z by uid 0".
+func changeText(c control.Changed) string {
+	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), printable(c.By))
+}
+
+// changesText is how many changes there are: "1 change", "2 changes".
+func changesText(n int) string {
+	if n == 1 {
+		return "1 change"
+	}
+	return fmt.Sprintf("%d changes", n)
+}
+
+// instanceText names an instance by its id.
+func instanceText(id string) string {
+	if id == "" {
+		return "an instance without an id"
+	}
+	return printable(id)
 }

@@ -11,6 +11,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -121,4 +124,67 @@ func refusal(answer []byte, resp *http.Response) error {
 		return problem.Invalid("the daemon goes on serving what was there before: mend the input and reload again", lines(p.Faults))
 	}
 	return problem.No(p.Hint, errors.New(p.Code+": "+p.Message))
+}
+
+// instanceDirs are the run-time directories of the services of single instances, imdsfs@NAME.
+const instanceDirs = "/run/imdsfs.instances/*"
+
+// connect connects to the admin socket of the daemon that the flags name, else of our own or of the machine's. The
+// error says what is known of the daemon that cannot be asked.
+func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
+	if f.socket != "" {
+		conn, err := dialDaemon(ctx, f.socket)
+		if err != nil {
+			return nil, noDaemon(f.socket, err)
+		}
+		return conn, nil
+	}
+	var looked []string
+	for _, dir := range runtimeDirs(f.runtimeDir) {
+		socket := daemon.AdminSocket(dir)
+		conn, err := dialDaemon(ctx, socket)
+		switch {
+		case err == nil:
+			return conn, nil
+		case errors.Is(err, os.ErrPermission):
+			return nil, notForUs(ctx, dir, socket)
+		case errors.Is(err, os.ErrNotExist):
+			if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+				return nil, problem.Failed("it was started with --admin none (admin in [server]), or with another socket: name that with --admin",
+					fmt.Errorf("the daemon with the run-time directory %s answers HTTP at %s, but %w there", dir, address, errNoSocket))
+			}
+		case !errors.Is(err, syscall.ECONNREFUSED):
+			return nil, noDaemon(socket, err)
+		}
+		looked = append(looked, socket)
+	}
+	err := noDaemon(strings.Join(looked, " or "), os.ErrNotExist)
+	if others, _ := filepath.Glob(instanceDirs); f.runtimeDir == "" && len(others) > 0 {
+		return nil, problem.Failed("name one of these with --runtime-dir: "+strings.Join(others, " "), err)
+	}
+	return nil, err
+}
+
+// notForUs says who may use the admin socket of a daemon.
+func notForUs(ctx context.Context, dir, socket string) error {
+	who := "root and the daemon's user"
+	if info, err := os.Lstat(socket); err == nil {
+		owner := int(info.Sys().(*syscall.Stat_t).Uid)
+		who = "root and " + accountName(owner)
+		if owner == 0 {
+			who = "root"
+		}
+	}
+	err := fmt.Errorf("%s: permission denied: only %s may use it", socket, who)
+	if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+		err = fmt.Errorf("a daemon with the run-time directory %s answers HTTP at %s, but only %s may use its admin socket", dir, address, who)
+	}
+	return problem.Failed("run this as root or as the daemon's user; imdsfs get, tree and env need no such right", err)
+}
+
+func accountName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return "uid " + strconv.Itoa(uid)
 }

@@ -14,6 +14,17 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
+func newSetCommand() *cobra.Command {
+	cmd := editCommand(overlay.Values, control.Set, "set PATH VALUE", everywhere)
+	cmd.Short = "Set one value of the running daemon"
+	cmd.Long = `set gives the metadata at PATH a value, whatever the file says, on both doors and over restarts. PATH is
+relative to /latest/meta-data/; meta-data/…, dynamic/…, user-data and /latest/… mean what they say. VALUE -
+reads standard input. The value is checked as in a file: what is faulty is refused, what is odd gets a warning.`
+	cmd.Example = `  imdsfs set spot/termination-time 2026-01-05T18:02:00Z
+  imdsfs set /latest/user-data - < /etc/hostname`
+	return cmd
+}
+
 // edit sends one change of a tag or a value, and says what is odd about it.
 func (f *adminFlags) edit(cmd *cobra.Command, kind overlay.Kind, action control.Action, name string, value []byte) error {
 	var done control.Changes
@@ -129,64 +140,4 @@ func nearCategory(path string) string {
 		}
 	}
 	return ""
-}
-
-func tagKey(key string) (string, error) { return key, nil }
-
-func newSetCommand() *cobra.Command {
-	cmd := editCommand(overlay.Values, control.Set, "set PATH VALUE", everywhere)
-	cmd.Short = "Set one value of the running daemon"
-	cmd.Long = `set gives the metadata at PATH a value, whatever the file says, on both doors and over restarts. PATH is
-relative to /latest/meta-data/; meta-data/…, dynamic/…, user-data and /latest/… mean what they say. VALUE -
-reads standard input. The value is checked as in a file: what is faulty is refused, what is odd gets a warning.`
-	cmd.Example = `  imdsfs set spot/termination-time 2026-01-05T18:02:00Z
-  imdsfs set /latest/user-data - < /etc/hostname`
-	return cmd
-}
-
-func newUnsetCommand() *cobra.Command {
-	cmd := editCommand(overlay.Values, control.Unset, "unset PATH", everywhere)
-	cmd.Short = "Remove one value of the running daemon"
-	cmd.Long = `unset removes the metadata at PATH and all below it, whatever the file says, on both doors and over
-restarts. With --forget what was set or unset at run time is forgotten instead.`
-	cmd.Example = `  imdsfs unset public-ipv4
-  imdsfs unset --forget public-ipv4`
-	return cmd
-}
-
-func newTagCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "tag",
-		Short: "Set and remove tags of the running daemon",
-		Example: `  imdsfs tag set Name web-2
-  imdsfs tag unset Name`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			return meantTag(cmd, args, exactArgs(0, "set or unset")(cmd, args))
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	set := editCommand(overlay.Tags, control.Set, "set KEY VALUE", tagKey)
-	set.Short, set.Example = "Give a tag a value", "  imdsfs tag set Name web-2"
-	unset := editCommand(overlay.Tags, control.Unset, "unset KEY", tagKey)
-	unset.Short, unset.Example = "Remove a tag", "  imdsfs tag unset Name\n  imdsfs tag unset --forget Name"
-	cmd.AddCommand(set, unset)
-	return cmd
-}
-
-// meantTag adds to err, which refuses args, what is meant by KEY VALUE, by KEY=VALUE, and by who wants to read tags.
-func meantTag(cmd *cobra.Command, args []string, err error) error {
-	hint := ""
-	switch key, value, assigned := strings.Cut(strings.Join(args, " "), "="); {
-	case err == nil:
-		return nil
-	case slices.Contains([]string{"get", "list", "ls", "show"}, args[0]):
-		hint = didYouMean("imdsfs tree tags/instance")
-	case len(args) == 2 && source.Nearest(args[0], []string{"set", "unset"}) == "" && otherNames["tag"][args[0]] == "":
-		hint = didYouMean("imdsfs tag set " + printable(quote(args[0])+" "+quote(args[1])))
-	case len(args) == 1 && assigned:
-		hint = didYouMean("imdsfs tag set " + printable(quote(key)+" "+quote(value)))
-	default:
-		return err
-	}
-	return usage(cmd, hint, err)
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
@@ -138,4 +140,30 @@ func (d *runDir) admits(conn *net.UnixConn, socket string) error {
 	}
 	return problem.Failed("see who it is, and name the daemon's own with --admin or --runtime-dir; or run this as root or as the daemon's user",
 		fmt.Errorf("a process of uid %d answers at %s: nothing was sent to it", peer.Uid, socket))
+}
+
+// runtimeDirs are the run-time directories in which to look for a daemon: that of the flag, else our own and that of
+// the machine's service.
+func runtimeDirs(flag string) []string {
+	own := daemon.DefaultRuntimeDir()
+	switch {
+	case flag != "":
+		return []string{flag}
+	case own == daemon.RootRuntimeDir:
+		return []string{own}
+	}
+	return []string{own, daemon.RootRuntimeDir}
+}
+
+// answering is the first address of the daemon with the run-time directory dir at which somebody answers; not valid if
+// there is none: a daemon that was killed leaves its addresses behind. The error says why the directory is not believed.
+func answering(ctx context.Context, dialer *net.Dialer, dir string) (netip.AddrPort, error) {
+	addresses, err := listening(dir)
+	for _, address := range addresses {
+		if conn, err := dialer.DialContext(ctx, "tcp", address.String()); err == nil {
+			conn.Close()
+			return address, nil
+		}
+	}
+	return netip.AddrPort{}, err
 }
