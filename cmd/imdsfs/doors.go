@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -49,25 +48,10 @@ func (p *process) mountDoor(predecessor *fs.Predecessor) (*fs.Door, error) {
 		cfg.Keeper = p.kept
 	}
 	door, err := fs.Mount(cfg, p.store.Snapshot())
-	if point := refusedPoint(err); point != nil {
-		return nil, point
+	if problem.Hint(err) != "" {
+		return nil, err
 	}
 	return door, noRoom(err, p.settings.runtimeDir, "--runtime-dir")
-}
-
-// refusedPoint is the failure of a mount point that is refused, nil if err is none. What stands there will not go by
-// itself; what is mounted or served there may.
-func refusedPoint(err error) error {
-	var point *fs.PointError
-	if !errors.As(err, &point) {
-		return nil
-	}
-	for _, lasting := range []error{fs.ErrNotDir, fs.ErrNotEmpty, fs.ErrNoParent, fs.ErrExchangeable} {
-		if errors.Is(err, lasting) {
-			return problem.Invalid(point.Hint, err)
-		}
-	}
-	return problem.Failed(point.Hint, err)
 }
 
 // unmount is the end of the mount, or has a successor go on with it.

@@ -194,9 +194,6 @@ func mountFor(s *settings, store *fdstore.Store) error {
 		return err
 	}
 	mounted, err := fs.MountFor(fs.Config{Dir: s.mount, Source: os.Getenv(sourceVariable), RuntimeDir: s.runtimeDir, Keeper: store}, a.uid, a.gid)
-	if point := refusedPoint(err); point != nil {
-		return point
-	}
 	switch {
 	case err != nil:
 		return err
