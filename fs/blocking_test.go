@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A gated source waits in Load, and so holds the store's writer lock, while gate is not nil.
@@ -149,7 +150,7 @@ func TestNoHandlerBlocks(t *testing.T) {
 	if _, err := store.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
 	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, store.Snapshot())
@@ -160,7 +161,7 @@ func TestNoHandlerBlocks(t *testing.T) {
 	mac := filepath.Join(dir, "latest/meta-data/mac")
 	mustRead(t, mac)
 	held := make(chan struct{})
-	d.publisher.kernel = &recorder{fs: d.fs, hold: held}
+	d.publisher.invalidator.kernel = &fakeKernel{fs: d.fs, hold: held}
 	src.fragment.Store(fragment(map[string]string{"meta-data/mac": "06:00:00:00:00:01"}))
 	if _, err := store.Reload(t.Context()); err != nil { // gives up waiting after a second
 		t.Fatal(err)
@@ -175,7 +176,7 @@ func TestNoHandlerBlocks(t *testing.T) {
 		go func() { defer close(done); do() }()
 		select {
 		case <-done:
-		case <-time.After(patience):
+		case <-time.After(kit.Patience):
 			t.Errorf("%s blocks", name)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // mountFile mounts a tree with one file of its own and returns its path.
@@ -189,7 +190,7 @@ func TestThousandsOfOpenDescriptors(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	require(t, limit.Cur >= count+200, fmt.Sprintf("a limit of %d open files (ulimit -n says %d)", count+200, limit.Cur))
+	kit.Require(t, limit.Cur >= count+200, fmt.Sprintf("a limit of %d open files (ulimit -n says %d)", count+200, limit.Cur))
 	prev := build(t, nil, tags(100)...)
 	d := mountSnapshot(t, prev)
 	dir := filepath.Join(d.Dir(), "latest/meta-data/tags/instance")
@@ -305,7 +306,7 @@ func faces(t testing.TB, dir string) map[string]face {
 }
 
 func TestInodeNumbersAgreeAndStayOverARestart(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir, runtimeDir := filepath.Join(t.TempDir(), "mnt"), t.TempDir()
 	unmountLater(t, dir)
 	look := func() map[string]face {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const handled = "latest/meta-data/iam/security-credentials/web"
@@ -91,7 +92,7 @@ func bindBelow(t *testing.T, dir string) string {
 
 func requireNoFileHandles(t *testing.T, d *Door) {
 	t.Helper()
-	require(t, !d.FileHandles(), "Linux 6.9, which can be told to open nothing by a file handle")
+	kit.Require(t, !d.FileHandles(), "Linux 6.9, which can be told to open nothing by a file handle")
 }
 
 func TestAFileHandleLeadsNowhere(t *testing.T) {
@@ -119,7 +120,7 @@ func TestOpenFileHandlesAreKnown(t *testing.T) {
 	asks := noFileHandles
 	defer func() { noFileHandles = asks }()
 	same := func(prev *source.Snapshot) *source.Snapshot { return prev }
-	check := func(e *estate, open bool) {
+	check := func(e *keptDoor, open bool) {
 		t.Helper()
 		if got := e.door.FileHandles(); got != open {
 			t.Errorf("the door says %v", got)
@@ -134,7 +135,7 @@ func TestOpenFileHandlesAreKnown(t *testing.T) {
 		e.warnings.handles = false
 	}
 	noFileHandles = 0
-	e := newEstate(t, withRole(t))
+	e := newKeptDoor(t, withRole(t))
 	check(e, true)
 	noFileHandles = asks
 	for range 2 {
@@ -143,7 +144,7 @@ func TestOpenFileHandlesAreKnown(t *testing.T) {
 		check(e, true)
 	}
 
-	f := newEstate(t, withRole(t))
+	f := newKeptDoor(t, withRole(t))
 	requireNoFileHandles(t, f.door)
 	check(f, false)
 	noFileHandles = 0 // what the successor would ask for does not count

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A process may hang in the middle of a listing, and the kernel holds the directory's lock meanwhile: its
@@ -67,15 +69,15 @@ func startHanging(t *testing.T, dir string) (release func()) {
 	}
 	t.Cleanup(release)
 	// Who waits for the directory cannot be killed, the test included.
-	limit := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	limit := time.AfterFunc(kit.Patience, func() { cmd.Process.Kill() })
 	t.Cleanup(func() { limit.Stop() })
 	buf := make([]byte, 100)
 	n, _ := out.Read(buf)
 	if text := string(buf[:n]); text != "hanging\n" {
-		require(t, !strings.Contains(text, "userfaultfd"), "userfaultfd")
+		kit.Require(t, !strings.Contains(text, "userfaultfd"), "userfaultfd")
 		t.Fatalf("%s", text)
 	}
-	eventually(t, "it hangs in getdents64", func() bool {
+	kit.Eventually(t, "it hangs in getdents64", func() bool {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)
@@ -91,7 +93,7 @@ func startHanging(t *testing.T, dir string) (release func()) {
 // TestAHangingListingHoldsUpItsDirectoryAlone: not the other directories, nor the next snapshot, nor those
 // below it, nor the end.
 func TestAHangingListingHoldsUpItsDirectoryAlone(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
 	state := func(turn int) []string {
@@ -140,7 +142,7 @@ func TestAHangingListingHoldsUpItsDirectoryAlone(t *testing.T) {
 	// Not sub/b: whoever drops the kernel's caches meanwhile (another test does) would have us look up sub
 	// where it hangs.
 	others := []string{"meta-data/mac", "dynamic/elsewhere"}
-	d.publisher.stall = time.Second
+	d.publisher.invalidator.stall = time.Second
 	release := startHanging(t, hung)
 	if took := publish(1); took > 10*publishWait {
 		t.Errorf("publishing took %v", took)
@@ -154,16 +156,14 @@ func TestAHangingListingHoldsUpItsDirectoryAlone(t *testing.T) {
 	if took >= 8*publishWait {
 		t.Errorf("it is waited for again: publishing eight times took %v", took)
 	}
-	eventually(t, "the hang is reported", func() bool { return d.Stalled() > 0 })
+	kit.Eventually(t, "the hang is reported", func() bool { return d.Stalled() > 0 })
 	if text := w.all(); !strings.Contains(text, "/latest/meta-data/tags/instance") {
 		t.Errorf("warned of %q", text)
 	}
 
 	release()
-	eventually(t, "what waited is told", func() bool {
-		d.publisher.mu.Lock()
-		defer d.publisher.mu.Unlock()
-		return len(d.publisher.tellers) == 0
+	kit.Eventually(t, "what waited is told", func() bool {
+		return d.publisher.invalidator.idle()
 	})
 	check(9, append(others, "meta-data/tags/instance/a", "meta-data/tags/instance/sub/b")...)
 	if got := names(t, hung); !slices.Equal(got, []string{"a", "n9", "sub"}) {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,35 +18,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/fs/mountpoint"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
-// childRole makes the test binary a daemon of its own, which a test can kill: its value is
-// "mount", its arguments the mount point and the run-time directory; "deaf", the same, is one that
-// changes a value and answers nothing; or it is "hang" or "escape", the argument a directory.
+// childRole makes the test binary a daemon of its own, which a test can kill. Its values, and the arguments:
+//
+//	mount DIR RUNTIMEDIR   serves until SIGTERM
+//	deaf DIR RUNTIMEDIR    changes a value and answers nothing; "deaf, kept": as if for a successor
+//	hang DIR               hangs in a listing of the directory
+//	escape DIR CHROOT      tries to get out of the directory
 const childRole = "IMDSFS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	successorGrace, answerLimit = 2*time.Second, 5*time.Second
 	ChildMain()
 	stress.Main()
-	if os.Getenv(childRole) == "mount" {
-		os.Exit(childMount(os.Args[1], os.Args[2]))
-	}
 	switch os.Getenv(childRole) {
+	case "mount":
+		os.Exit(serveChild(os.Args[1], os.Args[2]))
 	case "deaf":
 		os.Exit(childDeaf(os.Args[1], os.Args[2], nil))
 	case "deaf, kept":
 		os.Exit(childDeaf(os.Args[1], os.Args[2], forgetful{}))
-	}
-	switch os.Getenv(childRole) {
-	case "wait":
-		fmt.Println("begun")
-		<-experienced(time.Second, nil)
-		fmt.Println("over")
-		os.Exit(0)
 	case "hang":
 		fmt.Println(hangListing(os.Args[1]))
 		os.Exit(1)
@@ -61,8 +57,8 @@ func TestMain(m *testing.M) {
 	os.Exit(scratch.Run(m))
 }
 
-// childMount serves until SIGTERM. It prints what it is warned of, then "ready".
-func childMount(dir, runtimeDir string) int {
+// serveChild serves until SIGTERM. It prints what it is warned of, then "ready".
+func serveChild(dir, runtimeDir string) int {
 	// As the daemon does, for its secrets: /proc/self then belongs to root.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		fmt.Println(err)
@@ -88,9 +84,6 @@ func childMount(dir, runtimeDir string) int {
 	}
 	return 0
 }
-
-// patience is how long anything that has to happen may take on a loaded machine.
-const patience = time.Minute
 
 const nobody = 65534 // uid and gid
 
@@ -143,54 +136,6 @@ func buildFrom(t testing.TB, prev *source.Snapshot, f *source.Fragment) *source.
 	return s
 }
 
-// require skips the test on a laptop that cannot run it, and fails it where everything is required.
-func require(t testing.TB, met bool, what string) {
-	t.Helper()
-	switch {
-	case met:
-	case os.Getenv("IMDSFS_REQUIRE_ALL") == "1":
-		t.Fatalf("IMDSFS_REQUIRE_ALL=1, but this test needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
-	}
-}
-
-func requireMount(t testing.TB) {
-	t.Helper()
-	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err == nil {
-		f.Close()
-	}
-	require(t, err == nil && os.Getuid() == 0, "root and /dev/fuse")
-}
-
-// eventually waits until ok, and fails the test when that does not come true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
-// freeze stops a process with SIGSTOP, and waits until each thread has: on a busy machine one may go on for a while.
-func freeze(t testing.TB, pid int) {
-	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "it is stopped", func() bool {
-		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		return !slices.ContainsFunc(stats, func(path string) bool {
-			text, err := os.ReadFile(path)
-			return err == nil && !strings.Contains(string(text), ") T ")
-		})
-	})
-}
-
 // warnings collects what a mount warns of.
 type warnings struct {
 	mu      sync.Mutex
@@ -225,7 +170,7 @@ func unmountLater(t testing.TB, dir string) {
 // mountSnapshot mounts s on a directory that Mount has to make.
 func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 	t.Helper()
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
 	var w warnings
@@ -247,7 +192,7 @@ func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 // patientMount mounts for a test that wants to see each change when Publish returns, however loaded the machine.
 func patientMount(cfg Config, s *source.Snapshot) (*Door, error) {
 	was := publishWait
-	publishWait = patience
+	publishWait = kit.Patience
 	defer func() { publishWait = was }()
 	return Mount(cfg, s)
 }
@@ -352,7 +297,7 @@ func startDaemon(t testing.TB, command []string, dir, runtimeDir string) (*exec.
 // isMounted tells from the kernel's list, without touching the path.
 func isMounted(t testing.TB, dir string) bool {
 	t.Helper()
-	_, ok, err := topmost(dir)
+	_, ok, err := mountpoint.Topmost(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // compare walks the mount and the snapshot side by side.
@@ -164,7 +165,7 @@ func TestHotUseCostsNoRequest(t *testing.T) {
 			<-time.After(time.Second) // the kernel counts when it has dropped all
 		}
 		if cacheDrops(t) != drops { // another test has had the kernel forget what it knew
-			if time.Since(begin) > 5*patience {
+			if time.Since(begin) > 5*kit.Patience {
 				t.Fatal("somebody writes to /proc/sys/vm/drop_caches all the time")
 			}
 			continue
@@ -272,7 +273,7 @@ func TestKernelForgetsWhatWasReplaced(t *testing.T) {
 		d.Publish(prev)
 		mustRead(t, path)
 	}
-	eventually(t, "the old inodes are forgotten", func() bool { return d.Inodes() < 100 })
+	kit.Eventually(t, "the old inodes are forgotten", func() bool { return d.Inodes() < 100 })
 }
 
 func TestGatedDirectoryComesAndGoes(t *testing.T) {

@@ -11,10 +11,10 @@ import (
 )
 
 // An inode number, which stat and readdir show, has 32 bits: a 32-bit program that was not built for large files gets
-// EOVERFLOW for a longer one. The node id, by which the kernel speaks to us, keeps its 64 bits.
+// EOVERFLOW for a longer one. The node id, by which the kernel talks to us, keeps its 64 bits.
 //
-// A number has two parts: versionBits for the version, nodeBits for what stands there. The latter is made from
-// the node id that it has in latest. So one entry per file, and not one per file and version, says what is taken.
+// A number has two parts: versionBits for the version, and nodeBits for what stands there. The second part is made from the
+// node id of the same place in latest, so one entry a file, and not one a file and version, says what is taken.
 const (
 	versionBits = 10
 	nodeBits    = 32 - versionBits
@@ -25,9 +25,9 @@ const (
 
 // A numbering is the inode numbers of a tree. It never changes.
 type numbering struct {
-	bits     uint              // of the part for the node
-	odd      map[uint64]uint32 // node id in latest → its part, where that is not the first choice
-	versions map[string]uint32 // name → its part
+	bits      uint              // of the part for the node
+	displaced map[uint64]uint32 // node id in latest → its part, where that is not the first choice
+	versions  map[string]uint32 // name → its part
 }
 
 // choice is the first choice for an id among the numbers from 1 to 2^bits - 2. No number is 0, which hides a file
@@ -38,7 +38,7 @@ func choice(id uint64, bits uint) uint32 { return 1 + uint32(id>>32)%(1<<bits-2)
 func following(n uint32, bits uint) uint32 { return n%(1<<bits-2) + 1 }
 
 func (n *numbering) node(id uint64) uint32 {
-	if part, ok := n.odd[id]; ok {
+	if part, ok := n.displaced[id]; ok {
 		return part
 	}
 	return choice(id, n.bits)
@@ -66,29 +66,29 @@ func splitVersion(path string) (version, rest string) {
 
 func inLatest(rest string) string { return "/" + source.Latest + rest }
 
-// An allotment gives numbers out. Whoever has one keeps it; who comes and finds his first choice taken gets the next that
-// is free. Numbers of what is gone stay taken until they are more than those of the tree, so that what
-// is open for long or comes back has the same number.
-type allotment struct {
+// An allocator gives out numbers. A node keeps the number that it has; a new node whose first choice is taken gets the next
+// free one. Numbers of nodes that are gone stay taken until they are more than those of the tree, so that a file that stays
+// open or comes back has the same number.
+type allocator struct {
 	numbering                   // so far
 	shared    bool              // the maps of the numbering are in use elsewhere
 	owners    map[uint32]uint64 // part for the node → node id in latest
 	live      int               // nodes when all was counted last
 }
 
-// own makes the maps of the numbering fit for change.
-func (a *allotment) own() {
+// own copies the maps of the numbering before a change, if they are in use elsewhere.
+func (a *allocator) own() {
 	if !a.shared {
 		return
 	}
-	odd, versions := make(map[uint64]uint32, len(a.odd)), make(map[string]uint32, len(a.versions))
-	maps.Copy(odd, a.odd)
+	displaced, versions := make(map[uint64]uint32, len(a.displaced)), make(map[string]uint32, len(a.versions))
+	maps.Copy(displaced, a.displaced)
 	maps.Copy(versions, a.versions)
-	a.odd, a.versions, a.shared = odd, versions, false
+	a.displaced, a.versions, a.shared = displaced, versions, false
 }
 
 // addNode gives the node with this id in latest a number. If all are taken, which needs millions of nodes, it shares one.
-func (a *allotment) addNode(id uint64) {
+func (a *allocator) addNode(id uint64) {
 	part := a.node(id)
 	for len(a.owners) < 1<<a.bits-2 {
 		owner, taken := a.owners[part]
@@ -96,7 +96,7 @@ func (a *allotment) addNode(id uint64) {
 			a.owners[part] = id
 			if part != a.node(id) {
 				a.own()
-				a.odd[id] = part
+				a.displaced[id] = part
 			}
 			return
 		}
@@ -108,7 +108,7 @@ func (a *allotment) addNode(id uint64) {
 }
 
 // addVersion is the same for a version, whose directory has this id.
-func (a *allotment) addVersion(name string, id uint64) {
+func (a *allocator) addVersion(name string, id uint64) {
 	if _, ok := a.versions[name]; ok {
 		return
 	}
@@ -124,20 +124,20 @@ func (a *allotment) addVersion(name string, id uint64) {
 	a.versions[name] = part
 }
 
-// A holding is a node outside the trees that somebody may have open.
-type holding struct {
+// A heldNode is a node outside the trees that a process may have open.
+type heldNode struct {
 	path string // absolute
 	view source.View
 	dir  bool
 }
 
-// renumber counts anew: the nodes of first and what is held keep what they have in n, which may be nothing; the other
-// trees come after them.
-func (f *rawFS) renumber(n numbering, first *source.Snapshot, held []holding, others ...*source.Snapshot) {
-	a := &allotment{owners: map[uint32]uint64{}}
-	a.numbering = numbering{n.bits, maps.Clone(n.odd), map[string]uint32{}}
-	if a.odd == nil {
-		a.odd = map[uint64]uint32{}
+// renumber gives out all numbers anew. The nodes of first and the held ones keep what they have in n, which may be nothing;
+// the other trees come after them.
+func (f *rawFS) renumber(n numbering, first *source.Snapshot, held []heldNode, others ...*source.Snapshot) {
+	a := &allocator{owners: map[uint32]uint64{}}
+	a.numbering = numbering{n.bits, maps.Clone(n.displaced), map[string]uint32{}}
+	if a.displaced == nil {
+		a.displaced = map[uint64]uint32{}
 	}
 	var versions []string
 	for name := range first.Root().Children() {
@@ -169,17 +169,17 @@ func (f *rawFS) renumber(n numbering, first *source.Snapshot, held []holding, ot
 		f.addVersions(a, s)
 		f.addNodes(a, s)
 	}
-	maps.DeleteFunc(a.odd, func(id uint64, part uint32) bool { return a.owners[part] != id })
-	f.allotment = a
+	maps.DeleteFunc(a.displaced, func(id uint64, part uint32) bool { return a.owners[part] != id })
+	f.numbers = a
 }
 
-func (f *rawFS) addVersions(a *allotment, s *source.Snapshot) {
+func (f *rawFS) addVersions(a *allocator, s *source.Snapshot) {
 	for name := range s.Root().Children() {
 		a.addVersion(name, f.key.dir("/"+name))
 	}
 }
 
-func (f *rawFS) addNodes(a *allotment, s *source.Snapshot) {
+func (f *rawFS) addNodes(a *allocator, s *source.Snapshot) {
 	if latest, ok := s.View(source.Latest); ok {
 		a.addNode(f.key.dir(inLatest("")))
 		for path, v := range latest.Walk() {
@@ -195,19 +195,19 @@ func (f *rawFS) prepare(s *source.Snapshot, c source.Change) *tree {
 		f.renumber(numbering{bits: nodeBits}, s, nil)
 	} else {
 		t.generation = old.generation + 1
-		if a := f.allotment; c.Versions || len(a.owners) > 2*a.live+renumberSlack {
+		if a := f.numbers; c.Versions || len(a.owners) > 2*a.live+renumberSlack {
 			f.renumber(a.numbering, old.snapshot, f.table.held())
-			f.addVersions(f.allotment, s)
+			f.addVersions(f.numbers, s)
 		}
 		for _, path := range slices.Concat(c.Added, c.Changed) {
 			if path != "" {
 				path = "/" + path
 			}
 			if v, ok := s.Find(inLatest(path)); ok {
-				f.allotment.addNode(f.key.node(inLatest(path), v))
+				f.numbers.addNode(f.key.node(inLatest(path), v))
 			}
 		}
 	}
-	t.numbering, f.allotment.shared = f.allotment.numbering, true
+	t.numbering, f.numbers.shared = f.numbers.numbering, true
 	return t
 }

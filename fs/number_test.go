@@ -21,8 +21,8 @@ import (
 // restrict has f number s anew with few numbers, so that many collide.
 func (f *rawFS) restrict(s *source.Snapshot) {
 	f.renumber(numbering{bits: 11}, s, nil)
-	f.serve(&tree{snapshot: s, numbering: f.allotment.numbering})
-	f.allotment.shared = true
+	f.serve(&tree{snapshot: s, numbering: f.numbers.numbering})
+	f.numbers.shared = true
 }
 
 // shown are the node ids and the numbers of everything in the tree that is served.
@@ -66,13 +66,13 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 	f, twin := door(t, s), door(t, s)
 	f.restrict(s)
 	twin.restrict(s)
-	if _, numbers := twin.shown(); f.allotment.live < 150 || len(f.allotment.odd) == 0 {
-		t.Fatalf("%d nodes, %d of them with another number than the first choice", f.allotment.live, len(f.allotment.odd))
+	if _, numbers := twin.shown(); f.numbers.live < 150 || len(f.numbers.displaced) == 0 {
+		t.Fatalf("%d nodes, %d of them with another number than the first choice", f.numbers.live, len(f.numbers.displaced))
 	} else if _, again := f.shown(); !maps.Equal(numbers, again) {
 		t.Error("the same tree has other numbers the next time")
 	}
 	held := map[uint64]uint64{} // node id → number
-	counted := f.allotment
+	counted := f.numbers
 	renumbered := 0
 	for turn := range 25 {
 		out := lookup(t, f, "latest", "meta-data", "tags", "instance", "k1")
@@ -80,9 +80,9 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 		ids, numbers := f.shown()
 		s = build(t, s, state(turn+1)...)
 		f.swap(s)
-		if f.allotment != counted {
+		if f.numbers != counted {
 			renumbered++
-			counted = f.allotment
+			counted = f.numbers
 		}
 		nextIDs, next := f.shown()
 		for path, id := range nextIDs {
@@ -99,8 +99,8 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 		}
 		expectUnique(t, next)
 	}
-	if renumbered == 0 || len(f.allotment.owners) > 3000 {
-		t.Errorf("counted anew %d times, %d numbers taken", renumbered, len(f.allotment.owners))
+	if renumbered == 0 || len(f.numbers.owners) > 3000 {
+		t.Errorf("counted anew %d times, %d numbers taken", renumbered, len(f.numbers.owners))
 	}
 }
 
@@ -133,13 +133,13 @@ func TestNumbersFollowTheVersions(t *testing.T) {
 	next := buildFrom(t, s, offer(all[50:]...))
 	f.swap(next)
 	_, before = f.shown()
-	n := &f.allotment.numbering
-	record := treeRecord{Numbers: &numberRecord{n.bits, n.odd, n.versions, 0}}
+	n := &f.numbers.numbering
+	record := treeRecord{Numbers: &numberRecord{n.bits, n.displaced, n.versions, 0}}
 	successor := door(t, next)
 	if _, fresh := successor.shown(); maps.Equal(before, fresh) {
 		t.Error("the order in which versions came makes no difference")
 	}
-	successor.adopt(&Predecessor{trees: []inheritedTree{{record, next}}}, next)
+	successor.inheritNodes(&Predecessor{trees: []inheritedTree{{record, next}}}, next)
 	if _, after := successor.shown(); !maps.Equal(before, after) {
 		t.Error("a successor shows other numbers")
 	}
@@ -186,7 +186,7 @@ func TestNumbersStayOverARestart(t *testing.T) {
 		return pairs
 	}
 	s := build(t, nil, state(0)...)
-	e := newEstate(t, s)
+	e := newKeptDoor(t, s)
 	e.door.fs.restrict(s)
 	fd := openForTest(t, e.path("meta-data/tags/instance/k1"), 0)
 	var open unix.Stat_t
@@ -197,13 +197,13 @@ func TestNumbersStayOverARestart(t *testing.T) {
 		s = build(t, s, state(turn)...)
 		e.door.Publish(s)
 	}
-	odd := len(e.door.fs.allotment.odd)
+	odd := len(e.door.fs.numbers.displaced)
 	before := inodes(t, e.dir)
 	expectUnique(t, before)
 	for range 3 {
 		e.kill()
 		e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
-		if n := len(e.door.fs.allotment.odd); odd < 20 || n < 5 {
+		if n := len(e.door.fs.numbers.displaced); odd < 20 || n < 5 {
 			t.Errorf("%d nodes with another number than the first choice, then %d", odd, n)
 		}
 		after := inodes(t, e.dir)

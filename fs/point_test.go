@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -13,20 +12,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/fs/mountpoint"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"golang.org/x/sys/unix"
 )
 
 // tryMount mounts where it should be refused.
 func tryMount(t *testing.T, dir, runtimeDir string) error {
 	t.Helper()
-	requireMount(t)
+	kit.RequireMount(t)
 	unmountLater(t, dir)
 	start := time.Now()
 	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
 	if err == nil {
 		d.Unmount()
 	}
-	if took := time.Since(start); took > patience {
+	if took := time.Since(start); took > kit.Patience {
 		t.Errorf("it took %v", took)
 	}
 	return err
@@ -75,14 +77,14 @@ func TestRefusals(t *testing.T) {
 			}
 			unmountLater(t, dir)
 			return dir
-		}, ErrForeign, "some of type tmpfs"},
+		}, mountpoint.ErrForeign, "some of type tmpfs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			requireMount(t)
+			kit.RequireMount(t)
 			dir := c.setUp(t, t.TempDir())
 			before := isMounted(t, dir)
 			err := tryMount(t, dir, t.TempDir())
-			var refused *PointError
+			var refused *problem.Error
 			if !errors.Is(err, c.want) || !errors.As(err, &refused) || refused.Hint == "" {
 				t.Fatalf("got %v", err)
 			}
@@ -97,7 +99,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestASecondDaemonIsRefused(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	startDaemon(t, nil, dir, runtimeDir)
 	link := filepath.Join(t.TempDir(), "link")
@@ -120,7 +122,7 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 }
 
 func TestADeadMountIsReplaced(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
 	if err := daemon.Process.Kill(); err != nil {
@@ -149,10 +151,10 @@ func TestADeadMountIsReplaced(t *testing.T) {
 // TestAStoppedDaemonIsLeftAlone: one that was stopped with SIGSTOP holds its lock, so the path is not
 // touched; with another run-time directory a child looks at it, for a second.
 func TestAStoppedDaemonIsLeftAlone(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
-	freeze(t, daemon.Process.Pid)
+	kit.Freeze(t, daemon.Process.Pid)
 	for name, runtimeDir := range map[string]string{"its run-time directory": runtimeDir, "another one": t.TempDir()} {
 		if err := tryMount(t, dir, runtimeDir); !errors.Is(err, ErrServed) {
 			t.Errorf("with %s: %v", name, err)
@@ -165,7 +167,7 @@ func TestAStoppedDaemonIsLeftAlone(t *testing.T) {
 
 // TestADirectoryThatAKilledDaemonMadeIsRemoved by the next one, when that stops.
 func TestADirectoryThatAKilledDaemonMadeIsRemoved(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir, runtimeDir := filepath.Join(t.TempDir(), "mnt"), t.TempDir()
 	for range 2 {
 		daemon, _ := startDaemon(t, nil, dir, runtimeDir)
@@ -197,7 +199,7 @@ func TestADirectoryThatAKilledDaemonMadeIsRemoved(t *testing.T) {
 }
 
 func TestAMissingDirectoryIsMadeAndRemoved(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
 	dir := filepath.Join(t.TempDir(), "mnt")
@@ -237,80 +239,29 @@ func TestAMissingDirectoryIsMadeAndRemoved(t *testing.T) {
 }
 
 func TestProbeGivesUpOnAHungPath(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, runtimeDir)
-	freeze(t, daemon.Process.Pid)
+	kit.Freeze(t, daemon.Process.Pid)
 	start := time.Now()
-	if _, err := probe(probeAlive, dir); !errors.Is(err, ErrHangs) {
+	if err := mountpoint.Alive(dir); !errors.Is(err, mountpoint.ErrHangs) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(start); took > patience {
+	if took := time.Since(start); took > kit.Patience {
 		t.Errorf("it took %v", took)
 	}
 	// The path below a hung mount is refused, not waited for.
 	_, err := Mount(Config{Dir: filepath.Join(dir, "unknown", "mnt"), RuntimeDir: t.TempDir()}, build(t, nil))
-	if !errors.Is(err, ErrHangs) {
+	if !errors.Is(err, mountpoint.ErrHangs) {
 		t.Errorf("got %v", err)
-	}
-}
-
-// TestABusyMachineIsNoHungPath: where a child is slow to start, its look may be slow as well.
-func TestABusyMachineIsNoHungPath(t *testing.T) {
-	for started, want := range map[time.Duration]time.Duration{
-		5 * time.Millisecond: time.Second, 300 * time.Millisecond: 6 * time.Second, 10 * time.Second: startLimit,
-	} {
-		if got := lookLimit(started); got != want {
-			t.Errorf("started in %v: %v for the look, want %v", started, got, want)
-		}
-	}
-}
-
-// TestATimeWithoutAProcessorDoesNotCount: what is waited for has got none either.
-func TestATimeWithoutAProcessorDoesNotCount(t *testing.T) {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{childRole + "=wait"}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	lines := bufio.NewScanner(out)
-	lines.Scan()
-	freeze(t, cmd.Process.Pid)
-	<-time.After(1500 * time.Millisecond)
-	start := time.Now()
-	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if !lines.Scan() || lines.Text() != "over" {
-		t.Errorf("it says %q", lines.Text())
-	}
-	if took := time.Since(start); took < 500*time.Millisecond {
-		t.Errorf("over %v after a second without a processor", took)
-	}
-}
-
-func TestOnlyAnAnswerOfTheChildIsTaken(t *testing.T) {
-	if _, err := parseProbe([]byte("PASS\nok\n"), nil); err == nil {
-		t.Error("the output of another program was taken for an answer")
-	}
-	if _, err := parseProbe(nil, errors.New("exit status 1")); err == nil {
-		t.Error("a failed child was taken for an answer")
 	}
 }
 
 // TestOrdinaryUser mounts through fusermount3 as nobody, in a mount namespace where /dev/fuse is open to
 // all, as it is on most machines.
 func TestOrdinaryUser(t *testing.T) {
-	requireMount(t)
-	for _, tool := range []string{"fusermount3", "unshare", "nsenter", "setpriv", "mknod"} {
-		_, err := exec.LookPath(tool)
-		require(t, err == nil, tool)
-	}
+	kit.RequireMount(t)
+	kit.RequireCommand(t, "fusermount3", "unshare", "nsenter", "setpriv", "mknod")
 	base, err := os.MkdirTemp("", "fs-user-") // t.TempDir is for us alone
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +286,7 @@ func TestOrdinaryUser(t *testing.T) {
 		}
 		return string(text)
 	}
-	eventually(t, "the namespace is there", func() bool { return strings.Contains(mountinfo(), " /dev/fuse ") })
+	kit.Eventually(t, "the namespace is there", func() bool { return strings.Contains(mountinfo(), " /dev/fuse ") })
 	inside := []string{"nsenter", "-t", fmt.Sprint(world.Process.Pid), "-m"}
 	asUser := append(slices.Clone(inside), "setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups")
 	cat := func(as []string) (string, error) {

@@ -11,66 +11,74 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// A recorder is a kernel that writes down what it is told, and may be held up.
-type recorder struct {
+// A fakeKernel writes down what it is notified of, and may be held up.
+type fakeKernel struct {
 	fs   *rawFS
-	hold chan struct{} // if not nil, each notify waits until it is closed
+	hold chan struct{} // if not nil, each notification waits until it is closed
 
 	mu   sync.Mutex
 	told []string
 }
 
-func (r *recorder) tell(groups [][]notice, done func(int, []fuse.Status)) {
-	for i, group := range groups {
-		tell := func() {
-			answer := make([]fuse.Status, len(group))
-			for j, n := range group {
-				if r.note(n) && r.hold != nil {
-					<-r.hold
+func (k *fakeKernel) notify(batches [][]notification, done func(int, []fuse.Status)) {
+	for i, batch := range batches {
+		send := func() {
+			answers := make([]fuse.Status, len(batch))
+			for j, n := range batch {
+				if k.note(n) && k.hold != nil {
+					<-k.hold
 				}
-				answer[j] = fuse.ENOENT
+				answers[j] = fuse.ENOENT
 			}
-			done(i, answer)
+			done(i, answers)
 		}
-		if r.hold != nil {
-			go tell()
+		if k.hold != nil {
+			go send()
 		} else {
-			tell()
+			send()
 		}
 	}
 }
 
 // note reports whether the kernel knows the node.
-func (r *recorder) note(n notice) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, _, _, known := r.fs.table.place(n.node); !known {
+func (k *fakeKernel) note(n notification) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, _, _, known := k.fs.table.place(n.node); !known {
 		return false // it has nothing to drop
 	}
 	switch n.name {
 	case barrier:
 	case "":
-		r.told = append(r.told, "inode "+r.path(n.node))
+		k.told = append(k.told, "inode "+k.path(n.node))
 	default:
-		r.told = append(r.told, "entry "+join(r.path(n.node), n.name))
+		k.told = append(k.told, "entry "+join(k.path(n.node), n.name))
 	}
 	return true
 }
 
-func (r *recorder) path(id uint64) string {
-	path, _, _, ok := r.fs.table.place(id)
+func (k *fakeKernel) path(id uint64) string {
+	path, _, _, ok := k.fs.table.place(id)
 	if !ok {
 		return "unknown"
 	}
 	return path
 }
 
-func (r *recorder) heard() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.told)
+func (k *fakeKernel) heard() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.told)
+}
+
+// idle reports whether the kernel has taken everything.
+func (i *invalidator) idle() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.pending) == 0
 }
 
 func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
@@ -118,9 +126,9 @@ func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
 			fragment := fragment(c.new)
 			c.edit(fragment)
 			next := buildFrom(t, old, fragment)
-			kernel := &recorder{fs: f}
+			kernel := &fakeKernel{fs: f}
 			p := newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) })
-			p.bring(next)
+			p.show(next)
 			got := kernel.heard()
 			slices.Sort(got)
 			got = slices.Compact(got) // a directory's attributes are dropped from above as well
@@ -152,8 +160,8 @@ func TestGatingIsTold(t *testing.T) {
 	lookup(t, f, "2009-04-04", "meta-data")
 	lookup(t, f, "latest", "meta-data")
 	for i, next := range []*source.Snapshot{young, build(t, young)} {
-		kernel := &recorder{fs: f}
-		newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) }).bring(next)
+		kernel := &fakeKernel{fs: f}
+		newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) }).show(next)
 		got := kernel.heard()
 		if !slices.Contains(got, "entry /2009-04-04/meta-data/placement") || !slices.Contains(got, "inode /2009-04-04/meta-data") {
 			t.Errorf("%d: not told in 2009-04-04: %q", i, got)
@@ -168,10 +176,10 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	first := build(t, nil)
 	f := door(t, first)
 	lookup(t, f, "latest", "meta-data")
-	kernel := &recorder{fs: f, hold: make(chan struct{})}
+	kernel := &fakeKernel{fs: f, hold: make(chan struct{})}
 	var w warnings
 	p := newPublisher(f, kernel, w.add)
-	p.wait, p.stall = 20*time.Millisecond, 500*time.Millisecond
+	p.invalidator.wait, p.invalidator.stall = 20*time.Millisecond, 500*time.Millisecond
 	go p.run()
 	defer func() { p.stop(); <-p.done }()
 
@@ -179,7 +187,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	third := build(t, second, "meta-data/mac", "06:00:00:00:00:03")
 	fourth := build(t, third, "meta-data/mac", "06:00:00:00:00:04")
 	p.publish(second) // returns, although the notify hangs
-	eventually(t, "the stalls of the directory and of the one above are reported", func() bool { return p.stalled.Load() == 2 })
+	kit.Eventually(t, "the stalls of the directory and of the one above are reported", func() bool { return p.invalidator.stalled.Load() == 2 })
 	if got := w.all(); !strings.Contains(got, "/latest") || strings.Contains(got, "06:") {
 		t.Errorf("warned of %q", got)
 	}
@@ -199,15 +207,13 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 
 	told := len(kernel.heard())
 	close(kernel.hold)
-	eventually(t, "what waited is told", func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return len(p.tellers) == 0
+	kit.Eventually(t, "what waited is told", func() bool {
+		return p.invalidator.idle()
 	})
 	if n := len(kernel.heard()) - told; n > 6 {
 		t.Errorf("the kernel was told %d things after the hang, want what changed once: %q", n, kernel.heard())
 	}
-	if n := p.stalled.Load(); n != 2 {
+	if n := p.invalidator.stalled.Load(); n != 2 {
 		t.Errorf("%d stalls counted, want 2", n)
 	}
 }
@@ -216,9 +222,9 @@ func TestPublishReturnsWhenItIsDone(t *testing.T) {
 	first := build(t, nil)
 	f := door(t, first)
 	lookup(t, f, "latest", "meta-data")
-	kernel := &recorder{fs: f}
+	kernel := &fakeKernel{fs: f}
 	p := newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) })
-	p.wait = patience
+	p.invalidator.wait = kit.Patience
 	go p.run()
 	prev := first
 	// The entry, and the directory's attributes from within and from above.

@@ -2,8 +2,8 @@ package fs
 
 import "github.com/hanwen/go-fuse/v2/fuse"
 
-// Whatever would change something is refused, on every path that leads here: the public mount is
-// read-only already, its superblock is not.
+// Requests that would change something are refused, on every path that leads here. The public mount is read-only already;
+// its superblock is not.
 
 func (f *rawFS) SetAttr(<-chan struct{}, *fuse.SetAttrIn, *fuse.AttrOut) fuse.Status {
 	return f.refuse()

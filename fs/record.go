@@ -15,15 +15,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// A Keeper holds descriptors for a successor of this process, whatever becomes of it: systemd's file
-// descriptor store, say.
+// A Keeper holds descriptors for a successor of this process, whatever becomes of it: systemd's file descriptor store, for
+// example.
 type Keeper interface {
-	// Keep has the descriptor held under a name until Drop. When it returns nil, it is held. The file
-	// stays the caller's, who may close it.
+	// Keep holds the descriptor under a name until Drop. When it returns nil, the descriptor is held. The file stays the
+	// caller's, who may close it.
 	Keep(name string, f *os.File) error
 	// Drop lets go of what is held under a name.
 	Drop(name string)
@@ -38,8 +37,8 @@ const (
 	keptTree   = KeptPrefix + "tree-" // a [treeRecord]; its number follows
 )
 
-// format is that of the records, and of node ids and cookies (inode.go, dir.go): what one of them
-// makes another cannot go on with.
+// format is that of the records, and of node ids and cookies (nodeid.go, readdir.go). A program with another format cannot
+// go on with what this one has made.
 const format = 1
 
 // A mountRecord is what does not change as long as the mount lasts.
@@ -54,15 +53,15 @@ type mountRecord struct {
 	NoFileHandles bool
 }
 
-// A treeRecord is one tree with what the kernel may still believe besides. The kernel may believe in the
-// newest tree that is kept, and where it differs in the one before.
+// A treeRecord is one tree, with what the kernel may still have cached of earlier ones. Of the trees that are kept, the
+// kernel may have cached the newest, and the one before where that differs.
 type treeRecord struct {
 	Number   uint64
 	Snapshot []byte
-	Late     []lateRecord  // what is not told yet of trees before
-	Files    []fileRecord  // that the kernel may know from trees before
-	Dirs     []string      // the same
-	Numbers  *numberRecord // nil: the daemon showed node ids as inode numbers
+	Late     []pendingRecord // what the kernel has not taken yet of trees before
+	Files    []fileRecord    // that the kernel may know from trees before
+	Dirs     []string        // the same
+	Numbers  *numberRecord   // nil: the daemon showed node ids as inode numbers
 }
 
 // A numberRecord is the inode numbers of a tree, see [numbering].
@@ -73,13 +72,19 @@ type numberRecord struct {
 	DirShift time.Duration
 }
 
-type lateRecord struct {
+// A pendingRecord is an [invalidation] that the kernel has not taken yet.
+type pendingRecord struct {
 	Dir   string
 	Names []string
 	Attr  bool
 	Below []string
 }
 
+func (inv *invalidation) record(dir string) pendingRecord {
+	return pendingRecord{dir, inv.names, inv.attr, inv.below}
+}
+
+// A fileRecord is a file that a process may have open although it was replaced.
 type fileRecord struct {
 	Path    string
 	Content []byte
@@ -95,8 +100,8 @@ const (
 	checksumSize = sha256.Size
 )
 
-// memoryFile is a file without a name that holds a record with a checksum, behind a counter if asked for.
-// It is never on a disk: there are secrets in it.
+// memoryFile is a file without a name that holds a record with a checksum, behind a counter if asked for. It is never on a
+// disk, since there are secrets in it.
 func memoryFile(name string, record any, counter bool) (*os.File, error) {
 	var payload bytes.Buffer
 	if err := gob.NewEncoder(&payload).Encode(record); err != nil {
@@ -150,102 +155,6 @@ func readRecord(f *os.File, record any, counter bool) (count uint64, err error) 
 		return 0, errors.New("its checksum is wrong")
 	}
 	return count, gob.NewDecoder(bytes.NewReader(text[checksumSize:])).Decode(record)
-}
-
-// A recorder of the mount has a Keeper hold what a successor has to know, before the kernel learns of it.
-type record struct {
-	keeper Keeper // nil: nothing is kept
-	mount  *os.File
-	number uint64   // of the newest tree
-	trees  []uint64 // that are kept
-	warn   func(string)
-	failed bool // and warned of
-}
-
-// begin keeps what does not change, unless a predecessor has.
-func (r *record) begin(m mountRecord) (err error) {
-	if r.keeper == nil || r.mount != nil {
-		return nil
-	}
-	if r.mount, err = memoryFile(keptMount, m, true); err != nil {
-		return err
-	}
-	return r.keeper.Keep(keptMount, r.mount)
-}
-
-// resume goes on with the numbers of a predecessor, whose trees go as newer ones come.
-func (r *record) resume(pre *Predecessor) {
-	r.mount = pre.record
-	for _, t := range pre.trees {
-		r.number = t.Number
-		r.trees = append(r.trees, t.Number)
-	}
-	r.number = max(r.number, pre.served)
-}
-
-// tree keeps a tree that is about to be served. Of those before, one stays. A failure is no obstacle to the
-// change: a successor would notice that the tree is missing, and mount afresh.
-func (r *record) tree(t *treeRecord, s *source.Snapshot) {
-	if r.keeper == nil {
-		return
-	}
-	r.number++
-	err := r.keep(t, s)
-	fault.At("tree kept")
-	switch {
-	case err == nil:
-		r.failed = false
-		r.trees = append(r.trees, r.number)
-		for len(r.trees) > 2 {
-			r.keeper.Drop(treeName(r.trees[0]))
-			r.trees = r.trees[1:]
-		}
-	case !r.failed:
-		r.failed = true
-		r.warn(fmt.Sprintf("the tree cannot be kept for a successor: %v: should the daemon be killed now, its mount is lost", err))
-	}
-}
-
-func (r *record) keep(t *treeRecord, s *source.Snapshot) (err error) {
-	t.Number = r.number
-	if t.Snapshot, err = s.MarshalBinary(); err != nil {
-		return err
-	}
-	name := treeName(r.number)
-	f, err := memoryFile(name, t, false)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return r.keeper.Keep(name, f)
-}
-
-// served notes that the newest tree is.
-func (r *record) served() {
-	if r.keeper == nil {
-		return
-	}
-	if _, err := r.mount.WriteAt(binary.NativeEndian.AppendUint64(nil, r.number), 0); err != nil {
-		r.warn(fmt.Sprintf("keep the number of the tree: %v", err))
-	}
-	fault.At("tree noted")
-}
-
-// end lets go of everything.
-func (r *record) end() {
-	if r.keeper == nil {
-		return
-	}
-	for _, name := range []string{KeptDevice, keptLock, keptMount} {
-		r.keeper.Drop(name)
-	}
-	for _, n := range r.trees {
-		r.keeper.Drop(treeName(n))
-	}
-	r.keeper = nil
-	if r.mount != nil {
-		r.mount.Close()
-	}
 }
 
 func treeName(number uint64) string { return keptTree + strconv.FormatUint(number, 10) }

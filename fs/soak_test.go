@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // consumed is what a daemon holds on to.
@@ -102,7 +103,7 @@ func TestPublishesLeaveNothingBehind(t *testing.T) {
 			t.Errorf("%+v, then %+v", before, after)
 		}
 	}()
-	eventually(t, fmt.Sprintf("after %d publishes as after %d", total, warm), func() bool {
+	kit.Eventually(t, fmt.Sprintf("after %d publishes as after %d", total, warm), func() bool {
 		after = consumption(t, d)
 		// A tenth of so little is less than what comes and goes: the last garbage, go-fuse's readers, an
 		// inode that is looked at. The slab is everybody's: others mount meanwhile, but nothing like one

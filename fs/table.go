@@ -17,8 +17,8 @@ type inode struct {
 	listing *listing    // of a directory: the last one made
 }
 
-// A table holds the inodes that the kernel knows, and nothing else: it costs what the kernel caches,
-// not what the tree holds. Its mutex is held for map operations only, never over a notify.
+// A table holds the inodes that the kernel knows, and nothing else: it costs what the kernel caches, not what the tree
+// holds. Its mutex is held for map operations only, never over a notification.
 type table struct {
 	mu    sync.Mutex
 	nodes map[uint64]*inode
@@ -26,9 +26,9 @@ type table struct {
 	peak  int               // most inodes since the maps were made
 	// doubtful are inherited inodes that the kernel may have forgotten by now.
 	doubtful map[uint64]bool
-	// inherited are the node ids that a predecessor may have handed out as well, nobody knows how often: a FORGET of that
-	// may come at any time, also after the kernel has said that it does not know the inode, and must not count for what
-	// is handed out in between. Such an inode goes only when the kernel does not know it.
+	// inherited are the node ids that a predecessor may have handed out as well, nobody knows how often. A FORGET of those
+	// may come at any time, also after the kernel has said that it does not know the inode, and must not count against
+	// what was handed out in between. Such an inode goes only when the kernel does not know it.
 	inherited map[uint64]bool
 }
 
@@ -73,7 +73,7 @@ func (t *table) inherit(id uint64, path string, v source.View, dir bool) {
 	}
 }
 
-// inDoubt takes the inodes that the kernel has to be asked about, by the path of their directory.
+// inDoubt returns the inodes that the kernel has to be asked about, by the path of their directory, and clears the list.
 func (t *table) inDoubt() map[string][]uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,8 +91,8 @@ func (t *table) inDoubt() map[string][]uint64 {
 	return byDir
 }
 
-// dropIfUnknown is for an inode that the kernel did not know when it was asked. If it has looked it up or forgotten it since
-// then, the answer is out of date.
+// dropIfUnknown drops an inode that the kernel did not know when it was asked. If the kernel has looked it up or forgotten it
+// since then, the answer is out of date.
 func (t *table) dropIfUnknown(id uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,17 +111,16 @@ func (t *table) each(yield func(id uint64, n *inode)) {
 }
 
 // held are all inodes but the root.
-func (t *table) held() (all []holding) {
+func (t *table) held() (all []heldNode) {
 	t.each(func(id uint64, n *inode) {
 		if id != fuse.FUSE_ROOT_ID {
-			all = append(all, holding{n.path, n.view, n.dir})
+			all = append(all, heldNode{n.path, n.view, n.dir})
 		}
 	})
 	return all
 }
 
-// forget takes n lookups back. Counts that do not add up are harmless: a successor of another daemon
-// gets FORGETs for what it never handed out.
+// forget takes n lookups back. Counts that do not add up are harmless: a successor gets FORGETs for what it never handed out.
 func (t *table) forget(id, n uint64) {
 	if id == fuse.FUSE_ROOT_ID {
 		return
@@ -151,7 +150,7 @@ func (t *table) delete(id uint64, n *inode) {
 	t.shrink()
 }
 
-// shrink makes new maps when most is gone, because Go's maps keep their largest size.
+// shrink makes new maps when most inodes are gone, because Go's maps keep their largest size.
 func (t *table) shrink() {
 	if t.peak < 4096 || len(t.nodes) > t.peak/8 {
 		return

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/fs/mountpoint"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +24,7 @@ func ended(d *Door) bool {
 }
 
 func TestUnmountOfABusyMount(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
 	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil))
@@ -69,7 +71,7 @@ func TestUnmountOfABusyMount(t *testing.T) {
 }
 
 func TestUnmountBySomebodyElse(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	runtimeDir := t.TempDir()
 	unmountLater(t, dir)
@@ -83,7 +85,7 @@ func TestUnmountBySomebodyElse(t *testing.T) {
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Done is closed", func() bool { return ended(d) })
+	kit.Eventually(t, "Done is closed", func() bool { return ended(d) })
 	if err := d.Unmount(); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
@@ -97,7 +99,7 @@ func TestUnmountBySomebodyElse(t *testing.T) {
 }
 
 func TestUnmountLeavesWhatSomebodyElseMountedOverIt(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := t.TempDir()
 	unmountLater(t, dir)
 	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil))
@@ -114,7 +116,7 @@ func TestUnmountLeavesWhatSomebodyElseMountedOverIt(t *testing.T) {
 	if took := time.Since(start); took > 10*stopLimit {
 		t.Errorf("it took %v", took)
 	}
-	if m, _, _ := topmost(dir); m.source != "other" {
+	if m, _, _ := mountpoint.Topmost(dir); m.Source != "other" {
 		t.Error("the other mount is gone")
 	}
 }
@@ -122,7 +124,7 @@ func TestUnmountLeavesWhatSomebodyElseMountedOverIt(t *testing.T) {
 // TestAKilledDaemonHangsNobody: what the kernel keeps goes on being read (credentials for ten minutes at
 // most), all else ends with an error.
 func TestAKilledDaemonHangsNobody(t *testing.T) {
-	requireMount(t)
+	kit.RequireMount(t)
 	dir := t.TempDir()
 	daemon, _ := startDaemon(t, nil, dir, t.TempDir())
 	cached := filepath.Join(dir, "latest/meta-data/mac")

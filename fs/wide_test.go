@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // wideFS answers as older versions did: inode numbers are the node ids, and cookies have 63 bits.
@@ -75,11 +76,11 @@ func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v s
 }
 
 // age makes the door one of an older version. Nobody may have looked at the mount yet.
-func (e *estate) age() {
+func (e *keptDoor) age() {
 	e.t.Helper()
-	a := e.door.answerer
+	a := e.door.server
 	a.pause()
-	if _, err := unix.Read(a.bell, make([]byte, 8)); err != nil {
+	if _, err := unix.Read(a.wake, make([]byte, 8)); err != nil {
 		e.t.Fatal(err)
 	}
 	a.protocol = fuse.NewProtocolServer(wideFS{a.fs}, mountOptions(a.fs, a.warn))
@@ -91,7 +92,7 @@ func (e *estate) age() {
 }
 
 // ageRecords takes from the records what those of an older version lack.
-func (e *estate) ageRecords() {
+func (e *keptDoor) ageRecords() {
 	e.t.Helper()
 	for _, name := range e.keeper.trees() {
 		var r treeRecord
@@ -109,7 +110,7 @@ func (e *estate) ageRecords() {
 }
 
 // expectNumbers expects what stat and readdir show to be what the door says, as soon as the kernel has been told.
-func (e *estate) expectNumbers() map[string]uint64 {
+func (e *keptDoor) expectNumbers() map[string]uint64 {
 	e.t.Helper()
 	_, want := e.door.fs.shown()
 	expectUnique(e.t, want)
@@ -119,7 +120,7 @@ func (e *estate) expectNumbers() map[string]uint64 {
 			e.t.Log(why)
 		}
 	}()
-	eventually(e.t, "the numbers are what they should be", func() bool {
+	kit.Eventually(e.t, "the numbers are what they should be", func() bool {
 		why = ""
 		for path, n := range inodes(e.t, e.dir) {
 			if want[path] != n {
@@ -156,7 +157,7 @@ func (e *estate) expectNumbers() map[string]uint64 {
 // TestNumbersOfAnOlderVersionAreDropped: the kernel keeps attributes and listings with inode numbers of 64 bits for ever.
 func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
 	one := build(t, nil, append(tags(300), "meta-data/x", "one")...)
-	e := newEstate(t, one)
+	e := newKeptDoor(t, one)
 	e.age()
 	// Listings under way, of a directory of which the kernel keeps a part, and of one that it keeps whole.
 	streams := []*stream{newStream(t, e.dir+"/2021-03-23/meta-data/tags/instance")}
@@ -201,7 +202,7 @@ func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
 	if got := [2]uint64{e.nodeID(ids[0]), e.nodeID(ids[1])}; got != ids {
 		t.Errorf("of the node ids %d are known %d", ids, got)
 	}
-	eventually(t, "what is open has its new number", func() bool { return number(file) < 1<<32 && number(dir) < 1<<32 })
+	kit.Eventually(t, "what is open has its new number", func() bool { return number(file) < 1<<32 && number(dir) < 1<<32 })
 	if got := heldX(); got != "one" {
 		t.Errorf("what was held is now %q", got)
 	}
@@ -236,7 +237,7 @@ func mtime(t *testing.T, path string) time.Time {
 }
 
 // nodeID is id if the door has that node.
-func (e *estate) nodeID(id uint64) uint64 {
+func (e *keptDoor) nodeID(id uint64) uint64 {
 	if _, _, _, ok := e.door.fs.table.place(id); !ok {
 		return 0
 	}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -129,25 +128,10 @@ func (i *Instance) openMount() (*fs.Door, error) {
 		cfg.Keeper = i.handover
 	}
 	door, err := fs.Mount(cfg, i.store.Snapshot())
-	if point := PointProblem(err); point != nil {
-		return nil, point
+	if problem.Hint(err) != "" {
+		return nil, err
 	}
 	return door, NoRoom(err, i.settings.RuntimeDir, "--runtime-dir")
-}
-
-// PointProblem is the failure of a mount point that is refused, nil if err is none. What stands there will not go by
-// itself; what is mounted or served there may.
-func PointProblem(err error) error {
-	var point *fs.PointError
-	if !errors.As(err, &point) {
-		return nil
-	}
-	for _, lasting := range []error{fs.ErrNotDir, fs.ErrNotEmpty, fs.ErrNoParent, fs.ErrExchangeable} {
-		if errors.Is(err, lasting) {
-			return problem.Invalid(point.Hint, err)
-		}
-	}
-	return problem.Failed(point.Hint, err)
 }
 
 func (i *Instance) unmount() {

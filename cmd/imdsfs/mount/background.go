@@ -12,6 +12,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/fs/mountpoint"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 	"golang.org/x/sys/unix"
@@ -150,12 +151,6 @@ func isJournal(f *os.File) bool {
 
 // isMounted reports whether a daemon's mount is on dir. It reads the kernel's list: to touch the path could hang.
 func isMounted(dir string) bool {
-	text, _ := os.ReadFile("/proc/self/mountinfo")
-	escaped := strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`).Replace(dir)
-	for line := range strings.Lines(string(text)) {
-		if mount, kind, _ := strings.Cut(line, " - "); strings.Contains(mount, " / "+escaped+" ") && strings.HasPrefix(kind, "fuse.imdsfs ") {
-			return true
-		}
-	}
-	return false
+	m, found, err := mountpoint.Topmost(dir)
+	return err == nil && found && m.Type == mountpoint.FSType && m.Root == "/"
 }

@@ -104,9 +104,6 @@ func mountFor(s *daemon.Settings, store *handover.Store) error {
 		return err
 	}
 	mounted, err := fs.MountFor(fs.Config{Dir: s.Mount, Source: os.Getenv(daemon.MountSourceVariable), RuntimeDir: s.RuntimeDir, Keeper: store}, a.UID, a.GID)
-	if point := daemon.PointProblem(err); point != nil {
-		return point
-	}
 	switch {
 	case err != nil:
 		return err
