@@ -12,10 +12,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 

@@ -10,8 +10,9 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/imdsfs/imdsfs/fs/fault"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/fs/fault"
 )
 
 const (

@@ -10,8 +10,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 )
 
 const (
