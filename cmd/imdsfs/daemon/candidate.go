@@ -18,20 +18,19 @@ import (
 )
 
 const (
-	tryLimit = 20 * time.Second // for another program to look at the instance file
-	sayLimit = 5 * time.Second  // for what it has said to arrive, after its end
-	maxTried = 2000             // bytes of what it says that are told
+	tryLimit = 20 * time.Second // for another program to check the configuration
+	sayLimit = 5 * time.Second  // for its output to arrive, after its end
+	maxTried = 2000             // bytes of its output that an error quotes
 
 	unknownUser = ^uint32(0) // somebody of our own user, or root
 )
 
-// A candidate is a program that may take our place: a file that is held, so that what is tried can be told from what
-// stands there later.
+// A candidate is a program that may take our place. Its file is kept open, to notice when another file is at its path later.
 type candidate struct {
 	path string
 	file *os.File // O_PATH
 	stat unix.Stat_t
-	// refusal says who besides root could change the program, nil if nobody.
+	// refusal says who besides root could change the program, nil if only root can.
 	refusal error
 }
 
@@ -54,7 +53,7 @@ func openCandidate(path string) (*candidate, error) {
 	return &candidate{path, file, entry.Stat, way.refusal}, nil
 }
 
-// A rootsWay is asked about the way to a program, and notes who besides root could change what stands there.
+// A rootsWay walks the path of a program, and notes who besides root could change what is there.
 type rootsWay struct{ refusal error }
 
 func (w *rootsWay) Name(dir, entry *safepath.Entry) error {
@@ -77,7 +76,7 @@ func (w *rootsWay) note(at *safepath.Entry, reason string) {
 	}
 }
 
-// changed reports whether something else stands at the path by now, or the file was written to.
+// changed reports whether another file is at the path by now, or the file was written to.
 func (c *candidate) changed() bool {
 	var now, held unix.Stat_t
 	if unix.Stat(c.path, &now) != nil || unix.Fstat(int(c.file.Fd()), &held) != nil {
@@ -89,7 +88,7 @@ func (c *candidate) changed() bool {
 	return !same(&now, &c.stat) || !same(&held, &c.stat)
 }
 
-// isPrivileged reports whether a program in our place has rights that its user has not: capabilities.
+// isPrivileged reports whether this process has rights that its user does not have: capabilities.
 func isPrivileged() (bool, error) {
 	_, data, err := threadCapabilities()
 	if err != nil {
@@ -98,9 +97,9 @@ func isPrivileged() (bool, error) {
 	return isRoot() || data[0].Permitted != 0 || data[1].Permitted != 0, nil
 }
 
-// tryProgram has another program look at its flags, the instance file and the tree, as its start would. One that finds fault, or does not
-// even run, does not take our place. by is the user who names it. Where it would get capabilities, somebody other than
-// root may name only what root alone can change: otherwise his programs would get them.
+// tryProgram has another program check its flags, the instance file and the tree, as its start would. One that refuses
+// them, or does not even run, does not take our place. by is the user who names it. If it would get capabilities, a user
+// other than root may only name a program that root alone can change: otherwise the user's own programs would get them.
 func (d *Daemon) tryProgram(ctx context.Context, path string, by uint32) (*candidate, error) {
 	c, err := openCandidate(path)
 	if err != nil {
@@ -113,7 +112,7 @@ func (d *Daemon) tryProgram(ctx context.Context, path string, by uint32) (*candi
 	return c, nil
 }
 
-// tryOwnProgram tries what now stands where this program was started from, as a signal asks for.
+// tryOwnProgram tries the program that is now at the path from which this one was started. A signal asks for it.
 func (d *Daemon) tryOwnProgram(ctx context.Context) (*candidate, error) {
 	program, err := OwnProgram()
 	if err != nil {
@@ -149,11 +148,11 @@ func (d *Daemon) try(ctx context.Context, c *candidate, by uint32) error {
 	return c.unchanged()
 }
 
-// TrialFlag has serve end where it would begin to act.
+// TrialFlag is the flag with which serve checks everything and ends before it acts.
 const TrialFlag = "trial"
 
-// tryServe has the program judge the arguments with which it would be run, as a start would. One from before there was
-// a trial refuses its flag: then it reads the flags for its help, and the instance file with check.
+// tryServe has the program check the arguments with which it would be run, as a start would. An older one does not know
+// the flag for that: then --help checks the flags, and check the instance file.
 func (c *candidate) tryServe(ctx context.Context, args []string, config string) error {
 	said, err := c.run(ctx, slices.Insert(slices.Clone(args), 1, "--"+TrialFlag)...)
 	if err == nil || !strings.Contains(said, "unknown flag: --"+TrialFlag) {
@@ -166,7 +165,7 @@ func (c *candidate) tryServe(ctx context.Context, args []string, config string) 
 	return err
 }
 
-// run runs the program, without any right that its user has not, and returns the beginning of what it says.
+// run runs the program without capabilities, and returns the beginning of its output.
 func (c *candidate) run(ctx context.Context, args ...string) (string, error) {
 	var said beginning
 	cmd := exec.CommandContext(ctx, c.path, args...)
@@ -183,7 +182,7 @@ func (c *candidate) run(ctx context.Context, args ...string) (string, error) {
 	return text, nil
 }
 
-// unchanged is an error if what was tried is not what would be run.
+// unchanged is an error if the program that was tried is not the one that would be run.
 func (c *candidate) unchanged() error {
 	if c.changed() {
 		return fmt.Errorf("%s has changed since it was tried: try again", c.path)

@@ -11,13 +11,13 @@ import (
 	"github.com/imdsfs/imdsfs/fs/fault"
 )
 
-// ErrHandedOver ends a daemon for a successor. It is nothing to complain about.
+// ErrHandedOver is how a daemon ends that another process succeeds. It is no failure.
 var ErrHandedOver = errors.New("handed over")
 
-// lingeringVariable names a child that outlives an exec, which nobody else waits for.
+// lingeringVariable holds the number of a child that outlives an exec: the successor waits for its end.
 const lingeringVariable = "IMDSFS_LINGERING"
 
-// OwnProgram is the path by which this program was called: what stands there by now may be another one.
+// OwnProgram is the path by which this program was called. After a package upgrade that is another program.
 func OwnProgram() (string, error) {
 	path, err := exec.LookPath(os.Args[0])
 	if err == nil {
@@ -29,14 +29,14 @@ func OwnProgram() (string, error) {
 	return path, nil
 }
 
-// An upgrade is somebody's wish to have another program take our place.
+// An upgrade is a request that another program take the place of this one.
 type upgrade struct {
 	program string
-	by      uint32 // the user whose wish it is
+	by      uint32 // the user who asks
 	done    chan error
 }
 
-// upgradeTo has the loop try a program and, if that is good, end for it.
+// upgradeTo has the loop try a program and, if that is good, hand over to it.
 func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error {
 	if d.Embedded {
 		return errors.New("imdsfs run ends with its command, and goes on with no other program")
@@ -55,14 +55,14 @@ func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error
 	}
 }
 
-// handOver has everything be left to a successor: a program that takes our place, or nil for another process.
+// handOver ends the loop for a successor: a program in this process, or nil for another process.
 func (d *Daemon) handOver(next *candidate) {
 	d.Log.WithField("kept-by", d.Handover.String()).Info("handing over")
 	d.successor, d.next = true, next
 	fault.At("handing over")
 }
 
-// become has a program take the place of this one. If it cannot, this one begins anew.
+// become runs another program in this process. If that fails, it runs this one again.
 func (d *Daemon) become(next *candidate) error {
 	args := append([]string{next.path}, os.Args[1:]...)
 	fault.At("exec")
