@@ -13,7 +13,7 @@ import (
 // addFlags gives a subcommand the flags of a daemon.
 func addFlags(cmd *cobra.Command, c *daemon.Config) {
 	f := cmd.Flags()
-	f.StringVarP(&c.File, "config", "c", "", "instance `FILE`, or none: the host is described (default "+daemon.DefaultFile+" if it exists, else none)")
+	f.StringVarP(&c.File, "config", "c", "", "instance `FILE`, or none: describe this machine (default "+daemon.DefaultFile+" if it exists, else none)")
 	f.StringVar(&c.Mount, "mount", "", "`DIR` to mount on, or none (default "+daemon.DefaultMount+")")
 	f.StringArrayVar(&c.Listen, "listen", nil, "`ADDR` to answer HTTP on, link-local, or none; repeatable (default "+daemon.DefaultListen+")")
 	f.StringVar(&c.RuntimeDir, "runtime-dir", "", "`DIR` for locks, keys and addresses, gone with the boot (default "+daemon.DefaultRuntimeDir()+")")

@@ -72,7 +72,7 @@ invalid.`,
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows COMMAND is its own
-	f.StringVarP(&r.config, "config", "c", "", "instance `FILE` to serve, or none: this machine (default a demo instance)")
+	f.StringVarP(&r.config, "config", "c", "", "instance `FILE` to serve, or none: describe this machine (default a demo instance)")
 	f.StringVar(&r.listen, "listen", freePort, "`ADDR` to answer HTTP on")
 	f.StringVar(&r.logLevel, "log-level", "warn", "debug, info, warn or error")
 	return cmd

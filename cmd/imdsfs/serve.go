@@ -23,10 +23,10 @@ When both doors are ready it logs one line, "ready". SIGHUP reads the instance f
 file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 has the program that now stands where
 this one was started from take its place, as imdsfs upgrade does.
 
-With --keep a second process supervises the daemon and does nothing but hold its mount and its
-sockets and start it again when it dies, or is silent for too long. Who reads the mount, also in
-containers that bind it, waits a moment and goes on. With systemd the packaged unit does the same
-without --keep.
+With --keep a second process supervises the daemon: it holds the mount and the sockets, and starts
+the daemon again when that dies, or is silent for too long. Readers of the mount, also in containers
+that bind it, pause for a moment and then get the right answer. With systemd the packaged unit does
+the same without --keep.
 
 Each flag but --config and --force-addresses is a key of [server] in the file as well (--host is hosts); a flag wins.`,
 		Example: `  imdsfs serve -c testdata/instances/web-1.toml

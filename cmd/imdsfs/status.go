@@ -21,7 +21,7 @@ func newStatusCommand(stdout io.Writer) *cobra.Command {
 		Use:   "status",
 		Short: "Show what the running daemon does",
 		Long: `status shows the running daemon: its mount and listeners, where the metadata comes from and how old that
-is, the options in force, what was changed at run time, who was not answered, and counters. It shows no secret.
+is, the options in force, what was changed at run time, refused clients, and counters. It shows no secret.
 
 It also names the bind mounts of single files of the mount, in the containers and other processes that you may
 look at (root: all). Such a file never changes: bind-mount its directory instead.`,

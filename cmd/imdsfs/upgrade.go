@@ -25,7 +25,7 @@ func newUpgradeCommand(stdout io.Writer) *cobra.Command {
 		Use:   "upgrade",
 		Short: "Have another program take the place of the running daemon, without an interruption",
 		Long: `upgrade has this program, or the one given with --program, take the place of the running daemon: in the
-same process, with the same mount, the same sockets and the same flags. Who reads the mount waits for
+same process, with the same mount, the same sockets and the same flags. Readers of the mount pause for
 some milliseconds, connections are accepted a moment later, tokens stay valid.
 
 First the new program judges the daemon's flags, the instance file and the tree, with what was changed at run

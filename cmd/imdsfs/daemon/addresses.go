@@ -24,7 +24,7 @@ func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
 	return part{Close: d.removeAddresses, HandOver: stays}, nil
 }
 
-// openLink makes the link. Without the privilege it finds it there, where root's helper has put it for this run-time
+// openLink makes the link. Without the privilege it finds the one that the mount helper has made for this run-time
 // directory.
 func (d *Daemon) openLink(ctx context.Context, opts *source.Options) (*linklocal.Link, error) {
 	if !privilege.HasNetAdmin() {
@@ -63,7 +63,7 @@ func (d *Daemon) followIPv6(on bool) error {
 	return nil
 }
 
-// removeAddresses leaves to root's helper what is the helper's.
+// removeAddresses removes the link, unless the mount helper made it.
 func (d *Daemon) removeAddresses() {
 	if err := d.ports.link.Remove(); err != nil {
 		d.Log.WithError(err).Error("take the link-local addresses away")
@@ -79,7 +79,8 @@ func AddressProblem(err error) error {
 	return err
 }
 
-// LinkOwner is for whom a helper makes the link: the same for helper and daemon, wherever each is.
+// LinkOwner is the name under which the mount helper makes the link and the daemon finds it, whatever the working directory
+// of either is.
 func (s *Settings) LinkOwner() string {
 	if dir, err := filepath.Abs(s.RuntimeDir); err == nil {
 		return dir

@@ -16,13 +16,11 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// AdminSocket is the admin socket in a run-time directory, where no other is stated.
+// AdminSocket is the default path of the admin socket.
 func AdminSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "admin.sock") }
 
-// listenAdmin opens the admin socket, mode 0600. A socket that a killed daemon left behind is
-// replaced; nobody else can be using it, because the run-time directory is locked.
-//
-// The path stays what it is: nobody else can exchange what is on the way.
+// listenAdmin opens the admin socket, mode 0600. It replaces a socket that a killed daemon left behind: no other daemon
+// can be using it, because the run-time directory is locked. It refuses a path that another user could exchange.
 func listenAdmin(path string) (net.Listener, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -59,7 +57,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// serveAdmin answers the admin API. At the end the socket is removed.
+// serveAdmin answers the admin API. Serve removes the socket at the end.
 func (d *Daemon) serveAdmin(context.Context) (part, error) {
 	path := d.Settings.Admin
 	if path == None {
@@ -79,7 +77,7 @@ func (d *Daemon) serveAdmin(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// reloadNow has the loop reload, and returns how it went.
+// reloadNow has the loop reload, waits, and returns what the reload did.
 func (d *Daemon) reloadNow(ctx context.Context) (source.Change, error) {
 	type outcome struct {
 		change source.Change

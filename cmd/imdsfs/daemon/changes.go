@@ -13,10 +13,11 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// MostListed are the changes made at run time that a person is shown at once; the admin API and status --json list all.
+// MostListed is how many changes made at run time the log and imdsfs status list; the admin API and status --json list
+// all.
 const MostListed = 20
 
-// ActionOf is how something was changed at run time.
+// ActionOf says whether something was set or unset at run time.
 func ActionOf(c control.Changed) control.Action {
 	if c.Removed {
 		return control.Unset

@@ -72,10 +72,10 @@ type Daemon struct {
 	asked    chan func(context.Context) // what others have the loop do
 	upgrades chan upgrade
 
-	parts     []part // that have been started, and not ended
-	successor bool   // somebody goes on: everything stays as it is for him
-	next      *handover.Candidate
-	ready     bool // has been
+	parts     []part              // that have been started, and not ended
+	successor bool                // the parts are handed over at the end, not closed
+	next      *handover.Candidate // that gets them, nil if another process does
+	ready     bool                // has been
 }
 
 // ports are what a daemon answers on, and what all of that needs.
@@ -95,17 +95,17 @@ type part struct {
 	HandOver func() error
 }
 
-// stays is the HandOver of what a successor finds as it is.
+// stays is the HandOver of a part that a successor finds as it is.
 func stays() error { return nil }
 
-// A step starts one part, or does what the next ones need.
+// A step starts one part; or it does what later steps need, and its part is empty.
 type step func(ctx context.Context) (part, error)
 
 // order is the order in which a daemon starts, from top to bottom, and ends, from bottom to top.
 func (d *Daemon) order() (steps []step) {
 	then := func(s ...step) { steps = append(steps, s...) }
 
-	// Nobody else serves in these directories.
+	// The directories, in which no other daemon serves.
 	then(d.makeDirs)
 	then(d.lockRuntimeDir)
 	then(d.lockStateDir)
@@ -113,7 +113,7 @@ func (d *Daemon) order() (steps []step) {
 
 	// What is served.
 	then(d.each((*Instance).load)...)
-	then(d.heedHelper)
+	then(d.checkMountHelper)
 	then(d.keepServer)
 	then(reach("sources read"))
 
@@ -148,7 +148,7 @@ func (d *Daemon) each(start func(*Instance, context.Context) (part, error)) (ste
 	return steps
 }
 
-// reach is a step at which a test may have the process die.
+// reach is a point at which tests kill the process.
 func reach(point string) step {
 	return func(context.Context) (part, error) {
 		fault.At(point)
@@ -298,7 +298,7 @@ func (d *Daemon) noteListeners(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// sayReady tells everybody who waits for that.
+// sayReady tells whoever waits for the daemon: log, systemd or keeper, the command that embeds it.
 func (d *Daemon) sayReady(context.Context) (part, error) {
 	d.Log.WithFields(logrus.Fields{
 		"mount": d.Settings.Mount, "http": strings.Join(d.Addresses(), ","), "instance": d.Snapshot().InstanceID(),

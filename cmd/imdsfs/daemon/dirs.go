@@ -18,21 +18,21 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// Which directories a daemon has is decided by who starts it, before any privilege is dropped: whatever root starts,
-// the packaged unit included, has RootRuntimeDir and RootStateDir, also when the daemon runs as somebody else; an
-// ordinary user has his own. So what was set at run time is there however the daemon is started the next time.
+// Who starts a daemon decides its directories, before any privilege is dropped: whatever root starts, the packaged unit
+// included, has RootRuntimeDir and RootStateDir, also when the daemon runs as another user; an ordinary user has
+// directories of their own. So changes made at run time are found however the daemon is started the next time.
 //
-// Both of root's lie where only root makes names. They belong to whoever the daemon runs as, and change hands when that
-// changes: systemd does so for the unit, and [Settings.OwnDirs] for every other way. Nowhere else is a directory of
-// another user touched.
+// Only root can create names beside root's two directories. They belong to the user as whom the daemon runs, and change
+// owner when that changes: systemd does so for the unit, and [Settings.OwnDirs] for every other way. No other directory of
+// another user is touched.
 //
-// What root gets back, another user has written:
+// What root takes back, another user has written:
 //
-//   - The state follows. It is data that states values and options, which the admin socket takes from that user as well.
-//     Each of stateFiles is copied, for that user may still have it open. What else he has put there, or moved there from
-//     somebody else, is not touched.
-//   - The run-time directory is emptied. Keys that another user knows are not used again: session tokens end with that.
+//   - The state is kept. It is data, which the admin socket accepts from that user as well. Each of stateFiles is copied,
+//     because that user may still have it open. Other files are not touched.
+//   - The run-time directory is emptied. Keys that another user knows are not used again, so session tokens end.
 const (
+	// RootRuntimeDir and RootStateDir are the default directories of whatever root starts.
 	RootRuntimeDir = "/run/imdsfs"
 	RootStateDir   = "/var/lib/imdsfs"
 
@@ -42,6 +42,7 @@ const (
 // stateFiles are all files of the state directory.
 var stateFiles = []string{launchFile(""), overlay.Path("")}
 
+// DefaultRuntimeDir is the default run-time directory of a daemon that this user starts.
 func DefaultRuntimeDir() string {
 	if isRoot() {
 		return RootRuntimeDir
@@ -52,7 +53,7 @@ func DefaultRuntimeDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
 }
 
-// DefaultStateDir is empty if there is no home directory.
+// DefaultStateDir is the default state directory of a daemon that this user starts, "" without a home directory.
 func DefaultStateDir() string {
 	if isRoot() {
 		return RootStateDir
@@ -72,19 +73,19 @@ func DefaultStateDir() string {
 	return filepath.Join(home, ".local/state/imdsfs")
 }
 
-// mayBeOurs is for directories that the environment names: setpriv and su keep root's environment. One that we may
-// not write to is not meant for us; one that is missing may be.
+// mayBeOurs reports whether a directory that the environment names can be meant for us: setpriv and su keep root's
+// environment. One that we may not write to is not; one that is missing may be.
 func mayBeOurs(dir string) bool {
 	err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 	return err == nil || errors.Is(err, os.ErrNotExist)
 }
 
-// A dir is a directory of the daemon's, and the flag that chooses another.
+// A dir is a directory of the daemon, and the flag that chooses another.
 type dir struct {
 	name, path string
 	mode       os.FileMode
 	flag       string
-	keeps      bool // what is in it, when it comes back to root
+	keeps      bool // its files are kept when root takes it back
 }
 
 // dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's

@@ -43,7 +43,7 @@ func keptOf(handover *handover.Store, prefix string) map[string]*os.File {
 	return files
 }
 
-// InheritedServer is what [server] said to a predecessor, nil without one. bad: what is kept says nothing.
+// InheritedServer is what [server] said to a predecessor, nil without one. bad: something is kept, and it is not that.
 func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	if kept.Inherited()[keptServer] == nil {
 		return nil, false
@@ -55,8 +55,8 @@ func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	return &server, false
 }
 
-// sortOutInherited waits for what is left of a predecessor, and lets go of what it kept as a socket and is none that can
-// be served: a successor would fail over it each time. It is opened afresh.
+// sortOutInherited drops what is kept as a socket and cannot be listened on, so that it is opened anew: otherwise every
+// successor would fail because of it.
 func (d *Daemon) sortOutInherited(context.Context) (part, error) {
 	handover.ReapLeftChild()
 	for _, said := range d.Handover.Rejected() {
@@ -74,14 +74,14 @@ func (d *Daemon) sortOutInherited(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// drop lets go of something that was inherited.
+// drop closes something that was inherited, and has no successor get it.
 func (d *Daemon) drop(name string, f *os.File) {
 	f.Close()
 	d.Handover.Drop(name)
 	delete(d.Handover.Inherited(), name)
 }
 
-// isListening refuses what is no listening stream socket of these families.
+// isListening is an error unless f is a listening stream socket of one of these families.
 func isListening(f *os.File, families ...int) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -102,7 +102,7 @@ func isListening(f *os.File, families ...int) error {
 	return errors.Join(err, inner)
 }
 
-// dropUnknown lets go of what a predecessor kept and nobody has taken.
+// dropUnknown drops what a predecessor kept and this version does not know.
 func (d *Daemon) dropUnknown(context.Context) (part, error) {
 	for name, f := range d.Handover.Inherited() {
 		d.drop(name, f)
@@ -110,7 +110,7 @@ func (d *Daemon) dropUnknown(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// keepServer keeps what [server] says: if the file is faulty by then, a successor goes on with that.
+// keepServer keeps what [server] says for a successor that finds the file faulty.
 func (d *Daemon) keepServer(context.Context) (part, error) {
 	text, err := json.Marshal(d.Settings.server)
 	if err == nil {
@@ -122,8 +122,8 @@ func (d *Daemon) keepServer(context.Context) (part, error) {
 	return part{Close: func() { d.Handover.Drop(keptServer) }, HandOver: stays}, nil
 }
 
-// handedOver are the sockets of a socket unit. What is none, and may come from a predecessor by way of systemd's
-// file descriptor store, is left out.
+// handedOver are the sockets of a socket unit. Other descriptors, which may come from a predecessor by way of systemd's
+// file descriptor store, are closed.
 func (d *Daemon) handedOver() (listeners []net.Listener) {
 	for _, name := range slices.Sorted(maps.Keys(d.Sockets)) {
 		for _, f := range d.Sockets[name] {

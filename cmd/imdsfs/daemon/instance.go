@@ -26,7 +26,7 @@ type Instance struct {
 	handover    *handover.Store
 	log         *logrus.Logger
 	clock       source.Clock
-	predecessor *fs.Predecessor // whose mount we go on with, nil without one
+	predecessor *fs.Predecessor // whose mount we take over, nil without one
 
 	store   *source.Store
 	overlay *overlay.Overlay // what was changed at run time
@@ -49,8 +49,7 @@ func (d *Daemon) newInstance() *Instance {
 	return i
 }
 
-// load reads the sources for the first time. If a predecessor served a tree, what is wrong with the sources by
-// now is no reason to serve nothing.
+// load reads the sources for the first time. If they are faulty, but a predecessor served a tree, that tree is served on.
 func (i *Instance) load(ctx context.Context) (part, error) {
 	launch, err := launchTime(i.settings.StateDir, i.clock.Now())
 	if err != nil {
@@ -140,8 +139,8 @@ func (i *Instance) unmount() {
 	}
 }
 
-// handOverMount leaves the mount to a successor: from now on readers pause until that answers. Nothing that takes long is
-// handed over after it.
+// handOverMount leaves the mount to a successor. From now on readers pause until the successor answers, so nothing that
+// takes long is handed over after it.
 func (i *Instance) handOverMount() error {
 	lingering, err := i.mount.HandOver(i.handover)
 	if err != nil {
@@ -152,7 +151,7 @@ func (i *Instance) handOverMount() error {
 	return nil
 }
 
-// abandon unmounts what a predecessor had mounted and nobody goes on with, unless it has become our mount.
+// abandon unmounts what a predecessor had mounted, unless it has become our own mount.
 func (i *Instance) abandon() {
 	if i.predecessor == nil || i.mount != nil {
 		return

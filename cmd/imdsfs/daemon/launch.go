@@ -35,7 +35,7 @@ type launchState struct {
 
 func launchFile(stateDir string) string { return filepath.Join(stateDir, "launch.json") }
 
-// readLaunchTime is launchTime where it was fixed before; the error is [os.ErrNotExist] elsewhere.
+// readLaunchTime is the launchTime of an earlier start; the error is [os.ErrNotExist] if there was none.
 func readLaunchTime(stateDir string) (time.Time, error) {
 	path := launchFile(stateDir)
 	text, err := atomicfile.Read(path, maxLaunchFile)

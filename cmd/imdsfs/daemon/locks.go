@@ -20,7 +20,7 @@ const lockName = "daemon.lock"
 
 var errRunning = errors.New("an imdsfs is already running")
 
-// IsRunning is the error of a start when another daemon has the run-time directory.
+// IsRunning is the error of a start in a run-time directory in which another daemon runs.
 func IsRunning(runtimeDir string) error {
 	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%w with the run-time directory %s", errRunning, runtimeDir))
 }
@@ -35,7 +35,7 @@ func (d *Daemon) lockRuntimeDir(context.Context) (part, error) {
 		return part{}, err
 	}
 	return part{
-		Close: func() { // at once: whoever keeps the lock for us may take a while to close it
+		Close: func() { // at once: the keeper may take a while to close its copy
 			unix.Flock(int(lock.Fd()), unix.LOCK_UN)
 			d.Handover.Drop(keptLock)
 			lock.Close()
@@ -44,8 +44,8 @@ func (d *Daemon) lockRuntimeDir(context.Context) (part, error) {
 	}, nil
 }
 
-// lockRuntimeDir locks the directory for as long as the file is open. A predecessor's lock is gone on with, so that
-// nobody gets in between.
+// lockRuntimeDir locks the directory for as long as the file is open. It takes over the lock of a predecessor, so that
+// no other daemon gets in between.
 func lockRuntimeDir(dir string, handover *handover.Store) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	if f := takeInherited(handover, keptLock); f != nil {
@@ -75,7 +75,7 @@ func lockRuntimeDir(dir string, handover *handover.Store) (*os.File, error) {
 	return f, nil
 }
 
-// lockStateDir keeps other daemons from the state directory, and keeps it from changing hands.
+// lockStateDir keeps other daemons out of the state directory, and its owner the same.
 func (d *Daemon) lockStateDir(ctx context.Context) (part, error) {
 	state, err := holdStateDir(ctx, d.Settings.StateDir)
 	if err != nil {
@@ -86,8 +86,8 @@ func (d *Daemon) lockStateDir(ctx context.Context) (part, error) {
 
 const stateDirWait = 2 * time.Second
 
-// holdStateDir keeps the state directory from other daemons, and from changing hands, for as long as the file is open:
-// two that write one overlay would lose changes. A predecessor that was killed may take a moment to let go.
+// holdStateDir locks the state directory for as long as the file is open: two daemons that write one overlay would lose
+// changes. A predecessor that was killed may hold its lock for a moment longer.
 func holdStateDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {

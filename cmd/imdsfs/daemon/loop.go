@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// loop does what happens by itself, one thing at a time, until ctx ends or a door does, or a successor takes over.
+// loop handles one event after the other, until ctx or a door ends, or a successor takes over.
 func (d *Daemon) loop(ctx context.Context, signals <-chan os.Signal) error {
 	i := d.instances[0]
 	for !d.successor {
@@ -45,7 +45,7 @@ func (d *Daemon) loop(ctx context.Context, signals <-chan os.Signal) error {
 	return nil
 }
 
-// heed does what a signal asks for.
+// heed handles a signal.
 func (d *Daemon) heed(ctx context.Context, sig os.Signal) {
 	switch sig {
 	case syscall.SIGHUP:

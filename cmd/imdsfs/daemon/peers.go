@@ -14,7 +14,7 @@ import (
 
 const maxPeers = 64 // that status remembers
 
-// A peerLog remembers who was not answered or got no token.
+// A peerLog remembers the peers that were refused, or got no token.
 type peerLog struct {
 	clock source.Clock
 	mu    sync.Mutex
@@ -26,7 +26,7 @@ type peerKey struct {
 	why  string
 }
 
-// note counts one more. Of too many peers the one not seen for longest is forgotten.
+// note records that a peer was refused, and why. At [maxPeers] it forgets the one not seen for longest.
 func (l *peerLog) note(addr netip.Addr, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,7 +51,7 @@ func (l *peerLog) note(addr netip.Addr, why string) {
 	p.Last = l.clock.Now().UTC().Truncate(time.Second)
 }
 
-// list is the peers, the latest first.
+// list returns the peers, the latest first.
 func (l *peerLog) list() []control.Peer {
 	l.mu.Lock()
 	defer l.mu.Unlock()

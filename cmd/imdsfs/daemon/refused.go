@@ -21,12 +21,12 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// A start is refused when a daemon ends before it is ready, with an error and not by a signal. With exitInvalid and
-// exitUsage nothing follows: the same would be refused again. With exitFailed systemd starts the next one, and this
-// file has it do so MaxRetries times, each after a longer wait: the daemon counts in its run-time directory, root's
-// helper waits before it mounts, and the daemon that is refused last ends with exitGivenUp. Without systemd nothing is
-// tried again.
+// A start is refused when a daemon ends before it is ready, with an error and not by a signal. With [problem.KindInvalid]
+// and [problem.KindUsage] there is no next one: it would be refused as well. With [problem.KindFailed] systemd starts the next
+// one, MaxRetries times, each after a longer wait: the daemon counts in its run-time directory, the mount helper waits
+// before it mounts, and the daemon that is refused last ends with [problem.KindGivenUp]. Without systemd there is one try.
 const (
+	// MaxRetries is how often systemd starts a daemon again that was refused.
 	MaxRetries = 5
 	// retryStep is the wait before the first retry; it doubles with each.
 	retryStep     = time.Second
@@ -34,11 +34,12 @@ const (
 	maxRetryWait  = 30 * time.Second    // TimeoutStartSec= of the unit is longer
 
 	refusedName = "refused" // file of the run-time directory, with the number of starts that were refused in a row
-	KeptRefusal = "refusal" // what refuses a start before the daemon's, for the daemon to say
+	// KeptRefusal is the name under which the mount helper keeps why it could not prepare a start, for the daemon to say.
+	KeptRefusal = "refusal"
 )
 
-// refuse is the end of a start, for the reason err. If a predecessor has served a tree and somebody keeps its mount,
-// that stays for the next try. Else nothing stays: a mount that nobody answers would hang whoever looks at it.
+// refuse decides what a start that failed leaves. If a predecessor has served a tree, and its mount is kept, the mount
+// stays for the next start. Otherwise nothing stays: a mount without a daemon would hang its readers.
 func (d *Daemon) refuse(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = nil // told to stop, which is no failure
@@ -56,7 +57,7 @@ func (d *Daemon) refuse(ctx context.Context, err error) error {
 // wasServed reports whether a predecessor has served a tree.
 func (i *Instance) wasServed() bool { return i.predecessor.Snapshot() != nil }
 
-// countRefusal counts a refused start for who starts the next. The last one is told to be that.
+// countRefusal counts a refused start for the next one. After the last retry the error is of [problem.KindGivenUp].
 func (d *Daemon) countRefusal(err error) error {
 	if !d.Handover.BySystemd() {
 		return err
@@ -85,7 +86,7 @@ func (d *Daemon) countRefusal(err error) error {
 
 const maxRefusedFile = 16 // bytes
 
-// parseRefusals is a number from 0 to MaxRetries; what makes no sense is 0.
+// parseRefusals reads a number from 0 to MaxRetries; text that is no number is 0.
 func parseRefusals(text []byte) int {
 	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
@@ -94,18 +95,18 @@ func parseRefusals(text []byte) int {
 	return min(max(n, 0), MaxRetries)
 }
 
-// forgetRefusals has the next refused start be the first.
+// forgetRefusals starts the count anew.
 func forgetRefusals(runtimeDir string) { os.Remove(filepath.Join(runtimeDir, refusedName)) }
 
-// A Turn is what root's helper sees of the refused starts, in a directory that is the daemon's: its word costs a wait
-// of at most maxRetryWait.
+// A Turn is what the mount helper, as root, reads of the refused starts from the directory of the daemon's user: at worst
+// it makes the helper wait for maxRetryWait.
 type Turn struct {
 	dir      *os.File // O_PATH, nil if there is none
 	Refusals int      // in a row, so far
 }
 
-// openTurn looks at the run-time directory of a daemon of this user. What is odd there counts as no refusal; the daemon
-// says what is wrong.
+// OpenTurn looks at the run-time directory of a daemon of this user. Anything unexpected there counts as no refusal; the
+// daemon says what is wrong.
 func OpenTurn(runtimeDir string, uid int) Turn {
 	dir, err := safepath.Policy{Users: []int{uid}}.OpenDir(runtimeDir)
 	if err != nil {
@@ -138,24 +139,25 @@ func (t Turn) Wait() time.Duration {
 	return min(step<<(t.Refusals-1), maxRetryWait)
 }
 
-// Forget has the next start be the first.
+// Forget starts the count anew.
 func (t Turn) Forget() {
 	if t.dir != nil {
 		unix.Unlinkat(int(t.dir.Fd()), refusedName, 0)
 	}
 }
 
-// Close lets go of the directory.
+// Close closes the directory.
 func (t Turn) Close() { t.dir.Close() } // nil or not
 
-// A passedRefusal is what a helper has the daemon say, as JSON, so that it is said once and decides on the daemon's exit code.
+// A passedRefusal is an error that the mount helper passes to the daemon, as JSON, so that it is said once and decides the
+// daemon's exit code.
 type passedRefusal struct {
 	Kind  problem.Kind `json:"code"`
 	Error string       `json:"error"`
 	Hint  string       `json:"hint"`
 }
 
-// leaveRefusal leaves to the daemon of a unit what refuses its start.
+// LeaveRefusal passes an error of the mount helper to the daemon of the unit.
 func LeaveRefusal(store *handover.Store, refused error) error {
 	r := passedRefusal{Kind: KindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
 	text, err := json.Marshal(r)
@@ -165,8 +167,8 @@ func LeaveRefusal(store *handover.Store, refused error) error {
 	return store.KeepText(KeptRefusal, text)
 }
 
-// heedHelper refuses the start if root's helper has.
-func (d *Daemon) heedHelper(context.Context) (part, error) {
+// checkMountHelper fails with what the mount helper has failed with, before the daemon was started.
+func (d *Daemon) checkMountHelper(context.Context) (part, error) {
 	text := d.Handover.InheritedText(KeptRefusal)
 	d.Handover.Drop(KeptRefusal)
 	var r passedRefusal

@@ -14,7 +14,8 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// A history is what became of the sources since the start. Only the loop writes it, but for the counters.
+// A history is how reading the sources has gone since the start, and what the log already says of it. The loop alone
+// changes it.
 type history struct {
 	fault    atomic.Pointer[error] // of the last reload, nil if it went well
 	warned   map[source.Fault]int  // how often, without their places; by the last good reload
@@ -23,8 +24,8 @@ type history struct {
 	failures atomic.Uint64 // of reloads
 }
 
-// reload reads the sources again, and returns what changed. What is wrong with them is logged with its places, and
-// the running tree stays.
+// reload reads the sources again, and returns what changed. If they are faulty, the log names each fault with its place,
+// and the running tree stays.
 func (i *Instance) reload(ctx context.Context, asked bool) (source.Change, error) {
 	before := i.store.Snapshot()
 	for ; ; asked = false {
@@ -43,7 +44,7 @@ func (i *Instance) reload(ctx context.Context, asked bool) (source.Change, error
 			i.warnOfServerKeys()
 			i.noteID()
 		}
-		// The file may refer to others now, which nobody watched while they were read.
+		// The file may name other files now, which were not watched while they were read.
 		if i.watch == nil || !i.watch.follow(ctx, i.file.Refers()) {
 			return source.Diff(before, i.store.Snapshot()), err
 		}
@@ -74,6 +75,7 @@ func (i *Instance) refreshTimer() (due <-chan time.Time, giveUp func()) {
 	return i.clock.At(at)
 }
 
+// warnOfServerKeys says, once for each change, that [server] is only read at the start.
 func (i *Instance) warnOfServerKeys() {
 	if i.file == nil {
 		return

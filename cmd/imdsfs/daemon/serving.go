@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// serving is the time in which a daemon answers. It ends after the last word in the log, not with the signal.
+// serving is the time in which a daemon answers. It does not end with the signal, but when the parts are closed.
 type serving struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -18,5 +18,5 @@ func newServing(parent context.Context) *serving {
 	return s
 }
 
-// run has f run meanwhile. f ends with its context, and is waited for.
+// run runs f until the end of serving, which waits for it. f returns when its context ends.
 func (s *serving) run(f func(ctx context.Context)) { s.running.Go(func() { f(s.ctx) }) }

@@ -9,17 +9,17 @@ import (
 	"github.com/imdsfs/imdsfs/fs/fault"
 )
 
-// ErrHandedOver ends a daemon for a successor. It is nothing to complain about.
+// ErrHandedOver is how a daemon ends that another process succeeds. It is no failure.
 var ErrHandedOver = errors.New("handed over")
 
-// An upgrade is somebody's wish to have another program take our place.
+// An upgrade is a request that another program take the place of this one.
 type upgrade struct {
 	program string
-	by      uint32 // the user whose wish it is
+	by      uint32 // the user who asks
 	done    chan error
 }
 
-// upgradeTo has the loop try a program and, if that is good, end for it.
+// upgradeTo has the loop try a program and, if that is good, hand over to it.
 func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error {
 	if d.Embedded {
 		return errors.New("imdsfs run ends with its command, and goes on with no other program")
@@ -38,14 +38,14 @@ func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error
 	}
 }
 
-// handOver has everything be left to a successor: a program that takes our place, or nil for another process.
+// handOver ends the loop for a successor: a program in this process, or nil for another process.
 func (d *Daemon) handOver(next *handover.Candidate) {
 	d.Log.WithField("kept-by", d.Handover.String()).Info("handing over")
 	d.successor, d.next = true, next
 	fault.At("handing over")
 }
 
-// become has a program take the place of this one. If it cannot, this one begins anew.
+// become runs another program in this process. If that fails, it runs this one again.
 func (d *Daemon) become(next *handover.Candidate) error {
 	err := d.Handover.Become(next)
 	d.Log.WithError(err).Error("not upgraded")
@@ -57,7 +57,7 @@ func (d *Daemon) tryProgram(ctx context.Context, path string, by uint32) (*hando
 	return handover.Try(ctx, path, handover.Trial{By: by, Args: os.Args[1:], Config: d.Settings.File})
 }
 
-// tryOwnProgram tries what is now at the path that this program was started from, as a signal asks for.
+// tryOwnProgram tries the program that is now at the path from which this one was started. A signal asks for it.
 func (d *Daemon) tryOwnProgram(ctx context.Context) (*handover.Candidate, error) {
 	program, err := handover.OwnProgram()
 	if err != nil {
