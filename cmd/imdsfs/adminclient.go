@@ -41,12 +41,12 @@ func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(runtimeDirs(""), ", else ")+")")
 }
 
-// path is the admin socket.
+// path is where the admin socket is expected first.
 func (f *adminFlags) path() string {
 	return cmp.Or(f.socket, daemon.AdminSocket(cmp.Or(f.runtimeDir, daemon.DefaultRuntimeDir())))
 }
 
-// call asks the daemon. body and result may be nil.
+// call sends one request to the daemon, and reads its answer. body and result may be nil.
 func (f *adminFlags) call(ctx context.Context, method, path string, body, result any) error {
 	var text []byte
 	if body != nil {
@@ -91,10 +91,10 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	return nil
 }
 
-// errNoDaemon is that nobody answers at an admin socket.
+// errNoDaemon is the error if nobody answers at an admin socket.
 var errNoDaemon = errors.New("no imdsfs is running")
 
-// errNoSocket is that a daemon runs and cannot be asked.
+// errNoSocket is the error if a daemon runs without an admin socket.
 var errNoSocket = errors.New("has no admin socket")
 
 func noDaemon(socket string, err error) error {
@@ -111,7 +111,7 @@ func noDaemon(socket string, err error) error {
 	return fmt.Errorf("ask the daemon at %s: %w", socket, err)
 }
 
-// refusal is the daemon's no, exit code 4, that its input is faulty, or that it could not do what it was asked for.
+// refusal is the error of an answer that is not 200: the daemon refuses (exit code 4), its input is faulty, or it failed.
 func refusal(answer []byte, resp *http.Response) error {
 	var p control.Problem
 	if err := json.Unmarshal(answer, &p); err != nil || p.Message == "" {
@@ -165,7 +165,7 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 	return nil, err
 }
 
-// notForUs says who may use the admin socket of a daemon.
+// notForUs is the error of an admin socket that we may not use. It says who may.
 func notForUs(ctx context.Context, dir, socket string) error {
 	who := "root and the daemon's user"
 	if info, err := os.Lstat(socket); err == nil {

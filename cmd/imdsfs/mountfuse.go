@@ -40,29 +40,29 @@ func newMountCommand(stderr io.Writer) *cobra.Command {
 		Use:   "mount.fuse.imdsfs SOURCE DIR",
 		Short: "Mount instance metadata with mount(8) and /etc/fstab",
 		Long: `mount.fuse.imdsfs is what mount(8) calls for the type fuse.imdsfs. It starts imdsfs serve in the
-background and returns when both doors are ready; what keeps the daemon from that is said, and nothing
-is left behind. umount DIR ends the daemon.
+background and returns when both doors are ready. If the daemon cannot start, mount prints why and leaves
+nothing behind. umount DIR ends the daemon.
 
-SOURCE is the instance file. With none or imdsfs there is no file, and this machine is described.
+SOURCE is the instance file; none or imdsfs: describe this machine.
 
 These flags of imdsfs serve are mount options: listen=ADDR, allow-from=WHO, host=NAME and
 metrics-allow-from=WHO, each of them repeatable, runtime-dir=DIR, state-dir=DIR, admin=SOCKET,
 metrics=ADDR, log-level=LEVEL, log-format=FORMAT, add-addresses, force-addresses, keep, user=NAME and
 watchdog=TIME.
 
-log=FILE has the daemon append its log to FILE, in a directory that only root can change (Ubuntu's /var/log can be
-changed by a group, and is refused). Without it the log goes to the journal if this program's
-standard error does, as in a mount unit of systemd, and else nowhere once the daemon is ready.
+log=FILE appends the daemon's log to FILE, in a directory that only root can change (a group can change
+Ubuntu's /var/log, so it is refused). Without it the log goes to the journal if this program's standard
+error does, as in a mount unit of systemd; otherwise there is no log once the daemon is ready.
 
-Commas separate options, so no value can hold one. What needs one stands in [server] of the instance
-file, as everything else may. Several mounts at a time need a runtime-dir and a state-dir each.
+Commas separate options, so no value can hold one. Put a value with a comma into [server] of the instance
+file, which takes every option. Several mounts at a time need a runtime-dir and a state-dir each.
 
-The generic options of mount(8) are taken; the mount is always ro,nosuid,nodev,noexec.
+The generic options of mount(8) are accepted; the mount is always ro,nosuid,nodev,noexec.
 
-In /etc/fstab, _netdev has systemd mount when the network is up, which is part of what is described and
-listened on; nofail has the boot go on without the mount; keep has a second process supervise the
-daemon, which starts it again if it dies, and readers go on. Use either this or imdsfs.service. The directory has
-to be free, so x-systemd.automount will not do.
+In /etc/fstab, _netdev makes systemd mount when the network is up: the daemon describes it and listens on
+it. With nofail the boot continues without the mount. With keep a second process supervises the daemon and
+starts it again if it dies; readers pause for a moment and then get the right answer. Use either this or
+imdsfs.service. The directory must be free, so x-systemd.automount does not work.
 
 Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 		Example: `  ` + fstabLine + `

@@ -19,26 +19,26 @@ func newMountHelperCommand() *cobra.Command {
 		Use:    "mount-helper",
 		Hidden: true,
 		Short:  "Mount for a daemon that may not, and unmount after it",
-		Long: `mount-helper is for units and keepers, not for people. It opens /dev/fuse, mounts, leaves the mount with
-the keeper or with systemd's file descriptor store, and ends: the daemon then needs no privilege for it.
-Where a mount is kept already it does nothing.
+		Long: `mount-helper is for units and keepers; you need not run it. It opens /dev/fuse, mounts, leaves the mount
+with the keeper or with systemd's file descriptor store, and ends: the daemon then needs no privilege to
+mount. If a mount is kept already, mount-helper does nothing.
 
-Before that, with add-addresses, it puts the link-local addresses on the link imds0, or goes on with the
-one that it has made before for this run-time directory. Both are there from the start, if the kernel has
+Before that, with --add-addresses, it puts the link-local addresses on the link imds0, or keeps the link that
+it has made before for this run-time directory. Both addresses are there from the start, if the kernel has
 IPv6: http-protocol-ipv6 then only opens and closes the listener.
 
-After a start that was refused it waits first, 1 s and then longer each time. In a unit it never fails itself: what is
-in the way it leaves to the daemon, which says it and ends.
+After a start that was refused it waits first, 1 s and then longer each time. In a unit it never fails itself:
+it passes an error to the daemon, which prints it and ends.
 
-With --unmount it takes away what a daemon that has ended left behind: the mount, and the link. With --after-stop, in
-ExecStopPost=, it does so only if no successor comes: not after a crash, and not after a daemon that
-was to hand over. After a start that was refused, the mount goes unless a tree has been served on it.`,
+With --unmount it takes away what a daemon that has ended left behind: the mount and the link. With
+--after-stop, in ExecStopPost=, it does so only if no successor comes: not after a crash, and not after a
+daemon that handed over. After a start that was refused it unmounts, unless a tree has been served there.`,
 		Example: `  imdsfs mount-helper --mount /run/metadata --user imdsfs
   imdsfs mount-helper --mount /run/metadata --unmount`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c.Keeper.Keep = true // --user is meant for the helper
-			// The daemon may have flags for what is not the helper's business: the file is not judged by that.
+			c.Keeper.Keep = true // for --user
+			// The daemon may have flags for these. mount-helper does not need them, and does not check the file's.
 			c.Listen, c.Metrics, c.Admin, c.StateDir = []string{"127.0.0.1:0"}, daemon.None, daemon.None, daemon.DefaultRuntimeDir()
 			s, err := c.Validate(nil)
 			switch {
@@ -51,7 +51,7 @@ was to hand over. After a start that was refused, the mount goes unless a tree h
 				}
 				return mount.TakeAway(s, fs.MayLive)
 			case err != nil && !handover.HasKeeper():
-				return nil // the daemon says it, if it has no predecessor to go on from
+				return nil // the daemon prints it, unless it takes over from a predecessor
 			case err != nil:
 				return err
 			}
@@ -62,7 +62,7 @@ was to hand over. After a start that was refused, the mount goes unless a tree h
 	f.StringVarP(&c.File, "config", "c", "", "instance file, for what its [server] says")
 	f.StringVar(&c.Mount, "mount", "", "`DIR` to mount on (default as for serve)")
 	f.StringVar(&c.RuntimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default as for serve)")
-	f.StringVar(&c.Keeper.User, "user", "", "`NAME` of whom the daemon runs as")
+	f.StringVar(&c.Keeper.User, "user", "", "`NAME` of the user that the daemon runs as")
 	f.BoolVar(&c.Addresses.Add, "add-addresses", false, "put the link-local addresses on the link imds0 for the daemon")
 	f.BoolVar(&c.Addresses.Force, "force-addresses", false, "with --add-addresses: although another service seems to have them")
 	f.BoolVar(&unmount, "unmount", false, "unmount after a daemon that has ended")

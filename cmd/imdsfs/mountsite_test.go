@@ -16,7 +16,7 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// A mountSite is a site with a world of its own, where mount(8) finds our helper: its mounts, its network, its
+// A mountSite is a site with a world of its own, where mount(8) finds mount.fuse.imdsfs: its mounts, its network, its
 // /run, /var/lib and /var/log, and in its /etc what is below etc. Nothing of the host changes.
 type mountSite struct {
 	*site

@@ -18,16 +18,16 @@ import (
 
 const hintForeign = "if the daemon of that user is meant, run this as that user; else name another directory with --runtime-dir"
 
-// A runDir is a daemon's run-time directory, as a client sees it that has looked whose it is.
+// A runDir is the run-time directory of a daemon, whose owner has been checked.
 type runDir struct {
 	file  *os.File // O_PATH
 	owner uint32
 }
 
-// openRunDir opens a run-time directory, or that of an admin socket. It must belong to root or to us, or to somebody
-// whom root has given a directory that he could not have put there himself: /run/imdsfs, to a daemon's user. Nobody
-// else may be able to exchange what is in it, and no symbolic link of somebody else may lead there. The error is
-// [fs.ErrNotExist] if there is none.
+// openRunDir opens a run-time directory, or the directory of an admin socket. It must belong to root or to us, or to a user
+// to whom root has given a directory that the user could not have made there: /run/imdsfs, to a daemon's user. Nobody else
+// may be able to exchange its files, and no symbolic link of another user may lead to it. The error is [fs.ErrNotExist] if
+// there is none.
 func openRunDir(path string) (*runDir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -61,7 +61,8 @@ func foreign(err error) error {
 	return err
 }
 
-// A clientWay refuses links of others, and notes why others could exchange something on the way.
+// A clientWay walks the path of a run-time directory. It refuses symbolic links of other users, and notes why another user
+// could exchange a part of the path.
 type clientWay struct{ refusal error }
 
 func (w *clientWay) Name(dir, entry *safepath.Entry) error {
@@ -76,8 +77,8 @@ func (w *clientWay) Name(dir, entry *safepath.Entry) error {
 
 func (w *clientWay) Link(_, _ *safepath.Entry) error { return nil }
 
-// open opens a file in the directory to read it; nil if it is none of root's, of ours or of the directory's owner.
-// A symbolic link, a FIFO and a device are none either.
+// open opens a regular file in the directory for reading; nil unless it belongs to root, to us or to the directory's
+// owner.
 func (d *runDir) open(name string) *os.File {
 	fd, err := unix.Openat(int(d.file.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -91,8 +92,8 @@ func (d *runDir) open(name string) *os.File {
 	return os.NewFile(uintptr(fd), filepath.Join(d.file.Name(), name))
 }
 
-// dialDaemon connects to an admin socket. It returns only a connection to a process of root's or of our own, or, if
-// we are root, of the owner of the directory: nobody else is to read what we ask for.
+// dialDaemon connects to an admin socket. The process at the other end must be root's or ours or, if we are root, may be
+// that of the directory's owner: nobody else shall read what we ask for.
 func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 	dir, err := openRunDir(filepath.Dir(socket))
 	if err != nil {
@@ -123,7 +124,7 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 	return conn, nil
 }
 
-// admits refuses a connection to somebody else than the daemon.
+// admits is an error unless the daemon is at the other end of the connection.
 func (d *runDir) admits(conn *net.UnixConn, socket string) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

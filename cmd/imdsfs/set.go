@@ -25,7 +25,7 @@ reads standard input. The value is checked as in a file: what is faulty is refus
 	return cmd
 }
 
-// edit sends one change of a tag or a value, and says what is odd about it.
+// edit sends one change of a tag or a value, and prints the warnings about it.
 func (f *adminFlags) edit(cmd *cobra.Command, kind overlay.Kind, action control.Action, name string, value []byte) error {
 	var done control.Changes
 	if err := f.call(cmd.Context(), "POST", "/v1/overlay", control.Edit{Kind: kind, Action: action, Name: name, Value: value}, &done); err != nil {
@@ -90,7 +90,7 @@ func setArgs(want string) cobra.PositionalArgs {
 	}
 }
 
-// noOption refuses what is a metadata option and is meant as one. With meta-data/ before it it can be a path.
+// noOption refuses the name of a metadata option, which is rarely meant as a path. With meta-data/ before it, it is one.
 func noOption(cmd *cobra.Command, kind overlay.Kind, args []string) error {
 	if kind != overlay.Values || !slices.Contains(source.OptionNames(), args[0]) {
 		return nil
@@ -114,7 +114,7 @@ func argument(stdin io.Reader, text string) ([]byte, error) {
 	return value, err
 }
 
-// everywhere turns PATH, as get takes it, into one relative to a version.
+// everywhere turns PATH, in the form that get takes, into one relative to a version.
 func everywhere(path string) (string, error) {
 	rest, err := source.InEveryVersion(path)
 	near := ""

@@ -24,8 +24,8 @@ type fileBinds struct {
 	All bool `json:"all-processes-seen"`
 }
 
-// findFileBinds has the daemon say what is a file: to touch a path of somebody else's mounts, or a name of ours that the
-// kernel does not know, can hang. What is bound and gone from the tree counts as a file.
+// findFileBinds asks the daemon which binds are of files: to touch a path in another process's mounts, or a name of our
+// mount that the kernel does not know, can hang. What is bound and no longer in the tree counts as a file.
 func (f *adminFlags) findFileBinds(ctx context.Context, s *control.Status) fileBinds {
 	found := fileBinds{Binds: []fs.Bind{}, All: true}
 	if s.Mount == nil {

@@ -60,8 +60,8 @@ func report(w io.Writer, err error) int {
 	return code
 }
 
-// say prints what is said of something: error, hint or warning. The text may come from a file, a name or a daemon of
-// somebody else: it cannot move the cursor, and further lines of it are indented, so that none looks like another's.
+// say prints an error, a hint or a warning. The text may come from a file, a name or a daemon of another user: what could
+// move the cursor is escaped, and further lines are indented, so that none looks like a message of its own.
 func say(w io.Writer, kind, text string) error {
 	text = strings.TrimRight(text, "\n")
 	lines := strings.Split(text, "\n")
@@ -72,7 +72,7 @@ func say(w io.Writer, kind, text string) error {
 	return err
 }
 
-// changeText names a change made at run time, never its value: "option http-tokens, set 2026-03-01T12:00:00Z by uid 0".
+// changeText describes a change made at run time, without its value: "option http-tokens, set 2026-03-01T12:00:00Z by uid 0".
 func changeText(c control.Changed) string {
 	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), printable(c.By))
 }

@@ -50,32 +50,6 @@ type identity struct {
 	err          error
 }
 
-// watchFiles has the loop reload when a file has changed.
-func (i *Instance) watchFiles(parent context.Context) (part, error) {
-	if i.file == nil {
-		return part{}, nil
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	w, err := newWatcher(ctx, func(err error) { i.log.WithError(err).Warn("watching the files: changes may need a SIGHUP") })
-	if err != nil {
-		cancel()
-		i.log.WithError(err).Warn("changes of the files are not noticed; send SIGHUP after one")
-		return part{}, nil
-	}
-	i.watch = w
-	w.follow(ctx, i.file.Refers())
-	i.reload(ctx, false) // what changed before it was watched
-	return part{Close: cancel}, nil
-}
-
-// changed receives when a file has changed, nil if nothing is watched.
-func (i *Instance) changed() <-chan struct{} {
-	if i.watch == nil {
-		return nil
-	}
-	return i.watch.changed
-}
-
 // newWatcher starts to watch nothing; ctx ends it.
 func newWatcher(ctx context.Context, warn func(error)) (*watcher, error) {
 	n, err := fsnotify.NewWatcher()
