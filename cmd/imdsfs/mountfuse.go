@@ -54,8 +54,8 @@ log=FILE appends the daemon's log to FILE, in a directory that only root can cha
 Ubuntu's /var/log, so it is refused). Without it the log goes to the journal if this program's standard
 error does, as in a mount unit of systemd; otherwise there is no log once the daemon is ready.
 
-Commas separate options, so no value can hold one. Put a value with a comma into [server] of the instance
-file, which takes every option. Several mounts at a time need a runtime-dir and a state-dir each.
+Commas separate options, so no value can hold one: put such a value into [server] of the instance file.
+Several mounts at a time need a runtime-dir and a state-dir each.
 
 The generic options of mount(8) are accepted; the mount is always ro,nosuid,nodev,noexec.
 
