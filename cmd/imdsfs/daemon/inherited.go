@@ -24,25 +24,6 @@ const (
 	keptServer  = "server" // what [server] says, as JSON
 )
 
-// takeInherited is what a predecessor kept under a name, nil if there is nothing.
-func takeInherited(handover *handover.Store, name string) *os.File {
-	f := handover.Inherited()[name]
-	delete(handover.Inherited(), name)
-	return f
-}
-
-// keptOf is what a predecessor kept under names that begin so.
-func keptOf(handover *handover.Store, prefix string) map[string]*os.File {
-	files := map[string]*os.File{}
-	for name, f := range handover.Inherited() {
-		if strings.HasPrefix(name, prefix) {
-			files[name] = f
-			delete(handover.Inherited(), name)
-		}
-	}
-	return files
-}
-
 // InheritedServer is what [server] said to a predecessor, nil without one. bad: something is kept, and it is not that.
 func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	if kept.Inherited()[keptServer] == nil {
@@ -68,17 +49,10 @@ func (d *Daemon) sortOutInherited(context.Context) (part, error) {
 		}
 		if err := isListening(f, unix.AF_INET, unix.AF_INET6); err != nil {
 			d.Log.WithError(err).Warnf("what was kept as %q is opened afresh", name)
-			d.drop(name, f)
+			d.Handover.Discard(name)
 		}
 	}
 	return part{}, nil
-}
-
-// drop closes something that was inherited, and has no successor get it.
-func (d *Daemon) drop(name string, f *os.File) {
-	f.Close()
-	d.Handover.Drop(name)
-	delete(d.Handover.Inherited(), name)
 }
 
 // isListening is an error unless f is a listening stream socket of one of these families.
@@ -104,8 +78,8 @@ func isListening(f *os.File, families ...int) error {
 
 // dropUnknown drops what a predecessor kept and this version does not know.
 func (d *Daemon) dropUnknown(context.Context) (part, error) {
-	for name, f := range d.Handover.Inherited() {
-		d.drop(name, f)
+	for name := range d.Handover.Inherited() {
+		d.Handover.Discard(name)
 	}
 	return part{}, nil
 }

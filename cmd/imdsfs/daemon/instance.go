@@ -43,7 +43,7 @@ type Instance struct {
 // newInstance is the instance of the settings.
 func (d *Daemon) newInstance() *Instance {
 	i := &Instance{
-		settings: d.Settings, handover: d.Handover, log: d.Log, clock: d.clock, predecessor: fs.Inherit(keptOf(d.Handover, fs.KeptPrefix)),
+		settings: d.Settings, handover: d.Handover, log: d.Log, clock: d.clock, predecessor: fs.Inherit(d.Handover.TakeAll(fs.KeptPrefix)),
 	}
 	i.observer.tell = func(next *source.Snapshot, took time.Duration) { d.published(i, next, took) }
 	return i

@@ -116,22 +116,19 @@ func (d *Daemon) inheritsListeners(addresses []string) bool {
 
 // inherit is the socket that a predecessor kept under this name, nil if there is none.
 func (l *listeners) inherit(kept string) (net.Listener, error) {
-	f := l.store.Inherited()[kept]
+	f := l.store.Take(kept)
 	if f == nil {
 		return nil, nil
 	}
-	delete(l.store.Inherited(), kept)
 	defer f.Close()
 	return net.FileListener(f)
 }
 
 // dropUnwanted closes what a predecessor listened on and nobody wants any more.
 func (l *listeners) dropUnwanted() {
-	for kept, f := range l.store.Inherited() {
+	for kept := range l.store.Inherited() {
 		if strings.HasPrefix(kept, keptListenPrefix) {
-			f.Close()
-			l.store.Drop(kept)
-			delete(l.store.Inherited(), kept)
+			l.store.Discard(kept)
 		}
 	}
 }

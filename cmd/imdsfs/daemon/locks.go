@@ -46,16 +46,16 @@ func (d *Daemon) lockRuntimeDir(context.Context) (part, error) {
 
 // lockRuntimeDir locks the directory for as long as the file is open. It takes over the lock of a predecessor, so that
 // no other daemon gets in between.
-func lockRuntimeDir(dir string, handover *handover.Store) (*os.File, error) {
+func lockRuntimeDir(dir string, store *handover.Store) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
-	if f := takeInherited(handover, keptLock); f != nil {
+	if f := store.Take(keptLock); f != nil {
 		a, errA := f.Stat()
 		b, errB := os.Lstat(path)
 		if errA == nil && errB == nil && os.SameFile(a, b) && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return f, nil
 		}
 		f.Close()
-		handover.Drop(keptLock)
+		store.Drop(keptLock)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -68,7 +68,7 @@ func lockRuntimeDir(dir string, handover *handover.Store) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	if err := handover.Keep(keptLock, f); err != nil {
+	if err := store.Keep(keptLock, f); err != nil {
 		f.Close()
 		return nil, err
 	}

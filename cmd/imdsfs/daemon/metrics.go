@@ -37,8 +37,8 @@ func (d *Daemon) openMetrics(ctx context.Context) (part, error) {
 }
 
 // open goes on listening where a predecessor did, or listens anew.
-func (m *metricsPort) open(ctx context.Context, address string, handover *handover.Store) (err error) {
-	if f := takeInherited(handover, keptMetrics); f != nil {
+func (m *metricsPort) open(ctx context.Context, address string, store *handover.Store) (err error) {
+	if f := store.Take(keptMetrics); f != nil {
 		defer f.Close()
 		m.listener, err = net.FileListener(f)
 		return err
@@ -46,7 +46,7 @@ func (m *metricsPort) open(ctx context.Context, address string, handover *handov
 	if m.listener, err = edge.Listen(ctx, address); err != nil {
 		return listenProblem("choose another address with --metrics", err)
 	}
-	if err := keepSocket(handover, keptMetrics, m.listener); err != nil {
+	if err := keepSocket(store, keptMetrics, m.listener); err != nil {
 		m.listener.Close()
 		return err
 	}

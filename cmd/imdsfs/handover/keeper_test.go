@@ -279,17 +279,17 @@ func TestTheMountIsMadeBeforeTheDaemon(t *testing.T) {
 	if got := k.noted(); got != "kept , 0 from others; kept mount, 0 from others" {
 		t.Error(got)
 	}
-	k = newTestKeeper(t, "note=helper exit=4")
+	k = newTestKeeper(t, "note=command exit=4")
 	k.MountCommand = k.Command
 	k.run()
 	k.ends(4)
-	if got := k.noted(); got != "helper" {
-		t.Errorf("after a helper that failed: %s", got)
+	if got := k.noted(); got != "command" {
+		t.Errorf("after a command that failed: %s", got)
 	}
 	if k.log() != "" {
-		t.Errorf("the helper has said why, and the keeper says %q", k.log())
+		t.Errorf("the command has said why, and the keeper says %q", k.log())
 	}
-	k = newTestKeeper(t, "note=helper exit=0")
+	k = newTestKeeper(t, "note=command exit=0")
 	k.MountCommand = k.Command
 	k.run()
 	k.ends(1)

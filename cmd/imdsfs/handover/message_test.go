@@ -162,9 +162,9 @@ func TestTheMountHelperGetsNothingOfADaemon(t *testing.T) {
 	k := newTestKeeper(t, "kept keep=a! keep=mount! exit=0! drop=mount ready die")
 	k.MountCommand = k.Command
 	k.run()
-	const helper, daemon = "kept , 0 from others", "; kept a mount, 0 from others"
-	k.eventually("the second helper", func() bool { return strings.Count(k.noted(), ";") >= 2 })
-	if got := k.noted(); !strings.HasPrefix(got, helper+daemon+"; "+helper) {
+	const command, daemon = "kept , 0 from others", "; kept a mount, 0 from others"
+	k.eventually("MountCommand runs again", func() bool { return strings.Count(k.noted(), ";") >= 2 })
+	if got := k.noted(); !strings.HasPrefix(got, command+daemon+"; "+command) {
 		t.Error(got)
 	}
 	k.cancel()

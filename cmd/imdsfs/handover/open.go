@@ -123,17 +123,41 @@ func (s *Store) take(name string, f *os.File) {
 	}
 }
 
-// Inherited returns the descriptors that a predecessor kept, by name. They stay kept. The files, and the map, are the
-// caller's.
+// Inherited returns the descriptors that a predecessor kept, by name, as far as nobody has taken them. They stay kept.
 func (s *Store) Inherited() map[string]*os.File { return s.inherited }
+
+// Take returns what a predecessor kept under a name, nil if there is nothing. The file is the caller's. It stays kept.
+func (s *Store) Take(name string) *os.File {
+	f := s.inherited[name]
+	delete(s.inherited, name)
+	return f
+}
+
+// TakeAll is Take for all names with a prefix.
+func (s *Store) TakeAll(prefix string) map[string]*os.File {
+	files := map[string]*os.File{}
+	for name := range s.inherited {
+		if strings.HasPrefix(name, prefix) {
+			files[name] = s.Take(name)
+		}
+	}
+	return files
+}
+
+// Discard closes what a predecessor kept under a name, and stops keeping it.
+func (s *Store) Discard(name string) {
+	if f := s.Take(name); f != nil {
+		f.Close()
+	}
+	s.Drop(name)
+}
 
 // InheritedText returns a text that a predecessor kept with [Store.KeepText], at most 1 MiB of it; nil if there is none.
 func (s *Store) InheritedText(name string) []byte {
-	f := s.inherited[name]
+	f := s.Take(name)
 	if f == nil {
 		return nil
 	}
-	delete(s.inherited, name)
 	defer f.Close()
 	// A read of anything but sealed memory may hang, or return something else the next time.
 	if seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_WRITE == 0 {

@@ -44,6 +44,27 @@ func TestOnlySealedMemoryIsReadAsText(t *testing.T) {
 	}
 }
 
+func TestInheritedFilesAreTakenOnce(t *testing.T) {
+	s := Disabled()
+	for _, name := range []string{"fs-a", "fs-b", "lock", "unknown"} {
+		s.take(name, file(t, name))
+	}
+	if s.Take("lock") == nil || s.Take("lock") != nil || s.Take("nothing") != nil {
+		t.Error("the lock is not taken exactly once")
+	}
+	if all := s.TakeAll("fs-"); len(all) != 2 || all["fs-a"] == nil || all["fs-b"] == nil || len(s.TakeAll("fs-")) != 0 {
+		t.Errorf("taken: %v", all)
+	}
+	s.Discard("unknown")
+	if _, kept := s.held["unknown"]; kept || len(s.Inherited()) != 0 {
+		t.Errorf("left: %v", s.Inherited())
+	}
+	if _, kept := s.held["lock"]; !kept {
+		t.Error("what is taken is no longer kept")
+	}
+	s.DropAll()
+}
+
 func TestNamesOfWhatIsKept(t *testing.T) {
 	for name, want := range map[string]bool{
 		"kept-a": true, "kept-listen-[fd00__1%eth0]_80": true, "kept-" + strings.Repeat("a", maxFDName-len(prefix)): true,
