@@ -184,32 +184,34 @@ func TestInheritedNodesAreForgotten(t *testing.T) {
 	t.Logf("%d inodes", e.door.Inodes())
 }
 
-func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
-	spoil := func(name string, how func(text []byte) []byte) func(e *keptDoor) {
-		return func(e *keptDoor) {
-			for held := range e.keeper.held {
-				if !strings.HasPrefix(held, name) {
-					continue
-				}
-				f := e.keeper.held[held]
-				text := make([]byte, 1<<20)
-				n, err := f.ReadAt(text, 0)
-				if n == 0 {
-					e.t.Fatal(err)
-				}
-				fd, err := unix.MemfdCreate("spoiled", unix.MFD_CLOEXEC)
-				if err != nil {
-					e.t.Fatal(err)
-				}
-				spoiled := os.NewFile(uintptr(fd), "spoiled")
-				if _, err := spoiled.Write(how(text[:n])); err != nil {
-					e.t.Fatal(err)
-				}
-				f.Close()
-				e.keeper.held[held] = spoiled
+// spoil replaces what is kept under names that begin so.
+func spoil(name string, how func(text []byte) []byte) func(e *keptDoor) {
+	return func(e *keptDoor) {
+		for held := range e.keeper.held {
+			if !strings.HasPrefix(held, name) {
+				continue
 			}
+			f := e.keeper.held[held]
+			text := make([]byte, 1<<20)
+			n, err := f.ReadAt(text, 0)
+			if n == 0 {
+				e.t.Fatal(err)
+			}
+			fd, err := unix.MemfdCreate("spoiled", unix.MFD_CLOEXEC)
+			if err != nil {
+				e.t.Fatal(err)
+			}
+			spoiled := os.NewFile(uintptr(fd), "spoiled")
+			if _, err := spoiled.Write(how(text[:n])); err != nil {
+				e.t.Fatal(err)
+			}
+			f.Close()
+			e.keeper.held[held] = spoiled
 		}
 	}
+}
+
+func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 	half := func(text []byte) []byte { return text[:len(text)/2] }
 	flip := func(text []byte) []byte { text[len(text)-3] ^= 1; return text }
 	for _, c := range []struct {

@@ -47,30 +47,30 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			return file
-		}, ErrNotDir, "not a directory"},
+		}, mountpoint.ErrNotDir, "not a directory"},
 		{"a link", func(t *testing.T, dir string) string {
 			link := filepath.Join(dir, "link")
 			if err := os.Symlink(t.TempDir(), link); err != nil {
 				t.Fatal(err)
 			}
 			return link
-		}, ErrNotDir, "not a directory"},
+		}, mountpoint.ErrNotDir, "not a directory"},
 		{"a missing parent", func(t *testing.T, dir string) string {
 			return filepath.Join(dir, "missing", "mnt")
-		}, ErrNoParent, "missing"},
+		}, mountpoint.ErrNoParent, "missing"},
 		{"a file as parent", func(t *testing.T, dir string) string {
 			file := filepath.Join(dir, "file")
 			if err := os.WriteFile(file, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return filepath.Join(file, "mnt")
-		}, ErrNoParent, "file"},
+		}, mountpoint.ErrNoParent, "file"},
 		{"a directory that holds something", func(t *testing.T, dir string) string {
 			if err := os.WriteFile(filepath.Join(dir, "afterburn"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return dir
-		}, ErrNotEmpty, `it holds "afterburn"`},
+		}, mountpoint.ErrNotEmpty, `it holds "afterburn"`},
 		{"a foreign mount", func(t *testing.T, dir string) string {
 			if err := unix.Mount("some", dir, "tmpfs", 0, ""); err != nil {
 				t.Fatal(err)

@@ -33,7 +33,7 @@
 // other variable.
 //
 // What crosses from one daemon to the next, which has the same rights: descriptors by name. The next one does not fail
-// over what makes no sense, but makes it afresh (successor.go, fs/inherit.go, fdstore). Exec also passes capabilities on:
+// over what makes no sense, but makes it afresh (successor.go, fs/inherited.go, fdstore). Exec also passes capabilities on:
 // tryProgram in candidate.go checks that root chose the program.
 //
 // What crosses from everybody else:
