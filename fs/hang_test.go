@@ -17,9 +17,8 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// A process may hang in the middle of a listing, and the kernel holds the directory's lock meanwhile: its
-// buffer is a page that never comes, as with a network file system that is gone, or on purpose.
-// hangListing lists dir into such a page until it is killed.
+// hangListing hangs in the middle of a listing of dir until it is killed, and the kernel holds the directory's lock
+// meanwhile. Its buffer is a page that never comes, as with a network file system that is gone, or on purpose.
 func hangListing(dir string) error {
 	page := os.Getpagesize()
 	mem, err := unix.Mmap(-1, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -52,7 +51,7 @@ func hangListing(dir string) error {
 	return fmt.Errorf("the listing did not hang: %v", err)
 }
 
-// startHanging has a process hang while it lists dir.
+// startHanging starts a process that hangs while it lists dir.
 func startHanging(t *testing.T, dir string) (release func()) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", dir)
@@ -69,7 +68,7 @@ func startHanging(t *testing.T, dir string) (release func()) {
 		cmd.Wait()
 	}
 	t.Cleanup(release)
-	// Who waits for the directory cannot be killed, the test included.
+	// A process that waits for the directory cannot be killed, the test included.
 	limit := time.AfterFunc(kit.Patience, func() { cmd.Process.Kill() })
 	t.Cleanup(func() { limit.Stop() })
 	buf := make([]byte, 100)

@@ -74,7 +74,7 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 	}
 }
 
-// TestWhatWasNotToldIsToldByTheSuccessor has the door end at each step of a change.
+// TestWhatWasNotToldIsToldByTheSuccessor ends the door at each step of a change.
 func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
 	for name, change := range map[string]func(e *keptDoor, next *source.Snapshot){
 		"before the tree is kept": func(*keptDoor, *source.Snapshot) {},
@@ -108,7 +108,7 @@ func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
 	}
 }
 
-// silence is a kernel that hears nothing.
+// silence is a kernel that takes no notification.
 type silence struct{}
 
 func (silence) notify(batches [][]notification, done func(int, []fuse.Status)) {
@@ -117,7 +117,7 @@ func (silence) notify(batches [][]notification, done func(int, []fuse.Status)) {
 	}
 }
 
-// TestASuccessorTellsAHangingDirectory: what waited for somebody who hangs in a listing is not forgotten.
+// TestASuccessorTellsAHangingDirectory: invalidations that waited for a process that hangs in a listing are not lost.
 func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 	state := func(turn int) []string {
 		return []string{"meta-data/tags/instance/a", fmt.Sprint("a ", turn), "meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn)}
@@ -136,23 +136,21 @@ func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = build(t, prev, state(turn)...); return s })
 		e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn))
 	}
-	// The children of the doors before wait for the directory as well, longer than for a successor: they notice that
-	// there is one, and leave its requests to it.
+	// The children of the earlier doors wait for the directory as well, longer than for a successor. They notice that there
+	// is one, and leave its requests to it.
 	for start, turn := time.Now(), 0; time.Since(start) < successorGrace+time.Second; turn++ {
 		e.expectNone(fmt.Sprint("meta-data/none-", turn))
 		<-time.After(5 * time.Millisecond)
 	}
 	release()
-	kit.Eventually(t, "what waited is told", func() bool {
-		return e.door.publisher.invalidator.idle()
-	})
+	kit.Eventually(t, "the kernel has taken everything", e.door.publisher.invalidator.idle)
 	e.expect("meta-data/tags/instance/a", "a 7")
 	if got := held(); got != "a 0" {
 		t.Errorf("what was held is now %q", got)
 	}
 }
 
-// TestInheritedNodesAreForgotten: what the kernel does not know costs nothing, over any number of successors.
+// TestInheritedNodesAreForgotten: nodes that the kernel does not know cost nothing, over any number of successors.
 func TestInheritedNodesAreForgotten(t *testing.T) {
 	s := build(t, nil, tags(50)...)
 	e := newKeptDoor(t, s)
@@ -167,7 +165,7 @@ func TestInheritedNodesAreForgotten(t *testing.T) {
 		e.kill()
 		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = prev; return prev })
 	}
-	// The kernel does not drop what somebody looks at just then; a change asks about what is in doubt.
+	// The kernel does not drop what a process looks at just then. Each change asks about the nodes in doubt.
 	turn := 0
 	kit.Eventually(t, "the kernel knows little, and so do we", func() bool {
 		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {

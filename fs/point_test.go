@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryMount mounts where it should be refused.
+// tryMount mounts where the mount should be refused.
 func tryMount(t *testing.T, dir, runtimeDir string) error {
 	t.Helper()
 	kit.RequireMount(t)
@@ -148,8 +148,8 @@ func TestADeadMountIsReplaced(t *testing.T) {
 	}
 }
 
-// TestAStoppedDaemonIsLeftAlone: one that was stopped with SIGSTOP holds its lock, so the path is not
-// touched; with another run-time directory a child looks at it, for a second.
+// TestAStoppedDaemonIsLeftAlone: a daemon that was stopped with SIGSTOP holds its lock, so nobody touches the path. With
+// another run-time directory a child looks at it, for a second.
 func TestAStoppedDaemonIsLeftAlone(t *testing.T) {
 	kit.RequireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
@@ -188,7 +188,7 @@ func TestADirectoryThatAKilledDaemonMadeIsRemoved(t *testing.T) {
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left behind: %v", err)
 	}
-	// What somebody else makes there afterwards is his.
+	// What somebody else makes there afterwards stays.
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
