@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -83,10 +84,10 @@ func completePath(known bool) cobra.CompletionFunc {
 		dir := typed[:strings.LastIndex(typed, "/")+1]
 		var found []string
 		for _, e := range listedBelow(cmd, source.Absolute(dir)) {
-			if e.dir {
-				e.name += "/"
+			if e.Dir {
+				e.Name += "/"
 			}
-			found = append(found, dir+e.name)
+			found = append(found, dir+e.Name)
 		}
 		if below, err := source.InEveryVersion(dir); known && err == nil {
 			for _, name := range source.CategoriesBelow(below) {
@@ -115,23 +116,18 @@ func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCo
 
 // listedBelow is what the daemon that the flags of cmd name lists at an absolute path, nothing if none answers soon. No
 // other service is asked, unless it is named.
-func listedBelow(cmd *cobra.Command, path string) []listed {
+func listedBelow(cmd *cobra.Command, path string) []client.Listed {
 	ctx, cancel := context.WithTimeout(context.Background(), completionLimit)
 	defer cancel()
 	flags := clientFlags{timeout: completionLimit}
 	flags.endpoint, _ = cmd.Flags().GetString("endpoint") // "" where there is no such flag
 	flags.runtimeDir, _ = cmd.Flags().GetString("runtime-dir")
 	flags.v1, _ = cmd.Flags().GetBool("v1")
-	c, err := flags.client(ctx)
-	if err != nil || c.fallback {
+	s, err := flags.client(ctx)
+	if err != nil || s.fallback {
 		return nil
 	}
-	at := namesOf(path)
-	body, err := c.get(ctx, at.path(true))
-	if err != nil {
-		return nil
-	}
-	entries, _ := parseListing(at, string(body))
+	entries, _ := s.client.List(ctx, client.ParsePath(path))
 	return entries
 }
 
@@ -141,7 +137,7 @@ func completeTag(cmd *cobra.Command, args []string, typed string) ([]cobra.Compl
 	}
 	var keys []string
 	for _, e := range listedBelow(cmd, "/"+source.Latest+"/"+source.TagPath("")) {
-		keys = append(keys, e.name)
+		keys = append(keys, e.Name)
 	}
 	return offer(keys, typed)
 }

@@ -9,8 +9,10 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/spf13/cobra"
+
+	"github.com/imdsfs/imdsfs/imds/client"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // attributes are those that afterburn has of EC2 (coreos.github.io/afterburn/usage/attributes), and where they
@@ -48,11 +50,11 @@ refuses; 2 wrong usage; 4 it has none of these.`,
   imdsfs env --endpoint http://127.0.0.1:1338 > /run/imdsfs/environment`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.client(cmd.Context())
+			s, err := flags.client(cmd.Context())
 			if err != nil {
 				return err
 			}
-			text, err := environmentFile(cmd.Context(), c)
+			text, err := environmentFile(cmd.Context(), s)
 			if err != nil {
 				return err
 			}
@@ -64,13 +66,13 @@ refuses; 2 wrong usage; 4 it has none of these.`,
 	return cmd
 }
 
-func environmentFile(ctx context.Context, c *client) (string, error) {
-	variables, err := environmentOf(ctx, c)
+func environmentFile(ctx context.Context, s *service) (string, error) {
+	variables, err := environmentOf(ctx, s)
 	if err != nil {
 		return "", err
 	}
 	if len(variables) == 0 {
-		return "", problem.No(hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
+		return "", problem.No(hintStranger, fmt.Errorf("%s has no metadata of an instance", s.client.Endpoint()))
 	}
 	var b strings.Builder
 	for _, v := range variables {
@@ -83,14 +85,14 @@ func environmentFile(ctx context.Context, c *client) (string, error) {
 type variable struct{ name, value string }
 
 // environmentOf asks a service for the attributes. Those that it does not have are left out.
-func environmentOf(ctx context.Context, c *client) (variables []variable, err error) {
+func environmentOf(ctx context.Context, s *service) (variables []variable, err error) {
 	for _, a := range attributes {
 		path, key, _ := strings.Cut(a.path, "#")
-		body, err := c.get(ctx, path)
+		body, err := s.get(ctx, path)
 		if err == nil && key != "" {
 			body, err = member(body, key)
 		}
-		if errors.Is(err, errNotFound) {
+		if errors.Is(err, client.ErrNotFound) {
 			continue
 		}
 		if err != nil {
@@ -104,7 +106,7 @@ func environmentOf(ctx context.Context, c *client) (variables []variable, err er
 	return variables, nil
 }
 
-// member is the string that a JSON object has under a key; errNotFound if it has none.
+// member is the string that a JSON object has under a key; client.ErrNotFound if it has none.
 func member(document []byte, key string) ([]byte, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(document, &object); err != nil {
@@ -112,7 +114,7 @@ func member(document []byte, key string) ([]byte, error) {
 	}
 	var text *string
 	if json.Unmarshal(object[key], &text) != nil || text == nil {
-		return nil, errNotFound
+		return nil, client.ErrNotFound
 	}
 	return []byte(*text), nil
 }

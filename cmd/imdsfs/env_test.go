@@ -5,13 +5,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/imds/client"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A shell reads exactly the value; that systemd does is tested with the packages.
 func TestAShellReadsWhatIsQuoted(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	for _, shell := range [][]string{{"sh"}, {"bash"}, {"bash", "--posix"}} {
-		requireCommand(t, shell[0])
+		kit.RequireCommand(t, shell[0])
 		for _, value := range []string{
 			"", "plain-1.example", "a b", " a ", "\ta\t", "$HOME $(id) ${x}", "`id`", `"a"`, `'a'`, `a\b`, `\`, `\\`, `\n`, `\$`, "a\nb", "\n", "a\n\n",
 			"\\\n", "\r\n", "#a", ";a", "a #b", "!a", "~", "*", "%h", "=", "a=b", "(a)", "[a]", "{a,b}", "a&b|c<d>e", "é—ü", "\u2028", "\x1b[31m", "\x7f",
@@ -27,7 +30,7 @@ func TestAShellReadsWhatIsQuoted(t *testing.T) {
 
 func TestADocumentWithoutARegionLeavesItOut(t *testing.T) {
 	for document, want := range map[string]string{
-		`{"region": null}`: errNotFound.Error(), `{}`: errNotFound.Error(), `{"region": 1}`: errNotFound.Error(), `{"region": "x"}`: "",
+		`{"region": null}`: client.ErrNotFound.Error(), `{}`: client.ErrNotFound.Error(), `{"region": 1}`: client.ErrNotFound.Error(), `{"region": "x"}`: "",
 		`[]`: "the instance identity document is no JSON object", ``: "the instance identity document is no JSON object",
 	} {
 		got := ""

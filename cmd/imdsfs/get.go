@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -39,9 +40,9 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 		Args: exactArgs(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := source.Absolute(args[0])
-			body, c, err := wait.get(cmd.Context(), &flags, path)
-			if errors.Is(err, errNotFound) {
-				return wait.tried(c.noSuch(cmd.Context(), args[0], path))
+			body, s, err := wait.get(cmd.Context(), &flags, path)
+			if errors.Is(err, client.ErrNotFound) {
+				return wait.tried(s.noSuch(cmd.Context(), args[0], path))
 			}
 			if err != nil {
 				return err

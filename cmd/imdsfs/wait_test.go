@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // tellAddress leaves the address of a server in a run-time directory, as a daemon does.
@@ -79,7 +81,7 @@ func TestGetWaitsForTheDaemon(t *testing.T) {
 	go func() { done <- run([]string{"get", "--runtime-dir", dir, "--wait", "1h", "instance-id"}, &got, &got) }()
 	d := serve(t, write(t, "web.toml", least("", "")), false)
 	rewrite(t, listenFile(dir), d.address+"\n")
-	eventually(t, "printed", func() bool { return got.String() != "" })
+	kit.Eventually(t, "printed", func() bool { return got.String() != "" })
 	if code := <-done; code != 0 || got.String() != "i-0a1b2c3d4e5f67890" {
 		t.Errorf("from %s: exit %d: %q", d.address, code, got.String())
 	}
