@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/linklocal"
-	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // addAddresses puts the link-local addresses on a link of our own, if that is wanted. Without the privilege it
@@ -27,14 +25,14 @@ func (p *process) addAddresses(ctx context.Context) (err error) {
 			return err
 		}
 		if p.link != nil {
-			return refusedAddresses(p.link.SetIPv6(opts.HTTPProtocolIPv6))
+			return p.link.SetIPv6(opts.HTTPProtocolIPv6)
 		}
 	}
 	p.link, err = linklocal.Add(ctx, linklocal.Config{
 		IPv6: opts.HTTPProtocolIPv6, Force: p.settings.forceAddresses || p.inheritsListeners(expand(linkLocal, opts)),
 		Warn: func(text string) { p.log.Warn(text) },
 	})
-	return refusedAddresses(err)
+	return err
 }
 
 // mayChangeLinks reports whether we have CAP_NET_ADMIN.
@@ -53,14 +51,6 @@ func (p *process) removeAddresses() {
 	}
 }
 
-func refusedAddresses(err error) error {
-	var refused *linklocal.Error
-	if errors.As(err, &refused) {
-		return problem.Failed(refused.Hint, err)
-	}
-	return err
-}
-
 // linkOwner is for whom a helper makes the link: the same for helper and daemon, wherever each is.
 func (s *settings) linkOwner() string {
 	if dir, err := filepath.Abs(s.runtimeDir); err == nil {
@@ -74,7 +64,7 @@ func (s *settings) provideAddresses(ctx context.Context) error {
 	if !s.addAddresses {
 		return s.withdrawAddresses() // they were wanted before
 	}
-	return refusedAddresses(linklocal.Provide(ctx, s.linkOwner(), linklocal.Config{Force: s.forceAddresses, Warn: warnOnStderr}))
+	return linklocal.Provide(ctx, s.linkOwner(), linklocal.Config{Force: s.forceAddresses, Warn: warnOnStderr})
 }
 
 func (s *settings) withdrawAddresses() error { return linklocal.Withdraw(s.linkOwner(), warnOnStderr) }

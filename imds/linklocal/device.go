@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 const localTimeout = 10 * time.Second
@@ -30,8 +32,8 @@ func leftover() (netlink.Link, error) {
 		foreign = []string{"it is a link of kind " + kind}
 	}
 	if len(foreign) > 0 {
-		return nil, &Error{Err: ErrNotOurs, Detail: fmt.Sprintf("%s: %s", Name, strings.Join(foreign, ", ")),
-			Hint: "we need the name: rename that one or, if nobody wants it, run: ip link delete " + Name}
+		return nil, refuse(ErrNotOurs, fmt.Sprintf("%s: %s", Name, strings.Join(foreign, ", ")),
+			"we need the name: rename that one or, if nobody wants it, run: ip link delete "+Name)
 	}
 	return device, nil
 }
@@ -64,7 +66,7 @@ func create(linkAdd func(netlink.Link) error) (netlink.Link, error) {
 		}
 		return device, nil
 	}
-	return nil, &Error{Err: ErrUnsupported, Detail: "add " + Name, Hint: "put the addresses on a link that is there: " + byHand}
+	return nil, refuse(ErrUnsupported, "add "+Name, "put the addresses on a link that is there: "+byHand)
 }
 
 // settle makes the link as it has to be: up, with the addresses that are wanted.
@@ -73,13 +75,13 @@ func settle(device netlink.Link, ipv6 bool) error {
 	if err := netlink.LinkSetUp(device); err != nil {
 		return explain("set "+Name+" up", err)
 	}
-	if err := addAddress(device, IPv4); err != nil {
+	if err := addAddress(device, ec2.ServiceIPv4); err != nil {
 		return err
 	}
 	if ipv6 {
-		return addAddress(device, IPv6)
+		return addAddress(device, ec2.ServiceIPv6)
 	}
-	return removeAddress(device, IPv6)
+	return removeAddress(device, ec2.ServiceIPv6)
 }
 
 func addAddress(device netlink.Link, addr netip.Addr) error {
@@ -96,8 +98,8 @@ func addAddress(device netlink.Link, addr netip.Addr) error {
 	err := netlink.AddrReplace(device, entry)
 	doing := fmt.Sprintf("add %s to %s", addr, Name)
 	if addr.Is6() && (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EAFNOSUPPORT)) {
-		return &Error{ipv6: true, Err: ErrIPv6Off, Detail: doing, Hint: "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0" +
-			" before imdsfs starts, net.ipv6.conf." + Name + ".disable_ipv6=0 while it runs"}
+		return refuseAt(addr, ErrIPv6Off, doing, "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0"+
+			" before imdsfs starts, net.ipv6.conf."+Name+".disable_ipv6=0 while it runs")
 	}
 	if err != nil || addr.Is4() {
 		return explain(doing, err)
@@ -142,7 +144,7 @@ func foreignOn(device netlink.Link) ([]string, error) {
 	}
 	for _, a := range addrs {
 		byKernel := a.Addr().Is6() && a.Addr().IsLinkLocalUnicast()
-		if a != hostPrefix(IPv4) && a != hostPrefix(IPv6) && !byKernel {
+		if a != hostPrefix(ec2.ServiceIPv4) && a != hostPrefix(ec2.ServiceIPv6) && !byKernel {
 			foreign = append(foreign, "it carries "+a.String())
 		}
 	}
@@ -180,9 +182,9 @@ func unowned(device netlink.Link, addrs []netip.Addr) error {
 		if owner, err := byIndex(entry.LinkIndex); err == nil && owner != nil {
 			name = owner.Attrs().Name
 		}
-		return &Error{ipv6: addr.Is6(), Err: ErrOwned, Detail: fmt.Sprintf("%s is on %s", addr, name), Hint: fmt.Sprintf(
+		return refuseAt(addr, ErrOwned, fmt.Sprintf("%s is on %s", addr, name), fmt.Sprintf(
 			"it can be listened on as it is, without --add-addresses; or remove it with: ip address delete %s dev %s; or give --force-addresses",
-			prefixOf(entry), name)}
+			prefixOf(entry), name))
 	}
 	return nil
 }

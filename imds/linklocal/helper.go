@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 // Provide puts the addresses on imds0 for the daemon of owner, a run-time directory of at most 240 bytes. It is
@@ -15,12 +17,12 @@ import (
 func Provide(ctx context.Context, owner string, config Config) error {
 	config.owner, config.IPv6 = owner, true
 	_, err := Add(ctx, config)
-	var refused *Error
-	if !errors.As(err, &refused) || !refused.ipv6 {
+	var refused ipv6Only
+	if !errors.As(err, &refused) {
 		return err
 	}
 	if config.Warn != nil && !errors.Is(err, ErrIPv6Off) {
-		config.Warn(fmt.Sprintf("%s is left out: %v", IPv6, err))
+		config.Warn(fmt.Sprintf("%s is left out: %v", ec2.ServiceIPv6, err))
 	}
 	config.IPv6 = false
 	_, err = Add(ctx, config)
@@ -31,7 +33,7 @@ func Provide(ctx context.Context, owner string, config Config) error {
 // 169.254.169.254.
 func Given(owner string) (*Link, error) {
 	device, err := ownedBy(owner)
-	if device == nil || err != nil || carries(device, IPv4) != nil {
+	if device == nil || err != nil || carries(device, ec2.ServiceIPv4) != nil {
 		return nil, err
 	}
 	return &Link{kind: device.Type(), index: device.Attrs().Index, given: true}, nil
@@ -66,8 +68,8 @@ func carries(device netlink.Link, addr netip.Addr) error {
 	if err != nil || slices.Contains(has, hostPrefix(addr)) {
 		return err
 	}
-	return &Error{ipv6: addr.Is6(), Err: ErrLeftOut, Detail: fmt.Sprintf("%s is not on %s", addr, Name),
-		Hint: "disable http-protocol-ipv6; or is IPv6 switched off here, or has another link the address (the log of the start says so)? then restart imdsfs"}
+	return refuseAt(addr, ErrLeftOut, fmt.Sprintf("%s is not on %s", addr, Name),
+		"disable http-protocol-ipv6; or is IPv6 switched off here, or has another link the address (the log of the start says so)? then restart imdsfs")
 }
 
 func aliasOf(owner string) string { return "imdsfs of " + owner }

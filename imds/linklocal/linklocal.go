@@ -42,17 +42,12 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 // Name is the name of the link.
 const Name = "imds0"
-
-// The addresses of the service (EC2 user guide, "Use the Instance Metadata Service to access instance
-// metadata").
-var (
-	IPv4 = netip.MustParseAddr("169.254.169.254")
-	IPv6 = netip.MustParseAddr("fd00:ec2::254")
-)
 
 // Config says what to add and how.
 type Config struct {
@@ -138,22 +133,22 @@ func (l *Link) SetIPv6(on bool) error {
 	case err != nil:
 		return err
 	case device == nil && on:
-		return &Error{Err: ErrGone, Detail: "somebody removed " + Name, Hint: "restart imdsfs"}
+		return refuse(ErrGone, "somebody removed "+Name, "restart imdsfs")
 	case device == nil:
 		return nil
 	case l.given:
-		return carries(device, IPv6)
+		return carries(device, ec2.ServiceIPv6)
 	}
 	if on && !l.config.Force {
-		if err := unowned(device, []netip.Addr{IPv6}); err != nil {
+		if err := unowned(device, []netip.Addr{ec2.ServiceIPv6}); err != nil {
 			return err
 		}
 		has, err := addressesOf(device)
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(has, hostPrefix(IPv6)) {
-			if err := unanswered(context.Background(), []netip.Addr{IPv6}, nil); err != nil {
+		if !slices.Contains(has, hostPrefix(ec2.ServiceIPv6)) {
+			if err := unanswered(context.Background(), []netip.Addr{ec2.ServiceIPv6}, nil); err != nil {
 				return err
 			}
 		}
@@ -203,9 +198,9 @@ func (l *Link) remove(device netlink.Link) error {
 
 func wanted(ipv6 bool) []netip.Addr {
 	if ipv6 {
-		return []netip.Addr{IPv4, IPv6}
+		return []netip.Addr{ec2.ServiceIPv4, ec2.ServiceIPv6}
 	}
-	return []netip.Addr{IPv4}
+	return []netip.Addr{ec2.ServiceIPv4}
 }
 
 // vacant refuses addresses that somebody else has. device is our leftover, nil without one; again if it is

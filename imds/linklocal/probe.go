@@ -55,10 +55,10 @@ func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) er
 		at := netip.AddrPortFrom(addr, 80)
 		switch a := answers[i]; {
 		case slices.Contains(ours, hostPrefix(addr)) && (a.status != "" || a.closed):
-			return &Error{Err: ErrInUse, Detail: fmt.Sprintf("%s, on %s", at, Name), Hint: "stop it (another imdsfs?), or give --force-addresses"}
+			return refuse(ErrInUse, fmt.Sprintf("%s, on %s", at, Name), "stop it (another imdsfs?), or give --force-addresses")
 		case a.status != "":
-			return &Error{ipv6: addr.Is6(), Err: ErrAnswered, Detail: fmt.Sprintf("%s says %q", at, a.status),
-				Hint: "is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine"}
+			return refuseAt(addr, ErrAnswered, fmt.Sprintf("%s says %q", at, a.status),
+				"is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine")
 		}
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // refused checks that adding is refused for that reason, in an error that names all of says and has
@@ -28,8 +30,7 @@ func refused(t *testing.T, config Config, reason error, says ...string) {
 
 func wantRefusal(t *testing.T, err, reason error, says ...string) {
 	t.Helper()
-	var refusal *Error
-	if !errors.Is(err, reason) || !errors.As(err, &refusal) || refusal.Hint == "" {
+	if !errors.Is(err, reason) || problem.Hint(err) == "" {
 		t.Errorf("got %v; want %v, with a hint", err, reason)
 		return
 	}
