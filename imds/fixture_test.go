@@ -79,6 +79,15 @@ func authority() (*token.Authority, *source.ManualClock) {
 	return token.New([32]byte{7}, clock), clock
 }
 
+// respond answers one request from a snapshot of which nothing is rendered yet.
+func respond(snap *source.Snapshot, tokens *token.Authority, hosts Hosts, req *Request) Response {
+	var tree *Tree
+	if snap != nil {
+		tree = NewTree(snap)
+	}
+	return (&Service{Tokens: tokens, Hosts: hosts}).Respond(tree, now, req)
+}
+
 func header(r Response, name string) string {
 	for _, h := range r.Headers {
 		if h.Name == name {

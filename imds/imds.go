@@ -44,9 +44,15 @@ const (
 // another version, not percent-encoded (EC2 user guide, "Retrieve instance metadata").
 var tokenPath = []string{"latest", "api", "token"}
 
-// Respond answers one request from snap, which is nil before the first one is published. now is the
-// wall clock, for the Date header. The same arguments give the same response, a new token apart.
-func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, hosts Hosts, req *Request) Response {
+// A Service answers requests. It does not change.
+type Service struct {
+	Tokens *token.Authority
+	Hosts  Hosts
+}
+
+// Respond answers one request from a tree, which is nil before the first one is published. now is the wall clock, for the
+// Date header. The same arguments give the same response, a new token apart.
+func (s *Service) Respond(tree *Tree, now time.Time, req *Request) Response {
 	var room [12]string // for the segments of any path that exists
 	target, ok := parseTarget(req.Target, room[:]...)
 	if !ok || req.Minor >= 1 && req.Host == "" {
@@ -59,7 +65,7 @@ func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, host
 		// RFC 9112 §3.2.2: it replaces the Host header. (A copy, so that room stays on the stack.)
 		host = strings.Clone(target.authority)
 	}
-	if (host != "" || target.absolute) && !hosts.Allow(host) {
+	if (host != "" || target.absolute) && !s.Hosts.Allow(host) {
 		refused := a.plain(http.StatusForbidden)
 		refused.RefusedHost = refusedName(host)
 		return refused
@@ -68,24 +74,24 @@ func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, host
 		a.conn = connClose // the body, if one comes, is not read
 		return a.page(http.StatusExpectationFailed)
 	}
-	if snap == nil {
+	if tree == nil {
 		return a.plain(http.StatusServiceUnavailable)
 	}
-	opts := snap.Options()
+	opts := tree.snapshot.Options()
 	if !opts.HTTPEndpoint {
 		return a.plain(http.StatusForbidden)
 	}
 	if target.isToken {
-		return respondToken(a, snap.InstanceID(), opts.HopLimit, tokens, req)
+		return s.respondToken(a, tree.snapshot.InstanceID(), opts.HopLimit, req)
 	}
 	if req.Method == http.MethodPut {
 		return a.plain(http.StatusForbidden)
 	}
-	return respondData(a, snap, tokens, target.segments, req)
+	return s.respondData(a, tree, target.segments, req)
 }
 
 // respondToken answers on the token path.
-func respondToken(a answer, instanceID string, hopLimit int, tokens *token.Authority, req *Request) Response {
+func (s *Service) respondToken(a answer, instanceID string, hopLimit int, req *Request) Response {
 	switch req.Method {
 	case http.MethodPut:
 	case http.MethodOptions:
@@ -102,7 +108,7 @@ func respondToken(a answer, instanceID string, hopLimit int, tokens *token.Autho
 	if !ok {
 		return a.plain(http.StatusBadRequest)
 	}
-	return a.token(tokens.Issue(instanceID, ttl), ttl, hopLimit)
+	return a.token(s.Tokens.Issue(instanceID, ttl), ttl, hopLimit)
 }
 
 // parseTTL reads the one value of the TTL header: decimal digits, in range, spaces around them.
@@ -119,7 +125,7 @@ func parseTTL(values []string) (seconds int, ok bool) {
 }
 
 // respondData answers on every path but the token's, for every method but PUT.
-func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segments []string, req *Request) Response {
+func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Request) Response {
 	switch given := req.Header[tokenHeader]; {
 	case len(given) > 0:
 		if req.has("X-Forwarded-For") {
@@ -128,12 +134,12 @@ func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segme
 		if len(given) > 1 {
 			return a.plain(http.StatusUnauthorized)
 		}
-		remaining, ok := tokens.Verify(snap.InstanceID(), strings.Trim(given[0], " \t"))
+		remaining, ok := s.Tokens.Verify(tree.snapshot.InstanceID(), strings.Trim(given[0], " \t"))
 		if !ok {
 			return a.plain(http.StatusUnauthorized)
 		}
 		a.remaining = remaining
-	case req.has(ttlHeader), snap.Options().TokensRequired:
+	case req.has(ttlHeader), tree.snapshot.Options().TokensRequired:
 		return a.plain(http.StatusUnauthorized)
 	}
 	switch req.Method {
@@ -143,11 +149,11 @@ func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segme
 	default:
 		return a.allow(http.StatusMethodNotAllowed, allowData)
 	}
-	v, ok := lookup(snap, segments)
+	v, ok := lookup(tree.snapshot, segments)
 	if !ok {
 		return a.page(http.StatusNotFound)
 	}
-	return a.data(v)
+	return a.data(tree.entity(v))
 }
 
 // lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded

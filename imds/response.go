@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // A Response is one answer. [Response.AppendHead] writes its status line and headers.
@@ -125,31 +124,11 @@ type answer struct {
 	remaining int // seconds that the request's token is still good, 0 without a token
 }
 
-// An entity is a body with the headers that depend on it alone.
-type entity struct {
-	headers string // lines, each with its line end
-	body    []byte
-}
-
-// data is a leaf or a listing, which is rendered once for as long as the tree holds it.
-func (a answer) data(v source.View) Response {
-	e := v.Memo(newEntity).(*entity)
+// data is a leaf or a listing.
+func (a answer) data(e *entity) Response {
 	r := a.response(http.StatusOK, e.headers, e.body)
 	r.ttl = a.remaining
 	return r
-}
-
-func newEntity(v source.View) any {
-	var body []byte
-	if v.IsDir() {
-		body = v.Listing()
-	} else {
-		body = v.Bytes()
-	}
-	return &entity{
-		"Content-Type: " + v.ContentType() + "\r\nAccept-Ranges: none\r\nLast-Modified: " + httpDate(v.ModTime()) + "\r\n" + contentLength(len(body)),
-		body,
-	}
 }
 
 // token is the answer to a PUT. No newline follows the token: clients paste it into a header.

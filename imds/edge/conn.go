@@ -78,7 +78,7 @@ func (c *conn) serveRequest(ctx context.Context) bool {
 		c.server.conns.touch(&c.member)
 		req = &c.parser.req
 		req.Close = req.Close || ctx.Err() != nil
-		resp = imds.Respond(c.server.snapshot.Load(), limits.Tokens, now, limits.Hosts, req)
+		resp = c.server.service.Respond(c.server.tree.Load(), now, req)
 	}
 	unread := err != nil || bodyLength > 0 || c.parser.unread || c.in.Buffered() > 0
 	if resp.RefusedHost != "" && limits.RefusedHost != nil && c.server.reports.host.allow(struct{}{}) {

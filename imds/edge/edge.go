@@ -138,7 +138,8 @@ type Config struct {
 // A Server answers requests on any number of listeners from one snapshot.
 type Server struct {
 	config   Config
-	snapshot atomic.Pointer[source.Snapshot]
+	service  imds.Service
+	tree     atomic.Pointer[imds.Tree]
 	conns    registry
 	gate     *gate
 	counters counters
@@ -162,7 +163,7 @@ func New(config Config) *Server {
 	config.BodyTimeout = cmp.Or(config.BodyTimeout, DefaultBodyTimeout)
 	config.IdleTimeout = cmp.Or(config.IdleTimeout, DefaultIdleTimeout)
 	config.WriteTimeout = cmp.Or(config.WriteTimeout, DefaultWriteTimeout)
-	s := &Server{config: config}
+	s := &Server{config: config, service: imds.Service{Tokens: config.Tokens, Hosts: config.Hosts}}
 	s.conns.max, s.conns.maxPerPeer = config.MaxConns, config.MaxConnsPerPeer
 	s.gate = newGate(config.Allow, config.Addresses, config.Clock, config.RefusedPeer)
 	s.reports.underWay = make(slots, maxReports)
@@ -173,7 +174,7 @@ func New(config Config) *Server {
 
 // Publish implements [source.Door]: whatever request has not been read to the end of its headers when
 // it returns is answered from next.
-func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
+func (s *Server) Publish(next *source.Snapshot) { s.tree.Store(imds.NewTree(next)) }
 
 // Listen opens a listener for [Server.Serve] on a TCP address, "host:port". It does without Multipath
 // TCP, which net.Listen takes: the kernel knows no hop limit for that, and so would not let a client
