@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // newerVersion is later than any that `git describe` says.
@@ -53,7 +55,7 @@ func build(clone, name string, variables ...string) (string, error) {
 // built is the one file that matches the pattern of what a build made.
 func built(t testing.TB, build func() (string, error), pattern string) string {
 	t.Helper()
-	requireCommand(t, "git", "go", "make")
+	kit.RequireCommand(t, "git", "go", "make")
 	dist, err := build()
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // debContents are mode and name of all there is but the man pages of subcommands, and the directories of
@@ -59,7 +61,7 @@ var (
 
 func TestDebHoldsWhatIsListed(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	for _, arch := range []string{"amd64", "arm64"} {
 		deb := built(t, current, "imdsfs_*_"+arch+".deb")
 		var contents, pages []string
@@ -106,7 +108,7 @@ func TestDebHoldsWhatIsListed(t *testing.T) {
 // is what the repository has.
 func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	doc := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/doc/imdsfs")
 	sources := map[string]string{
 		"grafana-dashboard.json": "contrib/grafana/imdsfs.json",
@@ -127,7 +129,7 @@ func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 		check = append(check, filepath.Join(doc, example))
 	}
 	for name, source := range sources {
-		if readFile(t, filepath.Join(doc, name)) != readFile(t, filepath.Join(repository, source)) {
+		if kit.ReadFile(t, filepath.Join(doc, name)) != kit.ReadFile(t, filepath.Join(repository, source)) {
 			t.Errorf("/usr/share/doc/imdsfs/%s is not %s", name, source)
 		}
 	}
@@ -139,7 +141,7 @@ func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 // The page of imdsfs itself leads to those of its subcommands.
 func TestManPageNamesTheSubcommands(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
 	page := strings.ReplaceAll(output(t, "gzip", "-dc", filepath.Join(root, "usr/share/man/man1/imdsfs.1.gz")), `\-`, "-")
 	for _, name := range subcommands(t, built(t, current, "imdsfs-linux-"+runtime.GOARCH)) {
@@ -151,7 +153,7 @@ func TestManPageNamesTheSubcommands(t *testing.T) {
 
 func TestEverythingIsDatedByTheCommit(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	seconds := strings.TrimSpace(output(t, "git", "log", "-1", "--format=%ct"))
 	for _, h := range debFiles(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")) {
 		if fmt.Sprint(h.ModTime.Unix()) != seconds {
@@ -169,7 +171,7 @@ func TestEverythingIsDatedByTheCommit(t *testing.T) {
 
 func TestCompletionsAreScriptsOfTheirShells(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb", "bash")
+	kit.RequireCommand(t, "dpkg-deb", "bash")
 	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
 	// Completion asks the program, which has to be on the PATH.
 	script := `PATH=` + root + `/usr/bin:$PATH
@@ -184,7 +186,7 @@ echo "${COMPREPLY[0]}"`
 		t.Errorf("bash completes imdsfs opt to %s", out)
 	}
 	for file, first := range map[string]string{"zsh/vendor-completions/_imdsfs": "#compdef imdsfs\n", "fish/vendor_completions.d/imdsfs.fish": "# fish completion for imdsfs"} {
-		if text := readFile(t, filepath.Join(root, "usr/share", file)); !strings.HasPrefix(text, first) {
+		if text := kit.ReadFile(t, filepath.Join(root, "usr/share", file)); !strings.HasPrefix(text, first) {
 			t.Errorf("%s starts with %.40q", file, text)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const packagedFile = "imdsfs.toml"
@@ -29,7 +31,7 @@ func TestPackagedFileIsGood(t *testing.T) {
 func TestPackagedFileIsGoodWithEverySetting(t *testing.T) {
 	t.Parallel()
 	imdsfs := built(t, current, "imdsfs-linux-"+runtime.GOARCH)
-	tables := strings.SplitAfter(commented.ReplaceAllString(readFile(t, packagedFile), "$1"), "\n[")
+	tables := strings.SplitAfter(commented.ReplaceAllString(kit.ReadFile(t, packagedFile), "$1"), "\n[")
 	for choice := range 3 {
 		dir := t.TempDir()
 		cmd := exec.Command(imdsfs, "check", "--quiet", filepath.Join(dir, packagedFile))

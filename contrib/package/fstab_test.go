@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 var fstabLine = regexp.MustCompile(`(?m)^    (\S+ /run/metadata fuse\.imdsfs .*)$`)
@@ -13,7 +15,7 @@ var fstabLine = regexp.MustCompile(`(?m)^    (\S+ /run/metadata fuse\.imdsfs .*)
 func TestFstabMountsAtTheBoot(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
-	line := fstabLine.FindStringSubmatch(readFile(t, repository+"/README.md"))
+	line := fstabLine.FindStringSubmatch(kit.ReadFile(t, repository+"/README.md"))
 	if line == nil {
 		t.Fatal("README.md has no line for fstab")
 	}
@@ -26,7 +28,7 @@ func TestFstabMountsAtTheBoot(t *testing.T) {
 	}
 	m.run("systemctl start remote-fs.target")
 	// With nofail the boot does not wait for it.
-	eventually(t, "it is mounted", func() bool { return m.property(unit, "ActiveState") == "active" })
+	kit.Eventually(t, "it is mounted", func() bool { return m.property(unit, "ActiveState") == "active" })
 	id := m.answersAlike()
 	if log := m.run("journalctl --no-pager --unit=" + unit); !strings.Contains(log, "msg=ready") {
 		t.Errorf("the journal of the unit is\n%s", log)
@@ -40,7 +42,7 @@ func TestFstabMountsAtTheBoot(t *testing.T) {
 	m.run("systemctl restart " + unit)
 	m.answersAlike()
 	m.run("systemctl stop " + unit)
-	eventually(t, "nothing of it is left", func() bool {
+	kit.Eventually(t, "nothing of it is left", func() bool {
 		return m.run("grep fuse.imdsfs /proc/mounts || true; for comm in /proc/[0-9]*/comm; do grep -sx imdsfs $comm || true; done; ip -o link show imds0 2>/dev/null || true") == ""
 	})
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // exchange swaps a and b in dir until it is killed: what an adversary does to a path that root uses twice.
@@ -66,7 +68,7 @@ func TestNoInstanceLooksThroughTheStartOfAnother(t *testing.T) {
 	// It sees what it may.
 	m.run("test -r " + state + "; ! " + as + " test -r " + state)
 	control := `nsenter --target $(systemctl show --property=MainPID --value imdsfs@b) --mount setpriv --reuid=imdsfs --regid=imdsfs --clear-groups sleep 0.2`
-	eventually(t, "the adversary is at work", func() bool { return m.run(control+"; cat /root/seen") != "" })
+	kit.Eventually(t, "the adversary is at work", func() bool { return m.run(control+"; cat /root/seen") != "" })
 	before := m.run("cat /root/seen")
 	for range 20 {
 		m.run("systemctl restart imdsfs@b; systemctl reload imdsfs@b")
@@ -95,7 +97,7 @@ chown mallory /home/mallory /home/mallory/a`)
 	test := m.put("/proc/self/exe")
 	m.run("mv " + test + " /usr/local/bin/adversary; chmod 755 /usr/local/bin/adversary")
 	m.start("exec setpriv --reuid=mallory --regid=mallory --clear-groups env " + roleVariable + "=" + roleExchange + " " + dirVariable + "=/home/mallory adversary")
-	eventually(t, "the directory is exchanged", func() bool { out, _ := m.try("readlink /home/mallory/a"); return out != "" })
+	kit.Eventually(t, "the directory is exchanged", func() bool { out, _ := m.try("readlink /home/mallory/a"); return out != "" })
 	state := "ls /srv/target; grep -c ^victim /proc/mounts"
 	before := m.run(state)
 	m.run("dpkg --purge imdsfs")
@@ -111,7 +113,7 @@ chown mallory /home/mallory /home/mallory/a`)
 func TestDepsFollowNoLinkOfAUser(t *testing.T) {
 	t.Parallel()
 	m := boot(t)
-	m.write("/root/clone/.ci/deps", readFile(t, repository+"/.ci/deps"))
+	m.write("/root/clone/.ci/deps", kit.ReadFile(t, repository+"/.ci/deps"))
 	m.write("/root/precious", "not to be lost\n")
 	// Without a network it gets nothing, but it takes its lock.
 	out, err := m.try(`mkdir -p -m 1777 /run/lock; ln -s /root/precious /run/lock/imdsfs-deps.lock
@@ -119,7 +121,7 @@ mkdir -p /root/clone/testdata/clients; touch /root/clone/testdata/clients/packag
 	if err == nil || !strings.Contains(out, ".ci/deps: getting ") {
 		t.Errorf("it says %q, %v", out, err)
 	}
-	if got := readFile(t, m.path("/root/precious")); got != "not to be lost\n" {
+	if got := kit.ReadFile(t, m.path("/root/precious")); got != "not to be lost\n" {
 		t.Errorf("through a link in /run/lock it makes %q of a file", got)
 	}
 	// Who could open the file could hold the lock.

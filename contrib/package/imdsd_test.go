@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // imdsd does with its environment what systemd-imdsd does, as of systemd 261, and leaves what it got in /run/got.
@@ -49,7 +51,7 @@ cp /usr/share/doc/imdsfs/imdsd.conf /etc/systemd/system/systemd-imdsd@.service.d
 		t.Errorf("systemd-analyze verify says:\n%s", said)
 	}
 	var assigned []string
-	for _, a := range assignment.FindAllStringSubmatch(readFile(t, "../systemd/imdsd.conf"), -1) {
+	for _, a := range assignment.FindAllStringSubmatch(kit.ReadFile(t, "../systemd/imdsd.conf"), -1) {
 		assigned = append(assigned, a[1])
 	}
 	if got := strings.Fields(m.property(unit, "Environment")); len(assigned) < 12 || !slices.Equal(got, assigned) {
@@ -63,7 +65,7 @@ cp /usr/share/doc/imdsfs/imdsd.conf /etc/systemd/system/systemd-imdsd@.service.d
 			t.Fatalf("with tokens %s it gets %v, %v", mode, entries, err)
 		}
 		for name, value := range want {
-			if got := readFile(t, m.path("/run/got/"+name)); got != value {
+			if got := kit.ReadFile(t, m.path("/run/got/"+name)); got != value {
 				t.Errorf("with tokens %s, %s is %q, want %q", mode, name, got, value)
 			}
 		}

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -71,7 +73,7 @@ func TestInstalledServiceAnswersOnBothDoors(t *testing.T) {
 
 	first := m.property("imdsfs", "MainPID")
 	m.run(`printf '[meta-data]\ninstance-id = "i-00000000000000042"\n' >>/etc/imdsfs/imdsfs.toml; systemctl reload imdsfs`)
-	eventually(t, "reload shows the new instance", func() bool {
+	kit.Eventually(t, "reload shows the new instance", func() bool {
 		file, http := m.answers()
 		return file == "i-00000000000000042" && http == file
 	})

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const machineID = "0123456789abcdef0123456789abcdef"
@@ -39,10 +41,10 @@ func boot(t testing.TB) *machine {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		canClone = false
 	}
-	require(t, canClone, "root and /dev/fuse")
+	kit.Require(t, canClone, "root and /dev/fuse")
 	_, err := unifiedHierarchy()
-	require(t, err == nil, "cgroup2 to be mounted")
-	requireCommand(t, "nsenter")
+	kit.Require(t, err == nil, "cgroup2 to be mounted")
+	kit.RequireCommand(t, "nsenter")
 	m := &machine{t: t}
 	m.guard = exec.Command("/proc/self/exe")
 	// The race detector would sleep a second at the end.
@@ -83,7 +85,7 @@ func boot(t testing.TB) *machine {
 		t.Fatal(err)
 	}
 	// systemd makes the socket when it is ready for systemctl.
-	eventually(t, "systemd runs", func() bool {
+	kit.Eventually(t, "systemd runs", func() bool {
 		_, err := os.Stat(m.path("/run/systemd/private"))
 		return err == nil
 	})

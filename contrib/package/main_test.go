@@ -8,11 +8,10 @@ package packaging
 import (
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
@@ -37,30 +36,10 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long anything that has to happen may take on a loaded machine.
-const patience = time.Minute
+const patience = kit.Patience
 
 // repository is the root of the clone, from where go test runs these tests.
 const repository = "../.."
-
-// require skips the test on a laptop that cannot run it, and fails it where everything is required.
-func require(t testing.TB, met bool, what string) {
-	t.Helper()
-	switch {
-	case met:
-	case os.Getenv("IMDSFS_REQUIRE_ALL") == "1":
-		t.Fatalf("IMDSFS_REQUIRE_ALL=1, but this test needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
-	}
-}
-
-func requireCommand(t testing.TB, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		_, err := exec.LookPath(name)
-		require(t, err == nil, name)
-	}
-}
 
 // deps is the absolute path of what .ci/deps has put there.
 func deps(t testing.TB, name string) string {
@@ -70,26 +49,6 @@ func deps(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	_, err = os.Stat(path)
-	require(t, err == nil, path+" (run .ci/deps as root on Debian)")
+	kit.Require(t, err == nil, path+" (run .ci/deps as root on Debian)")
 	return path
-}
-
-// eventually polls until ok holds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in %v: %s", patience, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func readFile(t testing.TB, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -27,7 +28,7 @@ func (m *machine) container() stress.Place {
 		"/": libraries + "libassuan.so.0", "//": libraries + "libglib-2.0.so.0",
 	} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))
-		require(m.t, err == nil && len(files) > 0, pattern+" (run .ci/deps as root on Debian for "+runtime.GOARCH+")")
+		kit.Require(m.t, err == nil && len(files) > 0, pattern+" (run .ci/deps as root on Debian for "+runtime.GOARCH+")")
 		text, err := os.ReadFile(files[0])
 		if err != nil {
 			m.t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // traces prints what a package could leave behind: files with owner and mode (and what is in those of
@@ -96,7 +98,7 @@ func TestPurgeClearsUpAfterADaemonThatWasKilled(t *testing.T) {
 	m, before := used(t)
 	m.write("/etc/systemd/system/imdsfs.service.d/test.conf", "[Service]\nRestart=no\n")
 	m.run("systemctl daemon-reload; systemctl kill --signal=KILL imdsfs")
-	eventually(t, "the unit has failed", func() bool { return m.property("imdsfs", "ActiveState") == "failed" })
+	kit.Eventually(t, "the unit has failed", func() bool { return m.property("imdsfs", "ActiveState") == "failed" })
 	m.run("rm -r /etc/systemd/system/imdsfs.service.d; ip link show imds0 >/dev/null; grep -q /run/metadata /proc/mounts")
 	m.run("dpkg --purge imdsfs")
 	m.sameTraces(before)

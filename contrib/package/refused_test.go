@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // squat has systemd listen on a port of 127.0.0.1, in the way of imdsfs; leave ends that.
@@ -160,7 +162,7 @@ func (m *machine) nobodyWaits() {
 	refuse := func() {
 		m.t.Helper()
 		m.run(squat + "; ! systemctl start imdsfs 2>/dev/null")
-		eventually(m.t, "the helper waits", func() bool {
+		kit.Eventually(m.t, "the helper waits", func() bool {
 			return m.property("imdsfs", "SubState") == "start-pre" && m.property("imdsfs", "NRestarts") == "1"
 		})
 		m.run("! grep fuse.imdsfs /proc/mounts; " + leave)
@@ -190,12 +192,12 @@ func (m *machine) theServedStays() {
 		m.run("systemctl restart --no-block imdsfs")
 	}
 	restart()
-	eventually(m.t, "it is refused twice", func() bool { return m.property("imdsfs", "NRestarts") == "2" })
+	kit.Eventually(m.t, "it is refused twice", func() bool { return m.property("imdsfs", "NRestarts") == "2" })
 	m.run("grep '/run/metadata fuse.imdsfs' /proc/mounts; " + leave)
 	if got := m.run("cat /mnt/" + idPath); got != "i-0a1b2c3d4e5f67890" { // waits for the one that is not refused
 		m.t.Errorf("it reads %q", got)
 	}
-	eventually(m.t, "it is well", func() bool { return m.property("imdsfs", "ActiveState") == "active" })
+	kit.Eventually(m.t, "it is well", func() bool { return m.property("imdsfs", "ActiveState") == "active" })
 	m.run("umount /mnt; systemctl stop imdsfs")
 	m.nothingServed()
 

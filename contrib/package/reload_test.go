@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A reload has been done when systemctl returns, or it has failed, says why, and has changed nothing.
@@ -50,5 +52,5 @@ func TestReloadOfAFaultyFileFailsVisibly(t *testing.T) {
 	none("i-00000000000000004")
 	m.run(`systemctl reload imdsfs
 journalctl --no-pager --unit=imdsfs | grep 'no admin socket at /run/imdsfs/admin.sock: sent SIGHUP to pid'`)
-	eventually(t, "the signal shows the new instance", func() bool { return m.run("cat /run/metadata/"+idPath) == "i-00000000000000004" })
+	kit.Eventually(t, "the signal shows the new instance", func() bool { return m.run("cat /run/metadata/"+idPath) == "i-00000000000000004" })
 }

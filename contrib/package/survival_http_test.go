@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
@@ -221,7 +222,7 @@ func (c *clients) reachOne(file string, version int64) error {
 func (c *clients) further() {
 	c.m.t.Helper()
 	before := c.shown.Load()
-	eventually(c.m.t, "changes go on", func() bool { return c.shown.Load() > before+1 })
+	kit.Eventually(c.m.t, "changes go on", func() bool { return c.shown.Load() > before+1 })
 }
 
 // around is for what ends a daemon in the middle of whatever it does.

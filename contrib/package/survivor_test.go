@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // storeMost is how many files systemd keeps for a daemon at rest: the mount with its lock, its record and the
@@ -73,7 +75,7 @@ func (s *survivor) any() victim {
 func (s *survivor) daemon() victim {
 	s.t.Helper()
 	pidfd := -1
-	eventually(s.t, "there is a daemon", func() bool {
+	kit.Eventually(s.t, "there is a daemon", func() bool {
 		pidfd = s.findDaemon()
 		return pidfd >= 0
 	})
@@ -130,7 +132,7 @@ func (s *survivor) end(d victim, sig unix.Signal) {
 	if err := unix.PidfdSendSignal(d.pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
 		s.t.Errorf("send %v: %v", sig, err)
 	}
-	eventually(s.t, "the daemon ends", func() bool { return hasEnded(d.pidfd) })
+	kit.Eventually(s.t, "the daemon ends", func() bool { return hasEnded(d.pidfd) })
 }
 
 // handOver runs a command that hands the service over, and waits until the successor works.
@@ -193,7 +195,7 @@ func (s *survivor) inOrder() {
 	if state := s.run("systemctl show --property=ActiveState,SubState,Result --value imdsfs; systemctl is-system-running"); state != "success\nactive\nrunning\nrunning" {
 		s.t.Errorf("the unit is %q", state)
 	}
-	eventually(s.t, "systemd keeps no more than it has to", func() bool {
+	kit.Eventually(s.t, "systemd keeps no more than it has to", func() bool {
 		n, err := strconv.Atoi(s.property("imdsfs", "NFileDescriptorStore"))
 		return err == nil && n == storeMost
 	})
@@ -207,11 +209,11 @@ func (s *survivor) inOrder() {
 // what does not come.
 func (s *survivor) nothingRuns() {
 	s.t.Helper()
-	eventually(s.t, "no process of the service is left", func() bool {
+	kit.Eventually(s.t, "no process of the service is left", func() bool {
 		_, err := os.Stat(s.cgroup)
 		return os.IsNotExist(err)
 	})
-	eventually(s.t, "no process hangs", func() bool {
+	kit.Eventually(s.t, "no process hangs", func() bool {
 		return s.run("grep -l '^State:.D' /proc/[0-9]*/status || true") == ""
 	})
 }

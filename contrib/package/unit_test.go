@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // mostExposure is just above the exposure that systemd 252 computes for the service, from 0 to 10.
@@ -61,12 +63,12 @@ test $(stat -c %U /var/lib/imdsfs/overlay.json) = root`)
 		t.Errorf("the tags are %q", tags)
 	}
 	m.run(`printf '[meta-data]\ninstance-id = "i-00000000000000042"\n' >>/etc/imdsfs/imdsfs.toml; systemctl reload imdsfs`)
-	eventually(t, "reload shows the new instance", func() bool {
+	kit.Eventually(t, "reload shows the new instance", func() bool {
 		return m.run("curl -sS --fail "+endpoint+"/"+idPath) == "i-00000000000000042"
 	})
 	// A name that the machine gets at run time is seen.
 	m.run("hostname other; systemctl reload imdsfs")
-	eventually(t, "reload shows the new name", func() bool {
+	kit.Eventually(t, "reload shows the new name", func() bool {
 		return m.run("curl -sS --fail "+endpoint+"/latest/meta-data/local-hostname") == "other"
 	})
 	// The link is root's helper's, which goes on with it.
@@ -77,7 +79,7 @@ test $(stat -c %U /var/lib/imdsfs/overlay.json) = root`)
 	}
 	before := m.property("imdsfs", "MainPID")
 	m.run("systemctl kill --kill-who=main --signal=KILL imdsfs")
-	eventually(t, "a successor has started", func() bool {
+	kit.Eventually(t, "a successor has started", func() bool {
 		return m.property("imdsfs", "MainPID") != before && m.property("imdsfs", "ActiveState") == "active"
 	})
 	m.answersAlike()

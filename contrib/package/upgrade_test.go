@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // reader reads as a container does, through a bind mount in a mount namespace of its own, with a file open
@@ -36,13 +38,13 @@ func (m *machine) readWhile(do func()) (faults []string, open string) {
 	further := func() {
 		m.t.Helper()
 		n := len(rounds())
-		eventually(m.t, "the reader reads", func() bool { return len(rounds()) > n+5 })
+		kit.Eventually(m.t, "the reader reads", func() bool { return len(rounds()) > n+5 })
 	}
 	further()
 	do()
 	further()
 	m.run("touch /root/reader/stop")
-	eventually(m.t, "the reader ends", func() bool { _, err := m.try("test -e /root/reader/done"); return err == nil })
+	kit.Eventually(m.t, "the reader ends", func() bool { _, err := m.try("test -e /root/reader/done"); return err == nil })
 	for _, line := range rounds() {
 		if line != "ok" {
 			faults = append(faults, line)
@@ -97,12 +99,12 @@ func TestAFaultyFileEndsNothing(t *testing.T) {
 		m.answersAlike()
 		before := m.property("imdsfs", "MainPID")
 		m.run("rm " + configPath + "; systemctl kill --kill-who=main --signal=KILL imdsfs")
-		eventually(t, "a successor has started", func() bool {
+		kit.Eventually(t, "a successor has started", func() bool {
 			return m.property("imdsfs", "MainPID") != before && m.property("imdsfs", "ActiveState") == "active"
 		})
 		m.answersAlike()
 		m.write(configPath, strings.ReplaceAll(stressFile(0, 0), id, "i-00000000000000042"))
-		eventually(t, "the file counts again", func() bool { return m.run("cat /run/metadata/"+idPath) != id })
+		kit.Eventually(t, "the file counts again", func() bool { return m.run("cat /run/metadata/"+idPath) != id })
 	})
 	if again := m.answersAlike(); again != "i-00000000000000042" {
 		t.Errorf("the instance is %s", again)
@@ -131,7 +133,7 @@ func TestAnotherMountPointTakesARestart(t *testing.T) {
 	id := m.answersAlike()
 	m.run(`sed -i 's|^#mount = .*|mount = "/run/elsewhere"|' /etc/imdsfs/imdsfs.toml; grep -q '^mount = ' /etc/imdsfs/imdsfs.toml
 systemctl restart imdsfs || true # the first start may fail, and the next one follows by itself`)
-	eventually(t, "it is mounted there", func() bool {
+	kit.Eventually(t, "it is mounted there", func() bool {
 		text, err := m.try("cat /run/elsewhere/" + idPath)
 		return err == nil && text == id
 	})

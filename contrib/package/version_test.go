@@ -4,6 +4,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // described is what git describes commits as, one after the other, and the versions of their packages.
@@ -28,7 +30,7 @@ func packageVersion(git, date string) (string, error) {
 }
 
 func TestVersionsSortAsTheirCommits(t *testing.T) {
-	requireCommand(t, "bash", "dpkg")
+	kit.RequireCommand(t, "bash", "dpkg")
 	for i, d := range described {
 		version, err := packageVersion(d.git, d.date)
 		if err != nil || version != d.version {

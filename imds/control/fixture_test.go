@@ -16,9 +16,10 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-const patience = time.Minute
+const patience = kit.Patience
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 

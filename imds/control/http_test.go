@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
@@ -72,12 +73,7 @@ func askAsStranger(socket string) int {
 }
 
 func TestAnotherUserIsRefusedWhateverTheModeOfTheSocket(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
-			t.Fatal("IMDSFS_REQUIRE_ALL=1, but this test needs root to become another user")
-		}
-		t.Skip("needs root to become another user")
-	}
+	kit.Require(t, os.Getuid() == 0, "root, to become another user")
 	i := newInstance(t, nil)
 	socket := i.serve(0o666)
 	as := func(uid uint32) []string {

@@ -28,7 +28,7 @@ const (
 	roleEnv    = "IMDSFS_LINKLOCAL_ROLE"    // what the test binary does instead of testing
 	manner     = "IMDSFS_LINKLOCAL_MANNER"  // how the role answers
 
-	patience = time.Minute
+	patience = kit.Patience
 )
 
 func TestMain(m *testing.M) {
