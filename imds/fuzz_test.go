@@ -159,7 +159,7 @@ func checkWellFormed(t *testing.T, resp *Response, method string) {
 		t.Errorf("status %d", resp.Status)
 	}
 	seen := map[string]bool{}
-	for _, h := range resp.Headers {
+	for _, h := range resp.lines {
 		if seen[h.Name] || strings.ContainsAny(h.Name+h.Value, "\r\n\x00") {
 			t.Errorf("header %q: %q", h.Name, h.Value)
 		}

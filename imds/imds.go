@@ -1,8 +1,12 @@
-// Package imds is the protocol of the EC2 instance metadata service, versions 1 and 2, as a pure
-// function: [Respond] turns a snapshot and a [Request] into a [Response] and touches nothing else.
-// Sockets, limits and time-outs are the business of package imds/edge, tokens of imds/token.
+// Package imds is the protocol of the EC2 instance metadata service, versions 1 and 2, as a pure function:
+// [Service.Respond] turns a [Tree] and a [Request] into a [Response] and touches nothing else. Package imds/edge has the
+// sockets, limits and time-outs, imds/token the tokens.
 //
-// Every request goes through the same checks, in this order, and the first that fails answers:
+//	bytes ──▶ edge ──▶ Request ──▶ Respond ──▶ Response ──▶ AppendHead, Body ──▶ edge ──▶ bytes
+//	                                  ▲
+//	source.Snapshot ──▶ Tree ─────────┘
+//
+// Every request goes through the same checks in this order. The first that fails decides the answer:
 //
 //	400  the target is malformed, or an HTTP/1.1 request names no host
 //	403  the host is not one of ours ([Hosts]: a guard against DNS rebinding)
@@ -16,13 +20,12 @@
 //	405  neither GET, HEAD nor OPTIONS
 //	404  no such path in this version
 //
-// So nothing about the tree shows without the token that the options ask for, not even which paths
-// exist. A header of version 2 means that the request is meant as version 2: an invalid token is 401
-// also while tokens are optional.
+// So a client without the token that the options require learns nothing about the tree, not even which paths exist. A
+// header of version 2 makes the request one of version 2: an invalid token is 401 even while tokens are optional.
 //
-// Status lines, the order of headers and bodies are those of EC2's current servers (Server: EC2ws,
-// captured 2020 to 2026). Three things are ours: the check of the Host header, connections that stay
-// open, and 503 before the first snapshot, which EC2 documents without showing it.
+// Status lines, the order of headers and bodies are those of EC2's current servers (Server: EC2ws, captured 2020 to
+// 2026). Three things are ours: the check of the Host header, connections that stay open, and 503 before the first
+// snapshot, which EC2 documents without an example.
 package imds
 
 import (
@@ -40,8 +43,8 @@ const (
 	ttlHeader   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
 )
 
-// tokenPath is where tokens are to be had, and nowhere else: not with a final slash, not below
-// another version, not percent-encoded (EC2 user guide, "Retrieve instance metadata").
+// tokenPath is the one path that issues tokens: not with a final slash, not below another version, not percent-encoded
+// (EC2 user guide, "Retrieve instance metadata").
 var tokenPath = []string{"latest", "api", "token"}
 
 // A Service answers requests. It does not change.
@@ -62,7 +65,7 @@ func (s *Service) Respond(tree *Tree, now time.Time, req *Request) Response {
 	a := answer{now: now, conn: req.persistence(), head: req.Method == http.MethodHead}
 	host := req.Host
 	if target.absolute {
-		// RFC 9112 §3.2.2: it replaces the Host header. (A copy, so that room stays on the stack.)
+		// RFC 9112 §3.2.2: it replaces the Host header. (A copy keeps room on the stack.)
 		host = strings.Clone(target.authority)
 	}
 	if (host != "" || target.absolute) && !s.Hosts.Allow(host) {
@@ -99,7 +102,7 @@ func (s *Service) respondToken(a answer, instanceID string, hopLimit int, req *R
 	default:
 		return a.allow(http.StatusMethodNotAllowed, allowToken)
 	}
-	// A forwarded PUT comes through a proxy that may have been talked into it; its client must
+	// A forwarded PUT comes through a proxy that an attacker may have tricked into sending it. The client behind it must
 	// not get a token.
 	if req.has("X-Forwarded-For") || !req.MayGetToken {
 		return a.plain(http.StatusForbidden)
@@ -111,20 +114,20 @@ func (s *Service) respondToken(a answer, instanceID string, hopLimit int, req *R
 	return a.token(s.Tokens.Issue(instanceID, ttl), ttl, hopLimit)
 }
 
-// parseTTL reads the one value of the TTL header: decimal digits, in range, spaces around them.
+// parseTTL reads the only value of the TTL header: decimal digits in range, which spaces may surround.
 func parseTTL(values []string) (seconds int, ok bool) {
 	if len(values) != 1 {
 		return 0, false
 	}
 	digits := strings.Trim(values[0], " \t")
 	if strings.Trim(digits, "0123456789") != "" {
-		return 0, false // a sign, which Atoi would take
+		return 0, false // Atoi would accept a sign
 	}
 	n, err := strconv.Atoi(digits)
 	return n, err == nil && n >= token.MinTTLSeconds && n <= token.MaxTTLSeconds
 }
 
-// respondData answers on every path but the token's, for every method but PUT.
+// respondData answers on every path but the token path, and every method but PUT.
 func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Request) Response {
 	switch given := req.Header[tokenHeader]; {
 	case len(given) > 0:
@@ -156,8 +159,8 @@ func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Requ
 	return a.data(tree.entity(v))
 }
 
-// lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded
-// segment that does finds nothing; nor is there anything below a leaf.
+// lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded segment of that kind
+// finds nothing. There is nothing below a leaf.
 func lookup(snap *source.Snapshot, segments []string) (v source.View, ok bool) {
 	v = snap.Root()
 	for _, name := range segments {

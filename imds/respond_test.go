@@ -124,8 +124,8 @@ func parseRequest(t testing.TB, text string, placeholders map[string]string) *Re
 
 func render(r *Response) string {
 	var b strings.Builder
-	b.WriteString(r.StatusLine() + "\n")
-	for _, h := range r.Headers {
+	b.WriteString(r.statusLine() + "\n")
+	for _, h := range r.lines {
 		b.WriteString(h.Name + ": " + h.Value + "\n")
 	}
 	b.WriteString("\n")

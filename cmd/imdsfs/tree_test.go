@@ -7,7 +7,6 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
@@ -165,12 +164,12 @@ func TestTreeRefusesNamesThatLeadElsewhere(t *testing.T) {
 func TestTreeIsBounded(t *testing.T) {
 	deep := serveHTTP(t, onData(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a/") }))
 	code, out, errs := imdsfs("tree", "--endpoint", deep)
-	if code != exitFailed || strings.Count(out, "\n") != client.MaxDepth-1 || !strings.Contains(errs, "more than 32 levels deep") {
+	if code != exitFailed || strings.Count(out, "\n") != 32-1 || !strings.Contains(errs, "more than 32 levels deep") {
 		t.Errorf("deep: exit %d, %d lines, errors %q", code, strings.Count(out, "\n"), errs)
 	}
-	wide := serveHTTP(t, onData(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("a\n", client.MaxPlaces)) }))
+	wide := serveHTTP(t, onData(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("a\n", 100_000)) }))
 	code, out, errs = imdsfs("tree", "--values=false", "--endpoint", wide)
-	if code != exitFailed || strings.Count(out, "\n") != client.MaxPlaces || !strings.Contains(errs, "more than 100000 names") {
+	if code != exitFailed || strings.Count(out, "\n") != 100_000 || !strings.Contains(errs, "more than 100000 names") {
 		t.Errorf("wide: exit %d, %d lines, errors %q", code, strings.Count(out, "\n"), errs)
 	}
 }

@@ -16,15 +16,15 @@ const EndpointVariable = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 // LinkLocal is the URL at which SDKs look for the service by themselves.
 var LinkLocal = "http://" + ec2.ServiceIPv4.String()
 
-// ErrNotEndpoint is the error of [ParseEndpoint].
-var ErrNotEndpoint = errors.New("not the URL of a service")
+// errNotEndpoint is the error of [ParseEndpoint].
+var errNotEndpoint = errors.New("not the URL of a service")
 
 // ParseEndpoint reads the URL of a service: http or https, a host, and perhaps a port and a path. The error does not
 // repeat the text, which may hold a password.
 func ParseEndpoint(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, ErrNotEndpoint
+		return nil, errNotEndpoint
 	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
 	return u, nil

@@ -14,8 +14,8 @@ import (
 
 // Bounds of a walk: the tree comes from outside.
 const (
-	MaxDepth  = 32
-	MaxPlaces = 100_000
+	maxDepth  = 32
+	maxPlaces = 100_000
 
 	maxCompared = 1000 // names of a directory that [Client.Correct] compares
 )
@@ -98,8 +98,8 @@ func (w *walk) visit(ctx context.Context, at Place) error {
 }
 
 func (w *walk) directory(ctx context.Context, at Place) error {
-	if len(at.Path) > MaxDepth {
-		return fmt.Errorf("%s: more than %d levels deep", problem.Printable(at.Path.Dir()), MaxDepth)
+	if len(at.Path) > maxDepth {
+		return fmt.Errorf("%s: more than %d levels deep", problem.Printable(at.Path.Dir()), maxDepth)
 	}
 	entries, err := w.client.List(ctx, at.Path)
 	if err != nil {
@@ -126,8 +126,8 @@ func (w *walk) directory(ctx context.Context, at Place) error {
 }
 
 func (w *walk) show(at Place) error {
-	if w.places++; w.places > MaxPlaces {
-		return fmt.Errorf("more than %d names: walk a part of the tree", MaxPlaces)
+	if w.places++; w.places > maxPlaces {
+		return fmt.Errorf("more than %d names: walk a part of the tree", maxPlaces)
 	}
 	at.Depth = len(at.Path) - w.root
 	if !w.yield(at, nil) {

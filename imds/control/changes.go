@@ -73,7 +73,7 @@ func (c *Control) changes() Changes {
 func (c *Control) Reset(kinds []overlay.Kind, instance *string, by string) (forgotten []Changed, err error) {
 	for _, k := range kinds {
 		if !slices.Contains(overlay.Kinds(), k) {
-			return nil, refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are options, tags and values", k)
+			return nil, refuse(codeInvalidValue, "'%.80s' is no kind of change. The kinds are options, tags and values", k)
 		}
 	}
 	if len(kinds) == 0 {
@@ -83,7 +83,7 @@ func (c *Control) Reset(kinds []overlay.Kind, instance *string, by string) (forg
 		if instance != nil && *instance != id {
 			others := c.Overlay.Others(id)
 			if !slices.Contains(others, *instance) {
-				return refuse(CodeInvalidValue, "no changes are kept for instance '%.80s'; %s", *instance, quotedIDs(others))
+				return refuse(codeInvalidValue, "no changes are kept for instance '%.80s'; %s", *instance, quotedIDs(others))
 			}
 			id = *instance
 		}
@@ -111,8 +111,8 @@ func quotedIDs(ids []string) string {
 	return text
 }
 
-// MostPaths is how many paths a [Reloaded] names.
-const MostPaths = 20
+// mostPaths is how many paths a [Reloaded] names.
+const mostPaths = 20
 
 // Reloaded tells what a reload changed, as paths relative to a version, never values. A directory that came or went
 // stands for all below it.
@@ -124,10 +124,10 @@ type Reloaded struct {
 	More    int      `json:"more"`    // how many paths are not named
 }
 
-// ReloadedBy names at most [MostPaths] paths of a change.
+// ReloadedBy names at most [mostPaths] paths of a change.
 func ReloadedBy(change source.Change) Reloaded {
 	r := Reloaded{Options: append([]string{}, change.Options...)}
-	left := MostPaths
+	left := mostPaths
 	for _, l := range []struct {
 		paths []string
 		into  *[]string

@@ -2,7 +2,7 @@
 // values at run time, and its status.
 //
 //	c := &control.Control{Store: store, Overlay: changes, Clock: clock, …}
-//	err := c.SetOptions(map[string]string{"http-tokens": "required"}, "uid 0")
+//	err := c.setOptions(map[string]string{"http-tokens": "required"}, "uid 0")
 //	http.Serve(adminSocket, c.Handler())   // the admin API, for the imdsfs commands
 //
 // A change is checked as a file would be, refused as EC2's API would ([Error]), made durable, and in
@@ -24,24 +24,24 @@ import (
 
 // Codes of refusals, as in EC2's API (ModifyInstanceMetadataOptions).
 const (
-	CodeInvalidValue       = "InvalidParameterValue"
-	CodeInvalidCombination = "InvalidParameterCombination"
-	CodeUnauthorized       = "UnauthorizedOperation"
-	CodeUnsupported        = "UnsupportedOperation"
+	codeInvalidValue       = "InvalidParameterValue"
+	codeInvalidCombination = "InvalidParameterCombination"
+	codeUnauthorized       = "UnauthorizedOperation"
+	codeUnsupported        = "UnsupportedOperation"
 )
 
 const maxPath = 4096 // bytes, of a path that is set or unset: PATH_MAX
 
 // An Error refuses a change.
-type Error struct {
+type refusal struct {
 	Code    string
 	Message string // holds no secret
 }
 
-func (e *Error) Error() string { return e.Code + ": " + e.Message }
+func (e *refusal) Error() string { return e.Code + ": " + e.Message }
 
 func refuse(code, format string, args ...any) error {
-	return &Error{code, fmt.Sprintf(format, args...)}
+	return &refusal{code, fmt.Sprintf(format, args...)}
 }
 
 // Control acts on one running instance. It is safe for concurrent use.
@@ -87,10 +87,10 @@ func apiName(name string) string {
 	return b.String()
 }
 
-// SetOptions changes options by name. What is not named stays.
-func (c *Control) SetOptions(changes map[string]string, by string) error {
+// setOptions changes options by name. What is not named stays.
+func (c *Control) setOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
-		return refuse(CodeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
+		return refuse(codeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
 	}
 	_, err := c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		current := c.Store.Snapshot()
@@ -104,11 +104,11 @@ func (c *Control) SetOptions(changes map[string]string, by string) error {
 		}
 		for _, name := range names {
 			if !want.HTTPEndpoint && needsEndpoint(name) {
-				return refuse(CodeInvalidCombination, "The HttpTokens, HttpPutResponseHopLimit and HttpProtocolIpv6 parameters "+
+				return refuse(codeInvalidCombination, "The HttpTokens, HttpPutResponseHopLimit and HttpProtocolIpv6 parameters "+
 					"are not allowed unless HttpEndpoint is enabled. Specify 'enabled' for HttpEndpoint and try again.")
 			}
 			if fixed, ok := fixedOnSnowball[name]; ok && current.IsSnowball() && want.Text(name) != fixed {
-				return refuse(CodeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", apiName(name), fixed)
+				return refuse(codeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", apiName(name), fixed)
 			}
 		}
 		// The tree ignores a locked option that is weaker than what the file says, so it cannot tell.
@@ -134,7 +134,7 @@ func parseOption(o *source.Options, name, value string) error {
 		return nil
 	}
 	if !slices.Contains(source.OptionNames(), name) {
-		return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+		return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
 	}
 	allowed := map[string]string{
 		source.OptionHTTPTokens: "either 'required' or 'optional'",
@@ -143,14 +143,14 @@ func parseOption(o *source.Options, name, value string) error {
 	if allowed == "" {
 		allowed = "either 'enabled' or 'disabled'"
 	}
-	return refuse(CodeInvalidValue, "A value of '%.80s' is not valid for %s. Specify %s and try again.", value, apiName(name), allowed)
+	return refuse(codeInvalidValue, "A value of '%.80s' is not valid for %s. Specify %s and try again.", value, apiName(name), allowed)
 }
 
-// ResetOptions forgets what was set at run time; no names mean all.
-func (c *Control) ResetOptions(names []string, by string) error {
+// resetOptions forgets what was set at run time; no names mean all.
+func (c *Control) resetOptions(names []string, by string) error {
 	for _, name := range names {
 		if !slices.Contains(source.OptionNames(), name) {
-			return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+			return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
 		}
 	}
 	if len(names) == 0 {
@@ -174,10 +174,10 @@ const (
 	Forget Action = "forget" // what was set or unset at run time is forgotten
 )
 
-// ChangeTag acts on the tag with this key. It returns what a check of a file would warn of, and did not before.
-func (c *Control) ChangeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
+// changeTag acts on the tag with this key. It returns what a check of a file would warn of, and did not before.
+func (c *Control) changeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
 	if key == "" || len(key) > 255 {
-		return nil, refuse(CodeInvalidValue, "a tag key has 1 to 255 characters")
+		return nil, refuse(codeInvalidValue, "a tag key has 1 to 255 characters")
 	}
 	var absent source.Faults
 	if c.Store.Snapshot().Options().InstanceMetadataTags { // else nobody sees any
@@ -187,18 +187,18 @@ func (c *Control) ChangeTag(action Action, key string, value []byte, by string) 
 	return append(warnings, absent...), err
 }
 
-// ChangeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
+// changeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
 // It returns what a check of a file would warn of, and did not before.
-func (c *Control) ChangeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
+func (c *Control) changeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
 	switch {
 	case len(path) > maxPath:
-		return nil, refuse(CodeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
+		return nil, refuse(codeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
 	case path == source.UserData, strings.HasPrefix(path, source.MetaData+"/"), strings.HasPrefix(path, source.Dynamic+"/"):
 	default:
-		return nil, refuse(CodeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
+		return nil, refuse(codeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
 	}
 	if key, ok := strings.CutPrefix(path, source.TagPath("")); ok && action != Forget {
-		return nil, refuse(CodeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
+		return nil, refuse(codeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
 	}
 	absent := c.absent(action, path)
 	warnings, err := c.act(overlay.Values, action, path, value, by)
@@ -215,7 +215,7 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 		case Forget:
 			d.Reset(kind, name)
 		default:
-			return refuse(CodeInvalidValue, "'%.80s' is no action. The actions are set, unset and forget", action)
+			return refuse(codeInvalidValue, "'%.80s' is no action. The actions are set, unset and forget", action)
 		}
 		return nil
 	})
@@ -246,7 +246,7 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 		for i, f := range faults {
 			texts[i] = f.Text
 		}
-		return nil, refuse(CodeInvalidValue, "%s", strings.Join(texts, "; "))
+		return nil, refuse(codeInvalidValue, "%s", strings.Join(texts, "; "))
 	}
 	if err != nil {
 		return nil, err
@@ -258,7 +258,7 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 func refuseWeaker(current, next *source.Options) error {
 	for _, name := range current.Lock {
 		if current.Weakens(name, next) {
-			return refuse(CodeUnauthorized, "%s is locked at '%s': it may be tightened at run time, never weakened. "+
+			return refuse(codeUnauthorized, "%s is locked at '%s': it may be tightened at run time, never weakened. "+
 				"To allow '%s', take it out of lock under [metadata-options] and reload", apiName(name), current.Text(name), next.Text(name))
 		}
 	}

@@ -138,7 +138,7 @@ func (c *Control) Handler() http.Handler {
 		if err := decode(r.Body, &changes); err != nil {
 			return nil, err
 		}
-		err := c.SetOptions(changes, by)
+		err := c.setOptions(changes, by)
 		return optionList{c.Options()}, err
 	})
 	handle("DELETE /v1/options", func(r *http.Request, by string) (any, error) {
@@ -146,7 +146,7 @@ func (c *Control) Handler() http.Handler {
 		if err != nil {
 			return nil, err
 		}
-		err = c.ResetOptions(query["name"], by)
+		err = c.resetOptions(query["name"], by)
 		return optionList{c.Options()}, err
 	})
 	handle("GET /v1/overlay", func(*http.Request, string) (any, error) { return c.changes(), nil })
@@ -176,13 +176,13 @@ func (c *Control) Handler() http.Handler {
 			return nil, err
 		}
 		if err := c.Upgrade(r.Context(), u.Program, callerIn(r).uid); err != nil {
-			return nil, refuse(CodeUnsupported, "not upgraded: %v", err)
+			return nil, refuse(codeUnsupported, "not upgraded: %v", err)
 		}
 		return struct{}{}, nil
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !callerIn(r).allowed() {
-			answer(w, http.StatusForbidden, Problem{Code: CodeUnauthorized, Message: "only root and the daemon's own user may use this socket"})
+			answer(w, http.StatusForbidden, Problem{Code: codeUnauthorized, Message: "only root and the daemon's own user may use this socket"})
 			return
 		}
 		if _, pattern := mux.Handler(r); pattern == "" {
@@ -248,11 +248,11 @@ type Edit struct {
 func (c *Control) apply(e Edit, by string) (source.Faults, error) {
 	switch e.Kind {
 	case overlay.Tags:
-		return c.ChangeTag(e.Action, e.Name, e.Value, by)
+		return c.changeTag(e.Action, e.Name, e.Value, by)
 	case overlay.Values:
-		return c.ChangeValue(e.Action, e.Name, e.Value, by)
+		return c.changeValue(e.Action, e.Name, e.Value, by)
 	}
-	return nil, refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are tags and values", e.Kind)
+	return nil, refuse(codeInvalidValue, "'%.80s' is no kind of change. The kinds are tags and values", e.Kind)
 }
 
 // An Upgrade is the body of POST /v1/upgrade.
@@ -295,11 +295,11 @@ type Problem struct {
 }
 
 func problemOf(err error) Problem {
-	var refused *Error
+	var refused *refusal
 	var bad *badRequest
 	var faults source.Faults
 	switch {
-	case errors.As(err, &refused) && refused.Code == CodeUnauthorized:
+	case errors.As(err, &refused) && refused.Code == codeUnauthorized:
 		return Problem{status: http.StatusForbidden, Code: refused.Code, Message: refused.Message}
 	case errors.As(err, &refused):
 		return Problem{status: http.StatusBadRequest, Code: refused.Code, Message: refused.Message}

@@ -17,7 +17,7 @@ type Rule struct {
 
 // Local allows loopback peers and peers whose address is assigned to an interface in the daemon's
 // own network namespace: processes of this machine.
-func Local() Rule { return Rule{text: "local"} }
+func localRule() Rule { return Rule{text: "local"} }
 
 // ParseAllow reads a value of --allow-from:
 //
@@ -28,7 +28,7 @@ func Local() Rule { return Rule{text: "local"} }
 // The interface need not exist yet. An error begins with s in quotes.
 func ParseAllow(s string) (Rule, error) {
 	if s == "local" {
-		return Local(), nil
+		return localRule(), nil
 	}
 	if name, ok := strings.CutPrefix(s, "iface:"); ok {
 		if !isInterfaceName(name) {

@@ -20,7 +20,7 @@ const localTimeout = 10 * time.Second
 
 // leftover is an imds0 that we have made before, nil if there is no imds0.
 func leftover() (netlink.Link, error) {
-	device, err := found(netlink.LinkByName(Name))
+	device, err := found(netlink.LinkByName(linkName))
 	if device == nil || err != nil {
 		return nil, err
 	}
@@ -32,8 +32,8 @@ func leftover() (netlink.Link, error) {
 		foreign = []string{"it is a link of kind " + kind}
 	}
 	if len(foreign) > 0 {
-		return nil, refuse(ErrNotOurs, fmt.Sprintf("%s: %s", Name, strings.Join(foreign, ", ")),
-			"we need the name: rename that one or, if nobody wants it, run: ip link delete "+Name)
+		return nil, refuse(errNotOurs, fmt.Sprintf("%s: %s", linkName, strings.Join(foreign, ", ")),
+			"we need the name: rename that one or, if nobody wants it, run: ip link delete "+linkName)
 	}
 	return device, nil
 }
@@ -47,7 +47,7 @@ func found(device netlink.Link, err error) (netlink.Link, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, explain("look for "+Name, err)
+		return nil, explain("look for "+linkName, err)
 	}
 	return device, nil
 }
@@ -55,25 +55,25 @@ func found(device netlink.Link, err error) (netlink.Link, error) {
 // create makes imds0 of the first kind that this kernel knows.
 func create(linkAdd func(netlink.Link) error) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = Name
+	attrs.Name = linkName
 	for _, device := range []netlink.Link{&netlink.Dummy{LinkAttrs: attrs}, &netlink.Bridge{LinkAttrs: attrs}} {
 		err := linkAdd(device)
 		if errors.Is(err, syscall.EOPNOTSUPP) {
 			continue
 		}
 		if err != nil {
-			return nil, explain(fmt.Sprintf("add the %s link %s", device.Type(), Name), err)
+			return nil, explain(fmt.Sprintf("add the %s link %s", device.Type(), linkName), err)
 		}
 		return device, nil
 	}
-	return nil, refuse(ErrUnsupported, "add "+Name, "put the addresses on a link that is there: "+byHand)
+	return nil, refuse(errUnsupported, "add "+linkName, "put the addresses on a link that is there: "+byHand)
 }
 
 // settle makes the link as it has to be: up, with the addresses that are wanted.
 func settle(device netlink.Link, ipv6 bool) error {
 	// First: an IPv6 address does not survive on a link that is down.
 	if err := netlink.LinkSetUp(device); err != nil {
-		return explain("set "+Name+" up", err)
+		return explain("set "+linkName+" up", err)
 	}
 	if err := addAddress(device, ec2.ServiceIPv4); err != nil {
 		return err
@@ -96,10 +96,10 @@ func addAddress(device netlink.Link, addr netip.Addr) error {
 		entry.Scope = unix.RT_SCOPE_LINK
 	}
 	err := netlink.AddrReplace(device, entry)
-	doing := fmt.Sprintf("add %s to %s", addr, Name)
+	doing := fmt.Sprintf("add %s to %s", addr, linkName)
 	if addr.Is6() && (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EAFNOSUPPORT)) {
-		return refuseAt(addr, ErrIPv6Off, doing, "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0"+
-			" before imdsfs starts, net.ipv6.conf."+Name+".disable_ipv6=0 while it runs")
+		return refuseAt(addr, errIPv6Off, doing, "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0"+
+			" before imdsfs starts, net.ipv6.conf."+linkName+".disable_ipv6=0 while it runs")
 	}
 	if err != nil || addr.Is4() {
 		return explain(doing, err)
@@ -116,7 +116,7 @@ func awaitLocal(addr netip.Addr) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is on %s, but not routed to this machine after %v (err %v)", addr, Name, localTimeout, err)
+			return fmt.Errorf("%s is on %s, but not routed to this machine after %v (err %v)", addr, linkName, localTimeout, err)
 		}
 	}
 }
@@ -126,7 +126,7 @@ func removeAddress(device netlink.Link, addr netip.Addr) error {
 	if err != nil || !slices.Contains(has, hostPrefix(addr)) {
 		return err
 	}
-	return explain(fmt.Sprintf("remove %s from %s", addr, Name), netlink.AddrDel(device, netlinkAddr(addr)))
+	return explain(fmt.Sprintf("remove %s from %s", addr, linkName), netlink.AddrDel(device, netlinkAddr(addr)))
 }
 
 func netlinkAddr(addr netip.Addr) *netlink.Addr {
@@ -182,7 +182,7 @@ func unowned(device netlink.Link, addrs []netip.Addr) error {
 		if owner, err := byIndex(entry.LinkIndex); err == nil && owner != nil {
 			name = owner.Attrs().Name
 		}
-		return refuseAt(addr, ErrOwned, fmt.Sprintf("%s is on %s", addr, name), fmt.Sprintf(
+		return refuseAt(addr, errOwned, fmt.Sprintf("%s is on %s", addr, name), fmt.Sprintf(
 			"it can be listened on as it is, without --add-addresses; or remove it with: ip address delete %s dev %s; or give --force-addresses",
 			prefixOf(entry), name))
 	}
@@ -192,7 +192,7 @@ func unowned(device netlink.Link, addrs []netip.Addr) error {
 func addressesOf(device netlink.Link) ([]netip.Prefix, error) {
 	entries, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(device, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, explain("list the addresses of "+Name, err)
+		return nil, explain("list the addresses of "+linkName, err)
 	}
 	prefixes := make([]netip.Prefix, len(entries))
 	for i, entry := range entries {

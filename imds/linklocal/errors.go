@@ -12,15 +12,15 @@ import (
 // Why the addresses cannot be had, for errors.Is. The error that wraps one says what is in the way or what was tried, and
 // its hint ([problem.Hint]) what to do.
 var (
-	ErrOwned       = errors.New("the address belongs to another link")
-	ErrAnswered    = errors.New("a metadata service answers there already")
-	ErrInUse       = errors.New("a process of this machine answers there already")
-	ErrNotOurs     = errors.New("the link is not ours")
-	ErrGone        = errors.New("the link is gone")
-	ErrPrivilege   = errors.New("this needs CAP_NET_ADMIN")
-	ErrUnsupported = errors.New("this kernel has neither dummy links nor bridges")
-	ErrLeftOut     = errors.New("the address was left out")
-	ErrIPv6Off     = errors.New("IPv6 is switched off on this machine")
+	errOwned       = errors.New("the address belongs to another link")
+	errAnswered    = errors.New("a metadata service answers there already")
+	errInUse       = errors.New("a process of this machine answers there already")
+	errNotOurs     = errors.New("the link is not ours")
+	errGone        = errors.New("the link is gone")
+	errPrivilege   = errors.New("this needs CAP_NET_ADMIN")
+	errUnsupported = errors.New("this kernel has neither dummy links nor bridges")
+	errLeftOut     = errors.New("the address was left out")
+	errIPv6Off     = errors.New("IPv6 is switched off on this machine")
 )
 
 func refuse(reason error, detail, hint string) error {
@@ -49,7 +49,7 @@ func explain(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EPERM):
-		return refuse(ErrPrivilege, doing, "run as root; or say add-addresses = true in the instance file, where the helper of "+
+		return refuse(errPrivilege, doing, "run as root; or say add-addresses = true in the instance file, where the helper of "+
 			"the packaged unit finds it; or let systemd pass the sockets (socket activation), or have root run: "+byHand)
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -21,7 +21,7 @@ func Provide(ctx context.Context, owner string, config Config) error {
 	if !errors.As(err, &refused) {
 		return err
 	}
-	if config.Warn != nil && !errors.Is(err, ErrIPv6Off) {
+	if config.Warn != nil && !errors.Is(err, errIPv6Off) {
 		config.Warn(fmt.Sprintf("%s is left out: %v", ec2.ServiceIPv6, err))
 	}
 	config.IPv6 = false
@@ -55,7 +55,7 @@ func Withdraw(owner string, warn func(text string)) error {
 
 // ownedBy is imds0 if it is for owner, else nil.
 func ownedBy(owner string) (netlink.Link, error) {
-	device, err := found(netlink.LinkByName(Name))
+	device, err := found(netlink.LinkByName(linkName))
 	if device == nil || err != nil || device.Attrs().Alias != aliasOf(owner) {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func carries(device netlink.Link, addr netip.Addr) error {
 	if err != nil || slices.Contains(has, hostPrefix(addr)) {
 		return err
 	}
-	return refuseAt(addr, ErrLeftOut, fmt.Sprintf("%s is not on %s", addr, Name),
+	return refuseAt(addr, errLeftOut, fmt.Sprintf("%s is not on %s", addr, linkName),
 		"disable http-protocol-ipv6; or is IPv6 switched off here, or has another link the address (the log of the start says so)? then restart imdsfs")
 }
 
@@ -83,5 +83,5 @@ func mark(device netlink.Link, owner string) error {
 	if device.Attrs().Alias == alias {
 		return nil
 	}
-	return explain("set the alias of "+Name, netlink.LinkSetAlias(device, alias))
+	return explain("set the alias of "+linkName, netlink.LinkSetAlias(device, alias))
 }

@@ -47,7 +47,7 @@ import (
 )
 
 // Name is the name of the link.
-const Name = "imds0"
+const linkName = "imds0"
 
 // Config says what to add and how.
 type Config struct {
@@ -99,7 +99,7 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 			return nil, err
 		}
 	case !config.Force && !again:
-		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", Name))
+		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", linkName))
 	}
 	l := &Link{config: config, kind: device.Type(), index: device.Attrs().Index}
 	if err = mark(device, config.owner); err == nil {
@@ -133,7 +133,7 @@ func (l *Link) SetIPv6(on bool) error {
 	case err != nil:
 		return err
 	case device == nil && on:
-		return refuse(ErrGone, "somebody removed "+Name, "restart imdsfs")
+		return refuse(errGone, "somebody removed "+linkName, "restart imdsfs")
 	case device == nil:
 		return nil
 	case l.given:
@@ -184,7 +184,7 @@ func (l *Link) remove(device netlink.Link) error {
 		return err
 	}
 	if len(foreign) == 0 {
-		return explain("remove "+Name, netlink.LinkDel(device))
+		return explain("remove "+linkName, netlink.LinkDel(device))
 	}
 	for _, addr := range wanted(true) {
 		if err := removeAddress(device, addr); err != nil {

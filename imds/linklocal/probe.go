@@ -55,9 +55,9 @@ func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) er
 		at := netip.AddrPortFrom(addr, 80)
 		switch a := answers[i]; {
 		case slices.Contains(ours, hostPrefix(addr)) && (a.status != "" || a.closed):
-			return refuse(ErrInUse, fmt.Sprintf("%s, on %s", at, Name), "stop it (another imdsfs?), or give --force-addresses")
+			return refuse(errInUse, fmt.Sprintf("%s, on %s", at, linkName), "stop it (another imdsfs?), or give --force-addresses")
 		case a.status != "":
-			return refuseAt(addr, ErrAnswered, fmt.Sprintf("%s says %q", at, a.status),
+			return refuseAt(addr, errAnswered, fmt.Sprintf("%s says %q", at, a.status),
 				"is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine")
 		}
 	}

@@ -115,7 +115,7 @@ func byLabels(all map[Request]uint64) map[[3]string]uint64 {
 		if r.Code >= 100 && r.Code <= 599 {
 			code = strconv.Itoa(r.Code)
 		}
-		sums[[3]string{version, Method(r.Method), code}] += n
+		sums[[3]string{version, methodLabel(r.Method), code}] += n
 	}
 	return sums
 }

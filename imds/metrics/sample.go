@@ -60,7 +60,7 @@ type Mount struct {
 
 // Method is the label of an HTTP method, one of seven whatever the client sends. Whoever counts requests
 // by method should count by it, so that no client makes the counters grow.
-func Method(method string) string {
+func methodLabel(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions:
 		return method
