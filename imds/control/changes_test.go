@@ -137,7 +137,7 @@ func TestResetForgets(t *testing.T) {
 			i.become(second)
 			i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"), i.changeTag(Set, "Name", []byte("web-2"), "uid 0"))
 			i.become(first)
-			forgotten, err := i.Reset(c.kinds, c.instance, "uid 0")
+			forgotten, err := i.reset(c.kinds, c.instance, "uid 0")
 			if got := code(t, err); got != c.code || c.code != "" && !strings.Contains(err.Error(), c.says) {
 				t.Fatalf("got %v, want %q %q", err, c.code, c.says)
 			}

@@ -32,7 +32,7 @@ const (
 
 const maxPath = 4096 // bytes, of a path that is set or unset: PATH_MAX
 
-// An Error refuses a change.
+// A refusal refuses a change.
 type refusal struct {
 	Code    string
 	Message string // holds no secret
@@ -49,12 +49,12 @@ type Control struct {
 	Store   *source.Store
 	Overlay *overlay.Overlay
 	Clock   source.Clock
-	// Reload reads the sources again and tells what changed; the error may be [source.Faults].
+	// Reload reads the sources again and returns what changed. The error may be [source.Faults].
 	Reload func(context.Context) (source.Change, error)
-	// Upgrade has another program, by its absolute path, take the daemon's place as soon as it has
-	// returned nil. by is the user who asks, root or the daemon's own. Any error is a refusal.
+	// Upgrade replaces the daemon with another program, given by its absolute path, as soon as it has returned nil. by is
+	// the user who asks, root or the daemon's own. Any error is a refusal.
 	Upgrade func(ctx context.Context, program string, by uint32) error
-	// Status describes the daemon; Control fills in what it knows itself.
+	// Status describes the daemon. Control fills in options, changes and the instance.
 	Status func() Status
 
 	mu sync.Mutex // one change at a time
@@ -65,11 +65,11 @@ type Option struct {
 	Name   string `json:"name"`
 	Value  string `json:"value"`
 	Origin string `json:"origin"` // "web.toml:31", "set at run time, 2026-…, by uid 0", "default"
-	Locked bool   `json:"locked"` // may be tightened, never weakened
+	Locked bool   `json:"locked"` // may be tightened, but not weakened
 }
 
-// Options are all options, sorted by name.
-func (c *Control) Options() []Option {
+// options are all options, sorted by name.
+func (c *Control) options() []Option {
 	o := c.Store.Snapshot().Options()
 	var all []Option
 	for _, name := range source.OptionNames() {
@@ -87,7 +87,7 @@ func apiName(name string) string {
 	return b.String()
 }
 
-// setOptions changes options by name. What is not named stays.
+// setOptions changes options by name. Other options stay as they are.
 func (c *Control) setOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
 		return refuse(codeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
@@ -111,15 +111,15 @@ func (c *Control) setOptions(changes map[string]string, by string) error {
 				return refuse(codeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", apiName(name), fixed)
 			}
 		}
-		// The tree ignores a locked option that is weaker than what the file says, so it cannot tell.
+		// The tree ignores a locked option that is weaker than the file says, so the new tree would not show it.
 		return refuseWeaker(current.Options(), &want)
 	})
 	return err
 }
 
-// needsEndpoint reports whether EC2 takes the option only while, or together with, HttpEndpoint enabled
-// (EC2 user guide, "Configure instance metadata options for existing instances"). Which code it refuses
-// with is not documented. Tags are not among them: the mount shows them whatever HTTP does.
+// needsEndpoint reports whether EC2 accepts the option only while HttpEndpoint is enabled, or together with enabling it
+// (EC2 user guide, "Configure instance metadata options for existing instances"). The code of the refusal is not
+// documented. Tags are not among these options, because the mount shows them whatever HTTP does.
 func needsEndpoint(name string) bool {
 	return name == source.OptionHTTPTokens || name == source.OptionHopLimit || name == source.OptionHTTPProtocolIPv6
 }
@@ -127,7 +127,7 @@ func needsEndpoint(name string) bool {
 // fixedOnSnowball are the options that cannot be changed there (Snowball Edge developer guide, "IMDS versions").
 var fixedOnSnowball = map[string]string{source.OptionHopLimit: "1", source.OptionHTTPProtocolIPv6: "disabled"}
 
-// parseOption sets one option in o, or refuses it in EC2's words.
+// parseOption sets one option in o, or refuses the value in EC2's words.
 func parseOption(o *source.Options, name, value string) error {
 	err := o.Set(name, value)
 	if err == nil {
@@ -170,25 +170,25 @@ type Action string
 
 const (
 	Set    Action = "set"
-	Unset  Action = "unset"  // it does not exist, whoever else states it
+	Unset  Action = "unset"  // it does not exist, even if a source states it
 	Forget Action = "forget" // what was set or unset at run time is forgotten
 )
 
-// changeTag acts on the tag with this key. It returns what a check of a file would warn of, and did not before.
+// changeTag changes the tag with this key. It returns the warnings that a check of a file would give now and not before.
 func (c *Control) changeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
 	if key == "" || len(key) > 255 {
 		return nil, refuse(codeInvalidValue, "a tag key has 1 to 255 characters")
 	}
 	var absent source.Faults
-	if c.Store.Snapshot().Options().InstanceMetadataTags { // else nobody sees any
+	if c.Store.Snapshot().Options().InstanceMetadataTags { // otherwise no tag shows
 		absent = c.absent(action, source.TagPath(key))
 	}
 	warnings, err := c.act(overlay.Tags, action, key, value, by)
 	return append(warnings, absent...), err
 }
 
-// changeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
-// It returns what a check of a file would warn of, and did not before.
+// changeValue changes the value at a path relative to a version: "meta-data/spot/termination-time", "user-data". It returns
+// warnings as changeTag does.
 func (c *Control) changeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
 	switch {
 	case len(path) > maxPath:
@@ -221,8 +221,8 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 	})
 }
 
-// change makes a draft for the running instance, lets edit change it, and brings it into force. edit is told the
-// instance's id. It returns the warnings that come with the change.
+// change makes a draft for the running instance, lets edit change it, and publishes it. edit gets the instance's id. change
+// returns the new warnings.
 func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (source.Faults, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -254,7 +254,7 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f source.Fault) bool { return slices.Contains(before, f) }), nil
 }
 
-// refuseWeaker enforces the lock, also on root: whoever may weaken an option edits the file.
+// refuseWeaker enforces the lock, even for root. To weaken a locked option, edit the file.
 func refuseWeaker(current, next *source.Options) error {
 	for _, name := range current.Lock {
 		if current.Weakens(name, next) {
@@ -267,7 +267,7 @@ func refuseWeaker(current, next *source.Options) error {
 
 func (c *Control) status() Status {
 	s := c.Status()
-	s.Options = c.Options()
+	s.Options = c.options()
 	s.Instance = c.Store.Snapshot().InstanceID()
 	list := c.changes()
 	s.Changes, s.Others = list.Changes, list.Others

@@ -136,7 +136,7 @@ func TestModifyInstanceMetadataOptions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before, stored := i.Options(), i.changes()
+			before, stored := i.options(), i.changes()
 			err := i.setOptions(pairs(c.set), "uid 0")
 			if got := code(t, err); got != c.code {
 				t.Fatalf("got %q (%v), want %q", got, err, c.code)
@@ -145,12 +145,12 @@ func TestModifyInstanceMetadataOptions(t *testing.T) {
 				if !strings.Contains(err.Error(), c.message) {
 					t.Errorf("got %q, want %q", err, c.message)
 				}
-				wantOptions(t, "after the refusal", i.Options(), before)
+				wantOptions(t, "after the refusal", i.options(), before)
 				if got := i.changes(); len(got.Changes) != len(stored.Changes) {
 					t.Errorf("the refused change is stored: %+v", got)
 				}
 			}
-			running := i.Options()
+			running := i.options()
 			for name, want := range pairs(c.want) {
 				if got := i.value(name); got != want {
 					t.Errorf("%s = %s, want %s", name, got, want)
@@ -162,7 +162,7 @@ func TestModifyInstanceMetadataOptions(t *testing.T) {
 				}
 			}
 			i.start()
-			wantOptions(t, "after a restart", i.Options(), running)
+			wantOptions(t, "after a restart", i.options(), running)
 		})
 	}
 }
@@ -260,7 +260,7 @@ func TestLockFollowsTheFile(t *testing.T) {
 	if got := code(t, i.setOptions(optional, "uid 0")); got != codeUnauthorized {
 		t.Errorf("locked: %q", got)
 	}
-	for _, o := range i.Options() {
+	for _, o := range i.options() {
 		if o.Locked != (o.Name == tokens) {
 			t.Errorf("%s is said to be locked: %v", o.Name, o.Locked)
 		}
@@ -292,7 +292,7 @@ func TestOptionsTellWhereTheyComeFrom(t *testing.T) {
 		tags:     "enabled, set at run time, 2026-03-01T12:00:00Z, by uid 1000",
 	}
 	got := map[string]string{}
-	for _, o := range i.Options() {
+	for _, o := range i.options() {
 		got[o.Name] = o.Value + ", " + o.Origin
 	}
 	if !maps.Equal(got, want) {

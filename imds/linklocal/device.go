@@ -18,7 +18,7 @@ import (
 
 const localTimeout = 10 * time.Second
 
-// leftover is an imds0 that we have made before, nil if there is no imds0.
+// leftover is the imds0 that an earlier run made, nil if there is no imds0.
 func leftover() (netlink.Link, error) {
 	device, err := found(netlink.LinkByName(linkName))
 	if device == nil || err != nil {
@@ -40,7 +40,7 @@ func leftover() (netlink.Link, error) {
 
 func byIndex(index int) (netlink.Link, error) { return found(netlink.LinkByIndex(index)) }
 
-// found makes nil of a link that does not exist.
+// found turns a link that does not exist into nil.
 func found(device netlink.Link, err error) (netlink.Link, error) {
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
@@ -52,7 +52,7 @@ func found(device netlink.Link, err error) (netlink.Link, error) {
 	return device, nil
 }
 
-// create makes imds0 of the first kind that this kernel knows.
+// create makes imds0, of the first kind that this kernel knows.
 func create(linkAdd func(netlink.Link) error) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = linkName
@@ -69,9 +69,9 @@ func create(linkAdd func(netlink.Link) error) (netlink.Link, error) {
 	return nil, refuse(errUnsupported, "add "+linkName, "put the addresses on a link that is there: "+byHand)
 }
 
-// settle makes the link as it has to be: up, with the addresses that are wanted.
+// settle brings the link up and gives it exactly the addresses that are wanted.
 func settle(device netlink.Link, ipv6 bool) error {
-	// First: an IPv6 address does not survive on a link that is down.
+	// This comes first: an IPv6 address does not survive on a link that is down.
 	if err := netlink.LinkSetUp(device); err != nil {
 		return explain("set "+linkName+" up", err)
 	}
@@ -87,12 +87,12 @@ func settle(device netlink.Link, ipv6 bool) error {
 func addAddress(device netlink.Link, addr netip.Addr) error {
 	entry := netlinkAddr(addr)
 	if addr.Is6() {
-		// There is nobody to ask whether the address is taken, and until that were settled nobody could
-		// listen. Nor is there a network: a route to it would send our own clients out to look for a
-		// neighbour, until the kernel has noticed that the address is local.
+		// NODAD: there are no neighbours who could have the address, and until the kernel had asked them nobody could listen.
+		// NOPREFIXROUTE: there is no network either. With a route to it our own clients would look for a neighbour until the
+		// kernel notices that the address is local.
 		entry.Flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
 	} else {
-		// Never the source of what this machine sends elsewhere, for want of a better address.
+		// So that the kernel never takes it as the source address of what this machine sends elsewhere.
 		entry.Scope = unix.RT_SCOPE_LINK
 	}
 	err := netlink.AddrReplace(device, entry)
@@ -107,8 +107,8 @@ func addAddress(device netlink.Link, addr netip.Addr) error {
 	return awaitLocal(addr)
 }
 
-// awaitLocal waits until the IPv6 address is routed to this machine, which the kernel does a little
-// after it has added it: who asked in between would be told that there is no way.
+// awaitLocal waits until the IPv6 address is routed to this machine. The kernel sets up the route shortly after it has added
+// the address; before that there is no way to it.
 func awaitLocal(addr netip.Addr) error {
 	for deadline := time.Now().Add(localTimeout); ; time.Sleep(time.Millisecond) {
 		routes, err := netlink.RouteGet(addr.AsSlice())
@@ -135,7 +135,7 @@ func netlinkAddr(addr netip.Addr) *netlink.Addr {
 
 func hostPrefix(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// foreignOn lists what others have put on the link, in words.
+// foreignOn describes what others have put on the link.
 func foreignOn(device netlink.Link) ([]string, error) {
 	var foreign []string
 	addrs, err := addressesOf(device)
@@ -167,7 +167,7 @@ func foreignOn(device netlink.Link) ([]string, error) {
 	return foreign, nil
 }
 
-// unowned refuses addresses that are on another link than device, which may be nil.
+// unowned refuses addresses that are on a link other than device, which may be nil.
 func unowned(device netlink.Link, addrs []netip.Addr) error {
 	entries, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -207,7 +207,7 @@ func prefixOf(entry netlink.Addr) netip.Prefix {
 	return netip.PrefixFrom(addr.Unmap(), bits)
 }
 
-// whole repeats a list that was changed while the kernel gave it.
+// whole lists again if the list changed while the kernel sent it.
 func whole[T any](list func() ([]T, error)) (entries []T, err error) {
 	for range 10 {
 		if entries, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {

@@ -12,8 +12,8 @@ import (
 	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
-// Provide puts the addresses on imds0 for the daemon of owner, a run-time directory of at most 240 bytes. It is
-// [Add], but that fd00:ec2::254 is left out where it cannot be had: config.IPv6 does not count.
+// Provide puts the addresses on imds0 for the daemon with the run-time directory owner, of at most 240 bytes. It works as
+// [Add] does, except that it leaves out fd00:ec2::254 if that cannot be had. It ignores config.IPv6.
 func Provide(ctx context.Context, owner string, config Config) error {
 	config.owner, config.IPv6 = owner, true
 	_, err := Add(ctx, config)
@@ -29,7 +29,7 @@ func Provide(ctx context.Context, owner string, config Config) error {
 	return err
 }
 
-// Given is the link that a helper has made for owner; nil without an error if there is none with
+// Given is the link that a helper has made for owner. It is nil, without an error, if there is no such link with
 // 169.254.169.254.
 func Given(owner string) (*Link, error) {
 	device, err := ownedBy(owner)
@@ -39,8 +39,8 @@ func Given(owner string) (*Link, error) {
 	return &Link{kind: device.Type(), index: device.Attrs().Index, given: true}, nil
 }
 
-// Withdraw removes the link that a helper has made for owner, as [Link.Remove] does. It is no error that there
-// is none. warn may be nil.
+// Withdraw removes the link that a helper has made for owner, as [Link.Remove] does. It is no error if there is none. warn
+// may be nil.
 func Withdraw(owner string, warn func(text string)) error {
 	device, err := ownedBy(owner)
 	if device == nil || err != nil {
@@ -53,7 +53,7 @@ func Withdraw(owner string, warn func(text string)) error {
 	return l.Remove()
 }
 
-// ownedBy is imds0 if it is for owner, else nil.
+// ownedBy is imds0 if it was made for owner, else nil.
 func ownedBy(owner string) (netlink.Link, error) {
 	device, err := found(netlink.LinkByName(linkName))
 	if device == nil || err != nil || device.Attrs().Alias != aliasOf(owner) {
@@ -74,7 +74,7 @@ func carries(device netlink.Link, addr netip.Addr) error {
 
 func aliasOf(owner string) string { return "imdsfs of " + owner }
 
-// mark says on the link for whom it is.
+// mark records in the alias of the link for whom it was made.
 func mark(device netlink.Link, owner string) error {
 	alias := ""
 	if owner != "" {
