@@ -1,12 +1,15 @@
-// Package control changes and tells what a running daemon does: metadata options, tags and single
-// values at run time, and its status.
+// Package control is the admin API of a running daemon: it changes metadata options, tags and single values, and shows
+// the status.
+//
+//	imdsfs set ──▶ admin socket ──▶ who is the caller? ──▶ routes ──▶ change ──▶ Store.Update: is the tree valid?
+//	                                                                                │
+//	answer ◀── published: the mount and HTTP show it ◀── Draft.Commit: on disk ◀────┘
 //
 //	c := &control.Control{Store: store, Overlay: changes, Clock: clock, …}
-//	err := c.setOptions(map[string]string{"http-tokens": "required"}, "uid 0")
-//	http.Serve(adminSocket, c.Handler())   // the admin API, for the imdsfs commands
+//	err := c.Serve(ctx, adminSocket, 0)
 //
-// A change is checked as a file would be, refused as EC2's API would ([Error]), made durable, and in
-// force on both doors when the call returns. The handlers (http.go) only translate.
+// A change is checked as a file would be, refused in the words of EC2's API ([Problem]), and written to disk. When it is
+// answered the mount and HTTP show it. routes.go lists the requests; control.go and changes.go do the work.
 package control
 
 import (
