@@ -17,8 +17,8 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// debContents are mode and name of all there is but the man pages of subcommands, and the directories of
-// others.
+// debContents are the modes and names of all files except the man pages of subcommands, without directories that belong
+// to other packages.
 const debContents = `
 drwxr-xr-x /etc/imdsfs
 -rw-r--r-- /etc/imdsfs/imdsfs.toml
@@ -104,8 +104,8 @@ func TestDebHoldsWhatIsListed(t *testing.T) {
 	}
 }
 
-// The examples are the good instance files of the repository, good where they are installed too, and the rest
-// is what the repository has.
+// The examples are the valid instance files of the repository. They are valid where they are installed too. Other files
+// are the same as in the repository.
 func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 	t.Parallel()
 	kit.RequireCommand(t, "dpkg-deb")
@@ -138,7 +138,7 @@ func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 	}
 }
 
-// The page of imdsfs itself leads to those of its subcommands.
+// The man page of imdsfs refers to those of its subcommands.
 func TestManPageNamesTheSubcommands(t *testing.T) {
 	t.Parallel()
 	kit.RequireCommand(t, "dpkg-deb")
@@ -160,7 +160,7 @@ func TestEverythingIsDatedByTheCommit(t *testing.T) {
 			t.Errorf("%s is of %v", h.Name, h.ModTime)
 		}
 	}
-	// A man page says the month.
+	// A man page has a month.
 	gz := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/man/man1/imdsfs-serve.1.gz")
 	page := output(t, "gzip", "-dc", gz)
 	date := output(t, "date", "-u", "-d", "@"+seconds, "+%b %Y")
@@ -173,7 +173,7 @@ func TestCompletionsAreScriptsOfTheirShells(t *testing.T) {
 	t.Parallel()
 	kit.RequireCommand(t, "dpkg-deb", "bash")
 	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
-	// Completion asks the program, which has to be on the PATH.
+	// Completion runs the program, which has to be in PATH.
 	script := `PATH=` + root + `/usr/bin:$PATH
 . ` + root + `/usr/share/bash-completion/completions/imdsfs
 complete -p imdsfs
@@ -214,7 +214,7 @@ func controlFile(t testing.TB, deb, name string) []byte {
 	return []byte(output(t, "dpkg-deb", "-I", deb, name))
 }
 
-// unpack is the directory that a package is unpacked in.
+// unpack unpacks a package and returns the directory.
 func unpack(t testing.TB, deb string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -222,7 +222,7 @@ func unpack(t testing.TB, deb string) string {
 	return dir
 }
 
-// subcommands are those that the shell's completion knows, "options set" as options-set, sorted.
+// subcommands are those that the shell completion knows, sorted; "options set" is options-set.
 func subcommands(t testing.TB, imdsfs string) []string {
 	t.Helper()
 	var names []string
@@ -247,7 +247,7 @@ func subcommands(t testing.TB, imdsfs string) []string {
 	return names
 }
 
-// output is what a command prints that has to succeed.
+// output is the output of a command that has to succeed.
 func output(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)

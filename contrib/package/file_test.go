@@ -16,7 +16,7 @@ const packagedFile = "imdsfs.toml"
 
 var (
 	commented = regexp.MustCompile(`(?m)^#([^ \n].*)$`)
-	// Settings that exclude each other: a value itself, or where it is found.
+	// Settings that exclude each other: a value, or where to find it.
 	either = regexp.MustCompile(`^(user-data|access-key-id|secret-access-key|token)(-file|-base64|-env)? = "(.*)"\n$`)
 )
 
@@ -27,7 +27,7 @@ func TestPackagedFileIsGood(t *testing.T) {
 	}
 }
 
-// With all of its settings it is good; of those that exclude each other, the first, second or third.
+// The file with all of its settings is valid: of those that exclude each other, with the first, second or third.
 func TestPackagedFileIsGoodWithEverySetting(t *testing.T) {
 	t.Parallel()
 	imdsfs := built(t, current, "imdsfs-linux-"+runtime.GOARCH)

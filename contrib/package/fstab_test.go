@@ -11,7 +11,7 @@ import (
 
 var fstabLine = regexp.MustCompile(`(?m)^    (\S+ /run/metadata fuse\.imdsfs .*)$`)
 
-// The line of the README, as systemd takes it: in the boot it is remote-fs.target that wants it.
+// The line of the README, as systemd reads it: at boot remote-fs.target wants it.
 func TestFstabMountsAtTheBoot(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -27,14 +27,14 @@ func TestFstabMountsAtTheBoot(t *testing.T) {
 		}
 	}
 	m.run("systemctl start remote-fs.target")
-	// With nofail the boot does not wait for it.
+	// With nofail the boot does not wait for the mount.
 	kit.Eventually(t, "it is mounted", func() bool { return m.property(unit, "ActiveState") == "active" })
 	id := m.answersAlike()
 	if log := m.run("journalctl --no-pager --unit=" + unit); !strings.Contains(log, "msg=ready") {
 		t.Errorf("the journal of the unit is\n%s", log)
 	}
 
-	// systemd lets the daemon be, and with keep it may die.
+	// systemd does not stop the daemon, and with keep the daemon may be killed.
 	m.run("kill -KILL $(imdsfs status --json | sed -n 's/^  \"pid\": \\([0-9]*\\),$/\\1/p')")
 	if again := m.answersAlike(); again != id {
 		t.Errorf("after a kill the instance is %s", again)
@@ -46,7 +46,7 @@ func TestFstabMountsAtTheBoot(t *testing.T) {
 		return m.run("grep fuse.imdsfs /proc/mounts || true; for comm in /proc/[0-9]*/comm; do grep -sx imdsfs $comm || true; done; ip -o link show imds0 2>/dev/null || true") == ""
 	})
 
-	// What is wrong with the file is in the journal, and the unit has failed.
+	// The journal says what is wrong with the file, and the unit has failed.
 	m.write("/etc/imdsfs/imdsfs.toml", "nonsense\n")
 	if said, err := m.try("systemctl start " + unit); err == nil {
 		t.Errorf("it starts with a faulty file: %s", said)

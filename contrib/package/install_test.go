@@ -23,13 +23,13 @@ func installed(t testing.TB) *machine {
 	return m
 }
 
-// answers are what the doors say is the instance's id.
+// answers are the instance's id on the mount and over HTTP.
 func (m *machine) answers() (file, http string) {
 	m.t.Helper()
 	return m.run("cat /run/metadata/" + idPath), m.run("curl -sS --fail --max-time 5 " + endpoint + "/" + idPath)
 }
 
-// answersAlike fails the test unless both doors answer, and the same; it returns the instance's id.
+// answersAlike fails the test unless the mount and HTTP answer the same. It returns the instance's id.
 func (m *machine) answersAlike() string {
 	m.t.Helper()
 	file, http := m.answers()
@@ -39,8 +39,8 @@ func (m *machine) answersAlike() string {
 	return file
 }
 
-// nothingServed fails the test if a daemon, its mount, its link or its socket are there. Keys and locks stay until
-// the next boot.
+// nothingServed fails the test if a daemon, its mount, its link or its socket exists. Keys and locks stay until the next
+// boot.
 func (m *machine) nothingServed() {
 	m.t.Helper()
 	if left := m.run(`grep fuse.imdsfs /proc/mounts || true

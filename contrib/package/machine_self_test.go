@@ -36,7 +36,7 @@ func TestMachineIsApartFromTheHost(t *testing.T) {
 			t.Errorf("the host sees %s", line)
 		}
 	}
-	// What it runs ends with it, also what left its cgroup and its session.
+	// Its processes end with it, including those that left its cgroup and its session.
 	m.start("setsid sleep 600")
 	kit.Eventually(t, "the command runs", func() bool { out, _ := m.try("cat /proc/[0-9]*/comm"); return strings.Contains(out, "sleep") })
 	m.end()
@@ -45,7 +45,7 @@ func TestMachineIsApartFromTheHost(t *testing.T) {
 	}
 }
 
-// TestHoldAMachine is the test that is killed in the next.
+// TestHoldAMachine is killed by the next test.
 func TestHoldAMachine(t *testing.T) {
 	if os.Getenv(holdVariable) == "" {
 		return

@@ -1,8 +1,9 @@
 // Package packaging tests the packages that `make package` builds: what is in them, that they are
 // reproducible, and what installing, upgrading and purging them does to a machine with systemd.
 //
-// build_test.go builds them, machine_test.go is the machine, machine_init_test.go is how it comes up and
-// goes away.
+// build_test.go builds them, machine_test.go is the machine, machine_init_test.go starts and ends it:
+//
+//	make package ──▶ .deb, .rpm ──▶ machine (a root of Debian, namespaces, systemd) ──▶ dpkg, systemctl ──▶ checks
 package packaging
 
 import (
@@ -16,8 +17,8 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
-// TestMain makes the test binary the two processes behind a machine, see machine_init_test.go, or an adversary
-// in it, see hostile_test.go.
+// TestMain makes the test binary one of the two processes behind a machine, see machine_init_test.go, or an adversary in
+// it, see hostile_test.go.
 func TestMain(m *testing.M) {
 	stress.Main()
 	switch os.Getenv(roleVariable) {
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 		os.Exit(look(os.Getenv(dirVariable)))
 	}
 	flag.Parse()
-	flag.Set("test.parallel", "4") // they wait most of the time, for what others do
+	flag.Set("test.parallel", "4") // the tests mostly wait for other processes
 	os.Exit(scratch.Run(m))
 }
 
@@ -41,7 +42,7 @@ const patience = kit.Patience
 // repository is the root of the clone, from where go test runs these tests.
 const repository = "../.."
 
-// deps is the absolute path of what .ci/deps has put there.
+// deps is the absolute path of a dependency that .ci/deps has installed.
 func deps(t testing.TB, name string) string {
 	t.Helper()
 	path, err := filepath.Abs(filepath.Join(repository, ".deps", name))

@@ -13,12 +13,12 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
-// podmanFlags have containers do without the cgroup controllers that the machine lacks, and without a network.
+// podmanFlags let containers run without a network and without the cgroup controllers that the machine lacks.
 var podmanFlags = strings.Fields(`--root /var/lib/podman --runroot /run/podman --storage-driver vfs --runtime runc
 	run --rm --cgroups no-conmon --cgroup-parent /podman --pids-limit -1 --ulimit nofile=1024:1024 --ulimit nproc=1024:1024
 	--network none --log-driver none`)
 
-// container is a podman container in the machine with the mount as a volume, and the rest of the machine's root.
+// container is a podman container in the machine, with the machine's root and the mount as a volume.
 func (m *machine) container() stress.Place {
 	m.t.Helper()
 	libraries := "/usr/lib/*-linux-gnu/"

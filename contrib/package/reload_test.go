@@ -8,7 +8,7 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// A reload has been done when systemctl returns, or it has failed, says why, and has changed nothing.
+// When systemctl returns the reload is done, or it has failed, says why, and has changed nothing.
 func TestReloadOfAFaultyFileFailsVisibly(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -45,7 +45,7 @@ func TestReloadOfAFaultyFileFailsVisibly(t *testing.T) {
 			t.Errorf("systemctl reload %s has returned, and the instance is %s", c.unit, got)
 		}
 	}
-	// Without an admin socket there is the signal.
+	// Without an admin socket it sends the signal.
 	none := func(id string) { write(units[0].file, units[0].listen, `admin = "none"`, id) }
 	none("i-00000000000000003")
 	m.run("systemctl restart imdsfs")

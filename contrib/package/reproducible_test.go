@@ -13,13 +13,13 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// The clone is somewhere else, on the machine and in the path's length, and was made with another umask.
+// The clone is in another directory, its path has another length, and it was made with another umask.
 func TestTwoBuildsOfACommitAreTheSame(t *testing.T) {
 	t.Parallel()
 	kit.RequireCommand(t, "git", "go", "make", "sh")
 	first := current
 	if strings.TrimSpace(output(t, "git", "status", "--porcelain", "--untracked-files=no")) != "" {
-		// The working tree is no commit.
+		// The working tree is not committed.
 		first = func() (string, error) { return build(clone(t), "first") }
 	}
 	one, err := first()

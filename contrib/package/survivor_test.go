@@ -14,11 +14,11 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// storeMost is how many files systemd keeps for a daemon at rest: the mount with its lock, its record and the
-// last two trees, the run-time directory's lock, a socket, what [server] said.
+// storeMost is the number of files that systemd keeps for an idle daemon: the mount with its lock, its record and the last
+// two trees, the lock of the run-time directory, a socket, and the settings of [server].
 const storeMost = 8
 
-// A survivor is the service, as seen by who troubles it.
+// A survivor is the service that the test kills and restarts.
 type survivor struct {
 	*machine
 	clients                 *clients
@@ -36,13 +36,13 @@ func (s *survivor) lap(what string) {
 	s.begun = time.Now()
 }
 
-// A victim is what a signal is sent to.
+// A victim is the target of a signal.
 type victim struct {
 	pidfd int
 	all   bool // and all other processes of the service, by SIGKILL
 }
 
-// starting is a daemon that has just been started, if none works; the time that it gets is random.
+// starting is a daemon that has just been started, after a random time, or none if one works.
 func (s *survivor) starting() victim {
 	s.t.Helper()
 	d := s.daemon()
@@ -50,7 +50,7 @@ func (s *survivor) starting() victim {
 	return d
 }
 
-// working is a daemon that has published and answered, and most likely is about to do so again.
+// working is a daemon that has published and answered, and probably is about to do so again.
 func (s *survivor) working() victim {
 	s.t.Helper()
 	s.clients.further()
@@ -89,14 +89,14 @@ func (s *survivor) findDaemon() (pidfd int) {
 		if err != nil {
 			continue
 		}
-		// First, so that the number cannot come to mean another.
+		// First, so that the number cannot be reused for another process.
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			continue
 		}
 		line, _ := os.ReadFile(filepath.Join("/proc", word, "cmdline"))
 		status, _ := os.ReadFile(filepath.Join("/proc", word, "status"))
-		// A child of it looks the same until it calls exec, but for the parent.
+		// Until it calls exec a child looks the same, except for its parent.
 		parent := "\nPPid:\t" + strconv.Itoa(s.pid) + "\n"
 		if strings.HasPrefix(string(line), "/usr/bin/imdsfs\x00serve\x00") && strings.Contains(string(status), parent) && !hasEnded(fd) {
 			return fd
@@ -112,7 +112,7 @@ func hasEnded(pidfd int) bool {
 	return err == nil && n > 0
 }
 
-// kill kills a daemon, and waits for its end. Somebody else may have ended it already.
+// kill kills a daemon and waits for its end. Something else may have ended it already.
 func (s *survivor) kill(d victim) {
 	s.t.Helper()
 	s.clients.around(func() {
@@ -143,7 +143,7 @@ func (s *survivor) handOver(command string) {
 	s.handovers++
 }
 
-// dropIn changes the unit, and has it take effect.
+// dropIn changes the unit and makes the change take effect.
 func (s *survivor) dropIn(text string) {
 	s.t.Helper()
 	s.write(dropInPath, text)
@@ -151,7 +151,7 @@ func (s *survivor) dropIn(text string) {
 	s.handOver("systemctl restart imdsfs")
 }
 
-// crash ends the daemon as a fault in it does.
+// crash ends the daemon as a crash would.
 func (s *survivor) crash() {
 	s.t.Helper()
 	d := s.working()
@@ -159,7 +159,7 @@ func (s *survivor) crash() {
 	s.clients.further()
 }
 
-// hang stops the daemon, which systemd's watchdog has to notice.
+// hang stops the daemon. systemd's watchdog has to notice.
 func (s *survivor) hang() {
 	s.t.Helper()
 	d := s.working()
@@ -167,7 +167,7 @@ func (s *survivor) hang() {
 	s.clients.further()
 }
 
-// both does one thing while commands are run in turn, which may fail then.
+// both does one thing while it runs commands in turn. These may fail then.
 func (s *survivor) both(do func(), commands ...string) {
 	s.t.Helper()
 	stop := make(chan struct{})
@@ -188,7 +188,7 @@ func (s *survivor) both(do func(), commands ...string) {
 	do()
 }
 
-// inOrder fails the test unless the service is well, and has said nothing but what it should.
+// inOrder fails the test unless the service is well and has logged only what it should.
 func (s *survivor) inOrder() {
 	s.t.Helper()
 	s.answersAlike()
@@ -205,8 +205,7 @@ func (s *survivor) inOrder() {
 	}
 }
 
-// nothingRuns fails the test unless all processes of the service have ended, and none in the machine waits for
-// what does not come.
+// nothingRuns fails the test unless all processes of the service have ended and no process of the machine hangs.
 func (s *survivor) nothingRuns() {
 	s.t.Helper()
 	kit.Eventually(s.t, "no process of the service is left", func() bool {

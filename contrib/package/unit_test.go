@@ -41,7 +41,7 @@ func TestExposureStaysLow(t *testing.T) {
 func TestUnprivilegedServiceDoesItsWork(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
-	// It takes over what a daemon left that ran as root.
+	// It takes over the files of a daemon that ran as root.
 	m.run(`mkdir -p /var/lib/imdsfs /run/imdsfs
 imdsfs serve -c /etc/imdsfs/imdsfs.toml --mount none >/dev/null 2>&1 & daemon=$!
 until imdsfs status >/dev/null 2>&1; do kill -0 $daemon; sleep 0.05; done
@@ -66,12 +66,12 @@ test $(stat -c %U /var/lib/imdsfs/overlay.json) = root`)
 	kit.Eventually(t, "reload shows the new instance", func() bool {
 		return m.run("curl -sS --fail "+endpoint+"/"+idPath) == "i-00000000000000042"
 	})
-	// A name that the machine gets at run time is seen.
+	// It sees a name that the machine gets at run time.
 	m.run("hostname other; systemctl reload imdsfs")
 	kit.Eventually(t, "reload shows the new name", func() bool {
 		return m.run("curl -sS --fail "+endpoint+"/latest/meta-data/local-hostname") == "other"
 	})
-	// The link is root's helper's, which goes on with it.
+	// Root's helper has made the link, and keeps it.
 	link := m.run("ip -o link show dev imds0 | grep 'alias imdsfs of /run/imdsfs$'; imdsfs status | grep imds0")
 	m.run("systemctl restart imdsfs")
 	if again := m.answersAlike(); again == id {
