@@ -13,7 +13,7 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// What a shell completes. Candidates have no description: where there are descriptions they are those of subcommands.
+// What a shell completes. Candidates have no description; only subcommands do.
 
 // completionLimit is how long a shell waits for paths. A test takes longer.
 var completionLimit = time.Second
@@ -22,7 +22,7 @@ const maxCompletions = 500
 
 const nothing, filesOnly = cobra.ShellCompDirectiveNoFileComp, cobra.ShellCompDirectiveFilterFileExt
 
-// flagValues are the values of flags, of whatever subcommand. A flag that is not here takes a file.
+// flagValues complete the values of flags, of any subcommand. A flag that is not here takes a file.
 var flagValues = map[string]cobra.CompletionFunc{
 	"log-level":          cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, nothing),
 	"log-format":         cobra.FixedCompletions([]string{"text", "json"}, nothing),
@@ -74,8 +74,8 @@ func addCompletions(cmd *cobra.Command) {
 	}
 }
 
-// completePath completes a path as somebody types it, one name at a time, from the running daemon. With known, what EC2
-// has is offered too: it can be set.
+// completePath completes a path as somebody types it, one name at a time, from the running daemon. With known it also offers
+// paths that EC2 has, because they can be set.
 func completePath(known bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -101,7 +101,7 @@ func completePath(known bool) cobra.CompletionFunc {
 	}
 }
 
-// offer is the candidates that go on from what is typed, sorted. After a directory no blank is wanted.
+// offer returns the candidates that begin with what is typed, sorted. No blank follows a directory.
 func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	directive := nothing
 	candidates = slices.DeleteFunc(candidates, func(c string) bool { return !strings.HasPrefix(c, typed) })
@@ -114,8 +114,8 @@ func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCo
 	return candidates, directive
 }
 
-// listedBelow is what the daemon that the flags of cmd name lists at an absolute path, nothing if none answers soon. No
-// other service is asked, unless it is named.
+// listedBelow is the listing at an absolute path of the daemon that the flags of cmd name, nothing if none answers soon. It
+// asks no other service unless one is named.
 func listedBelow(cmd *cobra.Command, path string) []client.Listed {
 	ctx, cancel := context.WithTimeout(context.Background(), completionLimit)
 	defer cancel()

@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	shortForm    = "/" + source.Latest + "/" + source.MetaData + "/" // may be left out
+	shortForm    = "/" + source.Latest + "/" + source.MetaData + "/" // users may leave it out
 	maxNearDepth = 12                                                // names of a path that is searched for
 )
 
-// noSuch says that the service has nothing at path, which somebody typed as typed, and what may be meant.
+// noSuch says that the service has nothing at path, which the user typed as typed, and suggests another path.
 func (s *service) noSuch(ctx context.Context, typed, path string) error {
 	hint := ""
 	if near := s.near(ctx, path); near != "" {
@@ -41,7 +41,7 @@ func shortPath(path string) string {
 	return strings.TrimPrefix(path, "/"+source.Latest+"/")
 }
 
-// near is the path nearest to one that the service does not have; "" if none is near. It is one that the service has.
+// near is the path that the service has and that is nearest to one that it does not have; "" if none is near.
 func (s *service) near(ctx context.Context, path string) string {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -53,8 +53,8 @@ func (s *service) near(ctx context.Context, path string) string {
 	return ""
 }
 
-// meantBy are the paths that somebody can mean by one that does not exist: with a mistake in a name, a path of the
-// mount (/run/metadata/latest/…), one below another directory than it says.
+// meantBy are the paths that a user may mean by one that does not exist: a path with a mistake in a name, a path of the
+// mount (/run/metadata/latest/…), or a path below another directory.
 func meantBy(path string) []string {
 	names := namesOf(path)
 	candidates := []client.Path{names}

@@ -23,13 +23,13 @@ func newTreeCommand(out io.Writer) *cobra.Command {
 	tree := treePrinter{out: out}
 	cmd := &cobra.Command{
 		Use:   "tree [PATH]",
-		Short: "Print a directory of an instance metadata service with all below it",
+		Short: "Print a directory of an instance metadata service and all below it",
 		Long: `tree walks an instance metadata service from PATH (default: /latest/meta-data/) and prints one name a
-line, a directory with a slash and what it holds below it, a value with its first line, cut to 80
-columns. PATH and the service are found as by get, and one session token serves the whole walk.
+line: a directory with a slash, and its content below; a value with its first line, cut to 80 columns.
+PATH and the service are as for get. One session token is enough for the whole walk.
 
-Credentials and user data print as ` + mask + ` unless --secrets is given. What the service lists and
-then does not have prints as ` + notThere + `; user-data, which is always listed, is left out.
+Credentials and user data print as ` + mask + ` unless you give --secrets. A name that the service
+lists but does not have prints as ` + notThere + `, except user-data, which is always listed.
 
 Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 4 no such metadata.`,
 		Example: `  imdsfs tree

@@ -18,7 +18,7 @@ const (
 	longestPause = 250 * time.Millisecond
 )
 
-// waitFlag is the flag of a subcommand that may wait for the daemon and for what it reads.
+// waitFlag is the flag of a subcommand that can wait for the daemon and for the path that it reads.
 type waitFlag struct{ limit time.Duration }
 
 func (f *waitFlag) add(cmd *cobra.Command) {
