@@ -1,6 +1,7 @@
 package imds
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -79,11 +80,38 @@ func authority() (*token.Authority, *source.ManualClock) {
 	return token.New([32]byte{7}, clock), clock
 }
 
+// respond answers one request from a snapshot of which nothing is rendered yet.
+func respond(snap *source.Snapshot, tokens *token.Authority, hosts Hosts, req *Request) Response {
+	var tree *Tree
+	if snap != nil {
+		tree = NewTree(snap)
+	}
+	return (&Service{Tokens: tokens, Hosts: hosts}).Respond(tree, now, req)
+}
+
 func header(r Response, name string) string {
-	for _, h := range r.Headers {
+	for _, h := range r.lines {
 		if h.Name == name {
 			return h.Value
 		}
 	}
 	return ""
+}
+
+// A headerLine is one line of the headers of an answer.
+type headerLine struct{ Name, Value string }
+
+// lines yields what AppendHead writes, line by line.
+func (r *Response) lines(yield func(int, headerLine) bool) {
+	_, rest, _ := strings.Cut(string(r.AppendHead(nil)), "\r\n")
+	for i := 0; ; i++ {
+		var line string
+		if line, rest, _ = strings.Cut(rest, "\r\n"); line == "" {
+			return
+		}
+		name, value, _ := strings.Cut(line, ": ")
+		if !yield(i, headerLine{name, value}) {
+			return
+		}
+	}
 }

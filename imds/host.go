@@ -6,20 +6,19 @@ import (
 	"strings"
 )
 
-// Hosts are the names that requests may be addressed to besides those that always are: IP
-// addresses, localhost, instance-data and instance-data.ec2.internal (EC2's own name for the
-// service). The zero value adds none.
+// Hosts are the host names that a request may be addressed to. IP addresses, localhost, instance-data and
+// instance-data.ec2.internal (EC2's own name for the service) are always allowed. The zero value adds none.
 //
-// A web page whose name is rebound to our address is of one origin with us, so it may PUT for a
-// token and read the answer; but its browser still sends the page's name as Host.
+// This guards against DNS rebinding: a web page whose name has been pointed at our address has the same origin as we, so
+// it may PUT for a token and read the answer. But its browser still sends the page's name as Host.
 type Hosts struct {
 	names map[string]bool
 }
 
 var ownNames = map[string]bool{"localhost": true, "instance-data": true, "instance-data.ec2.internal": true}
 
-// NewHosts adds names: DNS names without port, in any case, with or without a final dot. An error begins with the name
-// in quotes.
+// NewHosts allows names: DNS names without a port, in upper or lower case, with or without a final dot. The error begins
+// with the name in quotes.
 func NewHosts(names ...string) (Hosts, error) {
 	h := Hosts{names: map[string]bool{}}
 	for _, name := range names {
@@ -32,7 +31,7 @@ func NewHosts(names ...string) (Hosts, error) {
 	return h, nil
 }
 
-// Allow reports whether a request with this Host header is answered.
+// Allow reports whether a request with this Host header may be answered.
 func (h Hosts) Allow(host string) bool {
 	name, ok := withoutPort(host)
 	if !ok {
@@ -53,8 +52,8 @@ func (h Hosts) Allow(host string) bool {
 
 const maxZone = 64 // bytes; the name of an interface has 15 at most
 
-// isZone reports whether a literal's zone has the form of RFC 6874 §2: unreserved characters and percent-encoded
-// bytes. Clients should keep it to themselves (§4), and curl does not: [fe80::1%25eth0], [fe80::1%eth0].
+// isZone reports whether a literal's zone has the form of RFC 6874 §2: unreserved characters and percent-encoded bytes.
+// Clients should not send a zone (§4), but curl does: [fe80::1%25eth0], [fe80::1%eth0].
 func isZone(zone string) bool {
 	if zone == "" || len(zone) > maxZone {
 		return false
@@ -108,8 +107,7 @@ func isName(name string) bool {
 	return true
 }
 
-// refusedName is what an administrator would have to add, or the start of what was sent when that
-// is no name.
+// refusedName is the name that an administrator would have to allow, or the beginning of what was sent if that is no name.
 func refusedName(host string) string {
 	if name, ok := withoutPort(host); ok && isName(normalName(name)) {
 		return normalName(name)

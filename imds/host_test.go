@@ -94,7 +94,7 @@ func TestRefusedHostIsNamed(t *testing.T) {
 	} {
 		req := parseRequest(t, id, nil)
 		req.Host = host
-		if resp := Respond(snap, tokens, now, Hosts{}, req); resp.RefusedHost != want {
+		if resp := respond(snap, tokens, Hosts{}, req); resp.RefusedHost != want {
 			t.Errorf("Host %q: RefusedHost %q, want %q", host, resp.RefusedHost, want)
 		}
 	}

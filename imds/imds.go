@@ -1,8 +1,12 @@
-// Package imds is the protocol of the EC2 instance metadata service, versions 1 and 2, as a pure
-// function: [Respond] turns a snapshot and a [Request] into a [Response] and touches nothing else.
-// Sockets, limits and time-outs are the business of package imds/edge, tokens of imds/token.
+// Package imds is the protocol of the EC2 instance metadata service, versions 1 and 2, as a pure function:
+// [Service.Respond] turns a [Tree] and a [Request] into a [Response] and touches nothing else. Package imds/edge has the
+// sockets, limits and time-outs, imds/token the tokens.
 //
-// Every request goes through the same checks, in this order, and the first that fails answers:
+//	bytes ──▶ edge ──▶ Request ──▶ Respond ──▶ Response ──▶ AppendHead, Body ──▶ edge ──▶ bytes
+//	                                  ▲
+//	source.Snapshot ──▶ Tree ─────────┘
+//
+// Every request goes through the same checks in this order. The first that fails decides the answer:
 //
 //	400  the target is malformed, or an HTTP/1.1 request names no host
 //	403  the host is not one of ours ([Hosts]: a guard against DNS rebinding)
@@ -16,13 +20,12 @@
 //	405  neither GET, HEAD nor OPTIONS
 //	404  no such path in this version
 //
-// So nothing about the tree shows without the token that the options ask for, not even which paths
-// exist. A header of version 2 means that the request is meant as version 2: an invalid token is 401
-// also while tokens are optional.
+// So a client without the token that the options require learns nothing about the tree, not even which paths exist. A
+// header of version 2 makes the request one of version 2: an invalid token is 401 even while tokens are optional.
 //
-// Status lines, the order of headers and bodies are those of EC2's current servers (Server: EC2ws,
-// captured 2020 to 2026). Three things are ours: the check of the Host header, connections that stay
-// open, and 503 before the first snapshot, which EC2 documents without showing it.
+// Status lines, the order of headers and bodies are those of EC2's current servers (Server: EC2ws, captured 2020 to
+// 2026). Three things are ours: the check of the Host header, connections that stay open, and 503 before the first
+// snapshot, which EC2 documents without an example.
 package imds
 
 import (
@@ -40,13 +43,19 @@ const (
 	ttlHeader   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
 )
 
-// tokenPath is where tokens are to be had, and nowhere else: not with a final slash, not below
-// another version, not percent-encoded (EC2 user guide, "Retrieve instance metadata").
+// tokenPath is the one path that issues tokens: not with a final slash, not below another version, not percent-encoded
+// (EC2 user guide, "Retrieve instance metadata").
 var tokenPath = []string{"latest", "api", "token"}
 
-// Respond answers one request from snap, which is nil before the first one is published. now is the
-// wall clock, for the Date header. The same arguments give the same response, a new token apart.
-func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, hosts Hosts, req *Request) Response {
+// A Service answers requests. It does not change.
+type Service struct {
+	Tokens *token.Authority
+	Hosts  Hosts
+}
+
+// Respond answers one request from a tree, which is nil before the first one is published. now is the wall clock, for the
+// Date header. The same arguments give the same response, a new token apart.
+func (s *Service) Respond(tree *Tree, now time.Time, req *Request) Response {
 	var room [12]string // for the segments of any path that exists
 	target, ok := parseTarget(req.Target, room[:]...)
 	if !ok || req.Minor >= 1 && req.Host == "" {
@@ -56,10 +65,10 @@ func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, host
 	a := answer{now: now, conn: req.persistence(), head: req.Method == http.MethodHead}
 	host := req.Host
 	if target.absolute {
-		// RFC 9112 §3.2.2: it replaces the Host header. (A copy, so that room stays on the stack.)
+		// RFC 9112 §3.2.2: it replaces the Host header. (A copy keeps room on the stack.)
 		host = strings.Clone(target.authority)
 	}
-	if (host != "" || target.absolute) && !hosts.Allow(host) {
+	if (host != "" || target.absolute) && !s.Hosts.Allow(host) {
 		refused := a.plain(http.StatusForbidden)
 		refused.RefusedHost = refusedName(host)
 		return refused
@@ -68,24 +77,24 @@ func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, host
 		a.conn = connClose // the body, if one comes, is not read
 		return a.page(http.StatusExpectationFailed)
 	}
-	if snap == nil {
+	if tree == nil {
 		return a.plain(http.StatusServiceUnavailable)
 	}
-	opts := snap.Options()
+	opts := tree.snapshot.Options()
 	if !opts.HTTPEndpoint {
 		return a.plain(http.StatusForbidden)
 	}
 	if target.isToken {
-		return respondToken(a, snap.InstanceID(), opts.HopLimit, tokens, req)
+		return s.respondToken(a, tree.snapshot.InstanceID(), opts.HopLimit, req)
 	}
 	if req.Method == http.MethodPut {
 		return a.plain(http.StatusForbidden)
 	}
-	return respondData(a, snap, tokens, target.segments, req)
+	return s.respondData(a, tree, target.segments, req)
 }
 
 // respondToken answers on the token path.
-func respondToken(a answer, instanceID string, hopLimit int, tokens *token.Authority, req *Request) Response {
+func (s *Service) respondToken(a answer, instanceID string, hopLimit int, req *Request) Response {
 	switch req.Method {
 	case http.MethodPut:
 	case http.MethodOptions:
@@ -93,7 +102,7 @@ func respondToken(a answer, instanceID string, hopLimit int, tokens *token.Autho
 	default:
 		return a.allow(http.StatusMethodNotAllowed, allowToken)
 	}
-	// A forwarded PUT comes through a proxy that may have been talked into it; its client must
+	// A forwarded PUT comes through a proxy that an attacker may have tricked into sending it. The client behind it must
 	// not get a token.
 	if req.has("X-Forwarded-For") || !req.MayGetToken {
 		return a.plain(http.StatusForbidden)
@@ -102,24 +111,24 @@ func respondToken(a answer, instanceID string, hopLimit int, tokens *token.Autho
 	if !ok {
 		return a.plain(http.StatusBadRequest)
 	}
-	return a.token(tokens.Issue(instanceID, ttl), ttl, hopLimit)
+	return a.token(s.Tokens.Issue(instanceID, ttl), ttl, hopLimit)
 }
 
-// parseTTL reads the one value of the TTL header: decimal digits, in range, spaces around them.
+// parseTTL reads the only value of the TTL header: decimal digits in range, which spaces may surround.
 func parseTTL(values []string) (seconds int, ok bool) {
 	if len(values) != 1 {
 		return 0, false
 	}
 	digits := strings.Trim(values[0], " \t")
 	if strings.Trim(digits, "0123456789") != "" {
-		return 0, false // a sign, which Atoi would take
+		return 0, false // Atoi would accept a sign
 	}
 	n, err := strconv.Atoi(digits)
 	return n, err == nil && n >= token.MinTTLSeconds && n <= token.MaxTTLSeconds
 }
 
-// respondData answers on every path but the token's, for every method but PUT.
-func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segments []string, req *Request) Response {
+// respondData answers on every path but the token path, and every method but PUT.
+func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Request) Response {
 	switch given := req.Header[tokenHeader]; {
 	case len(given) > 0:
 		if req.has("X-Forwarded-For") {
@@ -128,12 +137,12 @@ func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segme
 		if len(given) > 1 {
 			return a.plain(http.StatusUnauthorized)
 		}
-		remaining, ok := tokens.Verify(snap.InstanceID(), strings.Trim(given[0], " \t"))
+		remaining, ok := s.Tokens.Verify(tree.snapshot.InstanceID(), strings.Trim(given[0], " \t"))
 		if !ok {
 			return a.plain(http.StatusUnauthorized)
 		}
 		a.remaining = remaining
-	case req.has(ttlHeader), snap.Options().TokensRequired:
+	case req.has(ttlHeader), tree.snapshot.Options().TokensRequired:
 		return a.plain(http.StatusUnauthorized)
 	}
 	switch req.Method {
@@ -143,15 +152,15 @@ func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segme
 	default:
 		return a.allow(http.StatusMethodNotAllowed, allowData)
 	}
-	v, ok := lookup(snap, segments)
+	v, ok := lookup(tree.snapshot, segments)
 	if !ok {
 		return a.page(http.StatusNotFound)
 	}
-	return a.data(v)
+	return a.data(tree.entity(v))
 }
 
-// lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded
-// segment that does finds nothing; nor is there anything below a leaf.
+// lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded segment of that kind
+// finds nothing. There is nothing below a leaf.
 func lookup(snap *source.Snapshot, segments []string) (v source.View, ok bool) {
 	v = snap.Root()
 	for _, name := range segments {

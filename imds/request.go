@@ -6,33 +6,33 @@ import (
 	"strings"
 )
 
-// A Request is what [Respond] needs to know of one HTTP/1 request.
+// A Request is what [Service.Respond] needs to know of one HTTP/1 request.
 type Request struct {
 	Method string
 	Target string // as on the wire: "/latest/meta-data/", "http://host/…", with its query
 	Minor  int    // of the protocol version: 0 for HTTP/1.0
 	Host   string // the value of the Host header, "" if there is none
-	// Header holds the other headers by their canonical names (as net/http makes them). Only those
-	// of HeaderNames matter; one without values is as one that is not there.
+	// Header holds the other headers by their canonical names (as net/http makes them). Only those of HeaderNames matter. A
+	// header without values counts as absent.
 	Header http.Header
 	// MayGetToken is whether the peer may have a session token at all.
 	MayGetToken bool
-	// Close says that the connection ends after the answer, whatever the client asks for.
+	// Close ends the connection after the answer, whatever the client asks for.
 	Close bool
 }
 
-// HeaderNames are the canonical names of the headers in Request.Header that [Respond] looks at.
+// HeaderNames are the canonical names of the headers in Request.Header that [Service.Respond] reads.
 func HeaderNames() []string {
 	return []string{"Connection", "Expect", "X-Forwarded-For", tokenHeader, ttlHeader}
 }
 
 func (r *Request) has(name string) bool { return len(r.Header[name]) > 0 }
 
-// IsV2 reports whether the request is meant as version 2: it has a header of that.
+// IsV2 reports whether the request is one of version 2: it has a header that only version 2 knows.
 func (r *Request) IsV2() bool { return r.has(tokenHeader) || r.has(ttlHeader) }
 
-// persistence decides about the connection: HTTP/1.1 stays open unless the client says close,
-// HTTP/1.0 closes unless it asks for keep-alive.
+// persistence decides whether the connection stays open: HTTP/1.1 does unless the client says close, HTTP/1.0 only if the
+// client asks for keep-alive.
 func (r *Request) persistence() connection {
 	var wantsClose, wantsKeep bool
 	for _, line := range r.Header["Connection"] {
@@ -53,7 +53,7 @@ func (r *Request) persistence() connection {
 	return connClose
 }
 
-// A target is a parsed request target, its query dropped.
+// A target is a parsed request target without its query.
 type target struct {
 	absolute  bool     // absolute-form, http://authority/path
 	authority string   // of the absolute-form
@@ -61,8 +61,8 @@ type target struct {
 	segments  []string // decoded once, empty ones left out
 }
 
-// parseTarget takes the origin-form and the absolute-form (RFC 9112 §3.2); all else is malformed, and
-// so is a percent sign without two hexadecimal digits. The segments are put into room while they fit.
+// parseTarget reads the origin-form and the absolute-form (RFC 9112 §3.2). Any other form is malformed, and so is a percent
+// sign without two hexadecimal digits. The segments go into room while they fit.
 func parseTarget(raw string, room ...string) (t target, ok bool) {
 	path, _, _ := strings.Cut(raw, "?")
 	const scheme = "http://"

@@ -113,7 +113,7 @@ func TestUserDataIsListedWhenThereIsNone(t *testing.T) {
 		"GET /latest/user-data":  notFound,
 		"GET /latest/user-data/": notFound,
 	} {
-		resp := Respond(snap, tokens, now, Hosts{}, parseRequest(t, request, nil))
+		resp := respond(snap, tokens, Hosts{}, parseRequest(t, request, nil))
 		if got := render(&resp); got != want {
 			t.Errorf("§2.2 %s\ngot:\n%s\nwant:\n%s", request, got, want)
 		}
@@ -188,7 +188,7 @@ func TestConnectionThatMustEndSaysSo(t *testing.T) {
 	tokens, _ := authority()
 	req := parseRequest(t, id+"\nConnection: keep-alive", nil)
 	req.Close = true
-	resp := Respond(snapshot(t, fixture(), nil), tokens, now, Hosts{}, req)
+	resp := respond(snapshot(t, fixture(), nil), tokens, Hosts{}, req)
 	if got, want := render(&resp), conn("close", text(instanceID)); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
@@ -206,7 +206,7 @@ func TestLastModifiedIsThatOfTheValue(t *testing.T) {
 		"/latest/meta-data/instance-type": "Sun, 04 Jan 2026 03:04:05 GMT",
 		"/latest/meta-data/instance-id":   "Fri, 02 Jan 2026 03:04:05 GMT",
 	} {
-		resp := Respond(snap, tokens, now, Hosts{}, parseRequest(t, "GET "+path, nil))
+		resp := respond(snap, tokens, Hosts{}, parseRequest(t, "GET "+path, nil))
 		if got := header(resp, "Last-Modified"); got != want {
 			t.Errorf("%s: Last-Modified %q, want %q", path, got, want)
 		}

@@ -124,8 +124,8 @@ func parseRequest(t testing.TB, text string, placeholders map[string]string) *Re
 
 func render(r *Response) string {
 	var b strings.Builder
-	b.WriteString(r.StatusLine() + "\n")
-	for _, h := range r.Headers {
+	b.WriteString(r.statusLine() + "\n")
+	for _, h := range r.lines {
 		b.WriteString(h.Name + ": " + h.Value + "\n")
 	}
 	b.WriteString("\n")
@@ -156,7 +156,7 @@ func runRows(t *testing.T, rows []row) {
 		}
 		names[r.name] = true
 		t.Run(r.name, func(t *testing.T) {
-			resp := Respond(snapshot(t, fixture(), r.options), tokens, now, hosts, parseRequest(t, r.request, placeholders))
+			resp := respond(snapshot(t, fixture(), r.options), tokens, hosts, parseRequest(t, r.request, placeholders))
 			got := render(&resp)
 			if body := string(resp.Body); strings.HasPrefix(body, "AQAEA") {
 				if _, ok := tokens.Verify(instanceID, body); !ok {
@@ -314,7 +314,7 @@ func TestPeerThatMayNotHaveATokenGetsNone(t *testing.T) {
 	tokens, _ := authority()
 	req := parseRequest(t, put+ttl+"60", nil)
 	req.MayGetToken = false
-	resp := Respond(snapshot(t, fixture(), nil), tokens, now, Hosts{}, req)
+	resp := respond(snapshot(t, fixture(), nil), tokens, Hosts{}, req)
 	if got := render(&resp); got != forbidden {
 		t.Errorf("got:\n%s\nwant:\n%s", got, forbidden)
 	}
@@ -331,7 +331,7 @@ func TestOnlyAnswersWithATokenLimitHops(t *testing.T) {
 			"OPTIONS /latest/api/token": 0,
 			id:                          0,
 		} {
-			if resp := Respond(snap, tokens, now, Hosts{}, parseRequest(t, request, nil)); resp.HopLimit != want {
+			if resp := respond(snap, tokens, Hosts{}, parseRequest(t, request, nil)); resp.HopLimit != want {
 				t.Errorf("limit %d, %q: HopLimit %d, want %d", limit, request, resp.HopLimit, want)
 			}
 		}
@@ -341,7 +341,7 @@ func TestOnlyAnswersWithATokenLimitHops(t *testing.T) {
 func TestBeforeTheFirstSnapshotTheAnswerIsRetry(t *testing.T) {
 	tokens, _ := authority()
 	for _, request := range []string{id, put + ttl + "60", "GET /", "POST /latest/api/token"} {
-		resp := Respond(nil, tokens, now, Hosts{}, parseRequest(t, request, nil))
+		resp := respond(nil, tokens, Hosts{}, parseRequest(t, request, nil))
 		if got, want := render(&resp), empty("503 Service Unavailable"); got != want {
 			t.Errorf("%s\ngot:\n%s\nwant:\n%s", request, got, want)
 		}
@@ -351,13 +351,13 @@ func TestBeforeTheFirstSnapshotTheAnswerIsRetry(t *testing.T) {
 func TestTokenIsAskedForAndUsed(t *testing.T) {
 	tokens, clock := authority()
 	snap := snapshot(t, fixture(), required)
-	resp := Respond(snap, tokens, now, Hosts{}, parseRequest(t, put+ttl+"2", nil))
+	resp := respond(snap, tokens, Hosts{}, parseRequest(t, put+ttl+"2", nil))
 	issued := string(resp.Body)
 	if len(issued) != token.Length {
 		t.Fatalf("token %q", issued)
 	}
 	get := func() string {
-		resp := Respond(snap, tokens, now, Hosts{}, parseRequest(t, id+tok+issued, nil))
+		resp := respond(snap, tokens, Hosts{}, parseRequest(t, id+tok+issued, nil))
 		return render(&resp)
 	}
 	for _, step := range []struct {
@@ -381,8 +381,8 @@ func TestRespondLeavesItsInputAlone(t *testing.T) {
 	snap := snapshot(t, fixture(), nil)
 	req := parseRequest(t, id+"\nConnection: Close, TE\nX-Other: 1", nil)
 	before := maps.Clone(req.Header)
-	first := Respond(snap, tokens, now, Hosts{}, req)
-	second := Respond(snap, tokens, now, Hosts{}, req)
+	first := respond(snap, tokens, Hosts{}, req)
+	second := respond(snap, tokens, Hosts{}, req)
 	if render(&first) != render(&second) {
 		t.Error("the same request is answered in two ways")
 	}

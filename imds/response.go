@@ -3,40 +3,34 @@ package imds
 import (
 	"net/http"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
 )
 
-// A Response is one answer. [Response.AppendHead] writes its status line and headers.
+// A Response is one answer. [Response.AppendHead] makes its status line and headers.
 type Response struct {
 	Status int // 200, 400, 401, 403, 404, 405, 417 or 503
-	// Body is what is sent. It is empty for HEAD, while Content-Length is still that of GET.
-	// The caller must not change it.
+	// Body is empty for HEAD, while Content-Length is that of GET. The caller must not change it.
 	Body []byte
-	// Close is whether the connection ends after this answer.
+	// Close ends the connection after this answer.
 	Close bool
-	// HopLimit, if not 0, is the IP TTL (IPv6 hop limit) that the connection must have before
-	// the answer is written, because it holds a token. It must never be raised again there.
+	// HopLimit, if not 0, is the IP TTL (IPv6 hop limit) to set on the connection before the answer is written, because the
+	// answer holds a token. Never raise it again on that connection.
 	HopLimit int
-	// RefusedHost is the name that was refused, when the Host header was why. It shares memory
-	// with the Host of the request.
+	// RefusedHost is the name in the Host header if that is why the request was refused. It shares memory with the Host of
+	// the request.
 	RefusedHost string
 
-	// The headers, in their order. What lies between the token's TTL and Date does not change
-	// from one request to the next, so it is kept ready as text.
-	ttl   int    // value of the header of that name, in seconds; 0: there is none
+	// The headers in their order. Those between the token's TTL and Date are the same for every request, so they are kept
+	// as text.
+	ttl   int    // the value of the TTL header in seconds; 0: no such header
 	fixed string // header lines, each with its line end
 	now   time.Time
 	conn  connection
-	plain bool // Content-Type: text/plain comes last
+	plain bool // Content-Type: text/plain is the last header
 }
-
-// A Header is one header line.
-type Header struct{ Name, Value string }
 
 // reasons as EC2 words them: 405 is "Not Allowed" (captured 2020-04).
 var reasons = map[int]string{
@@ -58,13 +52,12 @@ var statusLines = func() map[int]string {
 	return lines
 }()
 
-// StatusLine is the first line of the answer, without its line end: "HTTP/1.1 200 OK".
-func (r *Response) StatusLine() string { return statusLines[r.Status] }
+// statusLine is the first line of the answer without its line end: "HTTP/1.1 200 OK".
+func (r *Response) statusLine() string { return statusLines[r.Status] }
 
-// AppendHead appends the status line, the headers and the empty line as they are sent, and does not
-// allocate while dst has room.
+// AppendHead appends the status line, the headers and the empty line. It does not allocate while dst has room.
 func (r *Response) AppendHead(dst []byte) []byte {
-	dst = append(dst, r.StatusLine()...)
+	dst = append(dst, r.statusLine()...)
 	dst = append(dst, "\r\n"...)
 	if r.ttl > 0 {
 		dst = append(dst, ttlHeader+": "...)
@@ -87,79 +80,44 @@ func (r *Response) AppendHead(dst []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// Headers yields what AppendHead writes, line by line.
-func (r *Response) Headers(yield func(int, Header) bool) {
-	_, rest, _ := strings.Cut(string(r.AppendHead(nil)), "\r\n")
-	for i := 0; ; i++ {
-		var line string
-		if line, rest, _ = strings.Cut(rest, "\r\n"); line == "" {
-			return
-		}
-		name, value, _ := strings.Cut(line, ": ")
-		if !yield(i, Header{name, value}) {
-			return
-		}
-	}
-}
-
-// BadRequest is the answer to what is no proper request: EC2's page, and the connection ends.
+// BadRequest answers a malformed request with EC2's page, and ends the connection.
 func BadRequest(now time.Time) Response {
 	return answer{now: now, conn: connClose}.page(http.StatusBadRequest)
 }
 
-// A connection is what happens to it after the answer, and what the Connection header says of that.
+// A connection says whether the connection stays open after the answer, and which Connection header tells so.
 type connection int
 
 const (
 	connOpen      connection = iota // stays open: no header
-	connKeepAlive                   // stays open: an HTTP/1.0 client has to be told
+	connKeepAlive                   // stays open, and an HTTP/1.0 client has to be told
 	connClose
 )
 
-// An answer knows what all responses to one request have in common; its methods make the kinds of
-// response, each with the header order that was captured for it.
+// An answer holds what all responses to one request have in common. Its methods make the kinds of response, each with the
+// header order that was captured for it.
 type answer struct {
 	now       time.Time
 	conn      connection
 	head      bool
-	remaining int // seconds that the request's token is still good, 0 without a token
+	remaining int // seconds for which the request's token is still valid, 0 without a token
 }
 
-// An entity is a body with the headers that depend on it alone.
-type entity struct {
-	headers string // lines, each with its line end
-	body    []byte
-}
-
-// data is a leaf or a listing, which is rendered once for as long as the tree holds it.
-func (a answer) data(v source.View) Response {
-	e := v.Memo(newEntity).(*entity)
+// data is a leaf or a listing.
+func (a answer) data(e *entity) Response {
 	r := a.response(http.StatusOK, e.headers, e.body)
 	r.ttl = a.remaining
 	return r
 }
 
-func newEntity(v source.View) any {
-	var body []byte
-	if v.IsDir() {
-		body = v.Listing()
-	} else {
-		body = v.Bytes()
-	}
-	return &entity{
-		"Content-Type: " + v.ContentType() + "\r\nAccept-Ranges: none\r\nLast-Modified: " + httpDate(v.ModTime()) + "\r\n" + contentLength(len(body)),
-		body,
-	}
-}
-
-// token is the answer to a PUT. No newline follows the token: clients paste it into a header.
+// token answers a PUT. No newline follows the token, because clients paste it into a header.
 func (a answer) token(token string, ttl, hopLimit int) Response {
 	r := a.response(http.StatusOK, tokenLength, []byte(token))
 	r.ttl, r.plain, r.HopLimit = ttl, true, hopLimit
 	return r
 }
 
-// allow has an empty body and says which methods there are.
+// allow has an empty body and names the methods that are allowed.
 func (a answer) allow(status int, headers string) Response {
 	r := a.response(status, headers, nil)
 	r.plain = true
@@ -217,7 +175,7 @@ func contentLength(n int) string { return "Content-Length: " + strconv.Itoa(n) +
 
 func httpDate(t time.Time) string { return t.UTC().Format(http.TimeFormat) }
 
-// httpDateNow is httpDate for a time that is asked for again and again.
+// httpDateNow is httpDate for the current time: it formats each second once.
 func httpDateNow(t time.Time) string {
 	second := t.Unix()
 	if last := lastDate.Load(); last != nil && last.second == second {

@@ -10,10 +10,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// What a shell completes. Candidates have no description: where there are descriptions they are those of subcommands.
+// What a shell completes. Candidates have no description; only subcommands do.
 
 // completionLimit is how long a shell waits for paths. A test takes longer.
 var completionLimit = time.Second
@@ -22,7 +23,7 @@ const maxCompletions = 500
 
 const nothing, filesOnly = cobra.ShellCompDirectiveNoFileComp, cobra.ShellCompDirectiveFilterFileExt
 
-// flagValues are the values of flags, of whatever subcommand. A flag that is not here takes a file.
+// flagValues complete the values of flags, of any subcommand. A flag that is not here takes a file.
 var flagValues = map[string]cobra.CompletionFunc{
 	"log-level":          cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, nothing),
 	"log-format":         cobra.FixedCompletions([]string{"text", "json"}, nothing),
@@ -74,8 +75,8 @@ func addCompletions(cmd *cobra.Command) {
 	}
 }
 
-// completePath completes a path as somebody types it, one name at a time, from the running daemon. With known, what EC2
-// has is offered too: it can be set.
+// completePath completes a path as somebody types it, one name at a time, from the running daemon. With known it also offers
+// paths that EC2 has, because they can be set.
 func completePath(known bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -84,10 +85,10 @@ func completePath(known bool) cobra.CompletionFunc {
 		dir := typed[:strings.LastIndex(typed, "/")+1]
 		var found []string
 		for _, e := range listedBelow(cmd, source.Absolute(dir)) {
-			if e.dir {
-				e.name += "/"
+			if e.Dir {
+				e.Name += "/"
 			}
-			found = append(found, dir+e.name)
+			found = append(found, dir+e.Name)
 		}
 		if below, err := source.InEveryVersion(dir); known && err == nil {
 			for _, name := range source.CategoriesBelow(below) {
@@ -101,7 +102,7 @@ func completePath(known bool) cobra.CompletionFunc {
 	}
 }
 
-// offer is the candidates that go on from what is typed, sorted. After a directory no blank is wanted.
+// offer returns the candidates that begin with what is typed, sorted. No blank follows a directory.
 func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	directive := nothing
 	candidates = slices.DeleteFunc(candidates, func(c string) bool { return !strings.HasPrefix(c, typed) })
@@ -114,25 +115,20 @@ func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCo
 	return candidates, directive
 }
 
-// listedBelow is what the daemon that the flags of cmd name lists at an absolute path, nothing if none answers soon. No
-// other service is asked, unless it is named.
-func listedBelow(cmd *cobra.Command, path string) []listed {
+// listedBelow is the listing at an absolute path of the daemon that the flags of cmd name, nothing if none answers soon. It
+// asks no other service unless one is named.
+func listedBelow(cmd *cobra.Command, path string) []client.Listed {
 	ctx, cancel := context.WithTimeout(context.Background(), completionLimit)
 	defer cancel()
 	flags := clientFlags{timeout: completionLimit}
 	flags.endpoint, _ = cmd.Flags().GetString("endpoint") // "" where there is no such flag
 	flags.runtimeDir, _ = cmd.Flags().GetString("runtime-dir")
 	flags.v1, _ = cmd.Flags().GetBool("v1")
-	c, err := flags.client(ctx)
-	if err != nil || c.fallback {
+	s, err := flags.client(ctx)
+	if err != nil || s.fallback {
 		return nil
 	}
-	at := namesOf(path)
-	body, err := c.get(ctx, at.path(true))
-	if err != nil {
-		return nil
-	}
-	entries, _ := parseListing(at, string(body))
+	entries, _ := s.client.List(ctx, client.ParsePath(path))
 	return entries
 }
 
@@ -142,7 +138,7 @@ func completeTag(cmd *cobra.Command, args []string, typed string) ([]cobra.Compl
 	}
 	var keys []string
 	for _, e := range listedBelow(cmd, "/"+source.Latest+"/"+source.TagPath("")) {
-		keys = append(keys, e.name)
+		keys = append(keys, e.Name)
 	}
 	return offer(keys, typed)
 }

@@ -11,11 +11,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// attributes are those that afterburn has of EC2 (coreos.github.io/afterburn/usage/attributes), and where they
-// are; a name behind # is a key of the JSON document there.
+// attributes are those of afterburn for EC2 (coreos.github.io/afterburn/usage/attributes), and their paths. A name behind #
+// is a key of the JSON document there.
 var attributes = []struct{ name, path string }{
 	{"INSTANCE_ID", "/latest/meta-data/instance-id"},
 	{"INSTANCE_TYPE", "/latest/meta-data/instance-type"},
@@ -33,27 +34,28 @@ func newEnvCommand(out io.Writer) *cobra.Command {
 	var flags clientFlags
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print what an instance metadata service says as environment variables",
-		Long: `env prints the attributes of an instance in the names that afterburn gives them on EC2, as a file for
-EnvironmentFile= of a systemd unit, and for a shell to read with its dot: AFTERBURN_AWS_INSTANCE_ID,
-_INSTANCE_TYPE, _IPV4_LOCAL, _IPV4_PUBLIC, _IPV6, _AVAILABILITY_ZONE, _AVAILABILITY_ZONE_ID, _REGION,
-_HOSTNAME and _PUBLIC_HOSTNAME. What does not exist is left out.
+		Short: "Print attributes of an instance as environment variables",
+		Long: `env prints the attributes of an instance under the names that afterburn uses on EC2, for EnvironmentFile=
+of a systemd unit and for the dot command of a shell: AFTERBURN_AWS_INSTANCE_ID, _INSTANCE_TYPE,
+_IPV4_LOCAL, _IPV4_PUBLIC, _IPV6, _AVAILABILITY_ZONE, _AVAILABILITY_ZONE_ID, _REGION, _HOSTNAME and
+_PUBLIC_HOSTNAME. Attributes that do not exist are left out.
 
-A value that holds more than letters, digits and harmless signs stands in double quotes, with a backslash
-before $, ` + "`" + `, " and \; both read back exactly the value, which may go over several lines. One that no
-environment can hold (a zero byte, or for systemd what is not UTF-8) is an error, and nothing is printed.
+env quotes a value that has characters other than letters, digits and +,-./:@_: it puts it in double
+quotes, with a backslash before $, ` + "`" + `, " and \. systemd and a shell read back exactly the value, which may
+have several lines. A value that no environment can hold (a zero byte, or for systemd what is not
+UTF-8) is an error, and nothing is printed.
 
-The service is found as imdsfs get finds it. Exit codes: 0 printed; 1 the service does not answer or
+The service is the same as for imdsfs get. Exit codes: 0 printed; 1 the service does not answer or
 refuses; 2 wrong usage; 4 it has none of these.`,
 		Example: `  imdsfs env
   imdsfs env --endpoint http://127.0.0.1:1338 > /run/imdsfs/environment`,
 		Args: exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.client(cmd.Context())
+			s, err := flags.client(cmd.Context())
 			if err != nil {
 				return err
 			}
-			text, err := environmentFile(cmd.Context(), c)
+			text, err := environmentFile(cmd.Context(), s)
 			if err != nil {
 				return err
 			}
@@ -65,13 +67,13 @@ refuses; 2 wrong usage; 4 it has none of these.`,
 	return cmd
 }
 
-func environmentFile(ctx context.Context, c *client) (string, error) {
-	variables, err := environmentOf(ctx, c)
+func environmentFile(ctx context.Context, s *service) (string, error) {
+	variables, err := environmentOf(ctx, s)
 	if err != nil {
 		return "", err
 	}
 	if len(variables) == 0 {
-		return "", problem.No(hintStranger, fmt.Errorf("%s has no metadata of an instance", c.base))
+		return "", problem.No(hintStranger, fmt.Errorf("%s has no metadata of an instance", s.client.Endpoint()))
 	}
 	var b strings.Builder
 	for _, v := range variables {
@@ -83,15 +85,15 @@ func environmentFile(ctx context.Context, c *client) (string, error) {
 // A variable is one of an environment.
 type variable struct{ name, value string }
 
-// environmentOf asks a service for the attributes. Those that it does not have are left out.
-func environmentOf(ctx context.Context, c *client) (variables []variable, err error) {
+// environmentOf gets the attributes of a service. It leaves out those that the service does not have.
+func environmentOf(ctx context.Context, s *service) (variables []variable, err error) {
 	for _, a := range attributes {
 		path, key, _ := strings.Cut(a.path, "#")
-		body, err := c.get(ctx, path)
+		body, err := s.get(ctx, path)
 		if err == nil && key != "" {
 			body, err = member(body, key)
 		}
-		if errors.Is(err, errNotFound) {
+		if errors.Is(err, client.ErrNotFound) {
 			continue
 		}
 		if err != nil {
@@ -105,7 +107,7 @@ func environmentOf(ctx context.Context, c *client) (variables []variable, err er
 	return variables, nil
 }
 
-// member is the string that a JSON object has under a key; errNotFound if it has none.
+// member is the string under a key of a JSON object. The error is [client.ErrNotFound] if there is none.
 func member(document []byte, key string) ([]byte, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(document, &object); err != nil {
@@ -113,17 +115,16 @@ func member(document []byte, key string) ([]byte, error) {
 	}
 	var text *string
 	if json.Unmarshal(object[key], &text) != nil || text == nil {
-		return nil, errNotFound
+		return nil, client.ErrNotFound
 	}
 	return []byte(*text), nil
 }
 
-// harmless are the signs that neither a shell nor systemd takes for anything but themselves, besides letters
-// and digits.
+// harmless are the characters besides letters and digits that mean only themselves to a shell and to systemd.
 const harmless = "+,-./:@_"
 
-// quote writes a value as both systemd, systemd.exec(5), and the shell read it. Within double quotes both have a
-// backslash count before these four alone, and a newline for itself.
+// quote writes a value so that systemd, systemd.exec(5), and the shell read it. Within double quotes a backslash escapes
+// only these four characters for both, and a newline means itself.
 func quote(value string) string {
 	plain := func(r rune) bool {
 		return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune(harmless, r)

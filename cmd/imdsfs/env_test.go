@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -29,7 +30,7 @@ func TestAShellReadsWhatIsQuoted(t *testing.T) {
 
 func TestADocumentWithoutARegionLeavesItOut(t *testing.T) {
 	for document, want := range map[string]string{
-		`{"region": null}`: errNotFound.Error(), `{}`: errNotFound.Error(), `{"region": 1}`: errNotFound.Error(), `{"region": "x"}`: "",
+		`{"region": null}`: client.ErrNotFound.Error(), `{}`: client.ErrNotFound.Error(), `{"region": 1}`: client.ErrNotFound.Error(), `{"region": "x"}`: "",
 		`[]`: "the instance identity document is no JSON object", ``: "the instance identity document is no JSON object",
 	} {
 		got := ""

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source"
 )
 
@@ -16,18 +17,18 @@ func newGetCommand(out io.Writer) *cobra.Command {
 		Use:   "get PATH",
 		Short: "Print one value of an instance metadata service",
 		Long: `get prints what an instance metadata service holds at PATH, byte for byte: no newline is added. A
-directory prints its listing. PATH is relative to /latest/meta-data/; meta-data/…, dynamic/…, user-data and
-/VERSION/… mean what they say.
+directory prints its listing. PATH is relative to /latest/meta-data/. meta-data/…, dynamic/… and user-data
+are relative to /latest/, and /VERSION/… is absolute.
 
-Any service will do, that of EC2 too. It is found by --endpoint, else by the environment variable
-` + endpointVariable + `, else by the address that a local daemon leaves in its
-run-time directory, else it is ` + linkLocalEndpoint + `.
+get works with any service, including that of EC2. It uses --endpoint, else the environment variable
+` + endpointVariable + `, else the address that a local daemon leaves in its
+run-time directory, else ` + linkLocalEndpoint + `.
 
-A session token is fetched first (IMDSv2). Where there is none to be had get fails; it asks without
-one (IMDSv1) only with --v1.
+get first fetches a session token (IMDSv2), and fails if the service gives none. It asks without a token
+(IMDSv1) only with --v1.
 
-With --wait get waits until a daemon answers and has PATH. Without an endpoint that is the local daemon:
-the address ` + linkLocalEndpoint + ` is not asked, because another service may answer there until
+With --wait get waits until a daemon answers and has PATH. Without an endpoint it waits for the local
+daemon and does not ask ` + linkLocalEndpoint + `, because another service may answer there until
 the daemon has started. A refusal (such as 401 or 403) ends the wait at once.
 
 Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 4 no such metadata.`,
@@ -39,9 +40,9 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 		Args: exactArgs(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := source.Absolute(args[0])
-			body, c, err := wait.get(cmd.Context(), &flags, path)
-			if errors.Is(err, errNotFound) {
-				return wait.tried(c.noSuch(cmd.Context(), args[0], path))
+			body, s, err := wait.get(cmd.Context(), &flags, path)
+			if errors.Is(err, client.ErrNotFound) {
+				return wait.tried(s.noSuch(cmd.Context(), args[0], path))
 			}
 			if err != nil {
 				return err

@@ -6,28 +6,28 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
-	shortForm     = "/" + source.Latest + "/" + source.MetaData + "/" // may be left out
-	maxNearDepth  = 12                                                // names of a path that is searched for
-	maxNearListed = 1000                                              // names of a directory that are compared
+	shortForm    = "/" + source.Latest + "/" + source.MetaData + "/" // users may leave it out
+	maxNearDepth = 12                                                // names of a path that is searched for
 )
 
-// noSuch says that the service has nothing at path, which somebody typed as typed, and what may be meant.
-func (c *client) noSuch(ctx context.Context, typed, path string) error {
+// noSuch says that the service has nothing at path, which the user typed as typed, and suggests another path.
+func (s *service) noSuch(ctx context.Context, typed, path string) error {
 	hint := ""
-	if near := c.near(ctx, path); near != "" {
+	if near := s.near(ctx, path); near != "" {
 		if !strings.HasPrefix(typed, "/") {
 			near = shortPath(near)
 		}
 		hint = didYouMean(printable(near))
 	}
-	err := fmt.Errorf("%s: %w", printable(path), errNotFound)
-	if c.fallback {
-		err = fmt.Errorf("%w at %s; no imdsfs daemon listens here", err, c.base)
+	err := fmt.Errorf("%s: %w", printable(path), client.ErrNotFound)
+	if s.fallback {
+		err = fmt.Errorf("%w at %s; no imdsfs daemon listens here", err, s.client.Endpoint())
 		hint = strings.TrimPrefix(hint+"; "+hintNoDaemon, "; ")
 	}
 	return problem.No(hint, err)
@@ -41,23 +41,23 @@ func shortPath(path string) string {
 	return strings.TrimPrefix(path, "/"+source.Latest+"/")
 }
 
-// near is the path nearest to one that the service does not have; "" if none is near. It is one that the service has.
-func (c *client) near(ctx context.Context, path string) string {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+// near is the path that the service has and that is nearest to one that it does not have; "" if none is near.
+func (s *service) near(ctx context.Context, path string) string {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	for _, candidate := range meantBy(path) {
-		if near := c.correct(ctx, candidate); near != "" && near != path {
+		if near := s.client.Correct(ctx, candidate); near != "" && near != path {
 			return near
 		}
 	}
 	return ""
 }
 
-// meantBy are the paths that somebody can mean by one that does not exist: with a mistake in a name, a path of the
-// mount (/run/metadata/latest/…), one below another directory than it says.
+// meantBy are the paths that a user may mean by one that does not exist: a path with a mistake in a name, a path of the
+// mount (/run/metadata/latest/…), or a path below another directory.
 func meantBy(path string) []string {
 	names := namesOf(path)
-	candidates := []treePath{names}
+	candidates := []client.Path{names}
 	for i := len(names) - 1; i > 0; i-- {
 		if names[i] == source.Latest || source.ValidVersion(names[i]) {
 			candidates = append(candidates, names[i:])
@@ -77,48 +77,11 @@ func meantBy(path string) []string {
 	}
 	var paths []string
 	for _, c := range candidates {
-		if p := c.path(false); len(c) > 0 && len(c) <= maxNearDepth && !slices.Contains(paths, p) {
+		if p := c.String(); len(c) > 0 && len(c) <= maxNearDepth && !slices.Contains(paths, p) {
 			paths = append(paths, p)
 		}
 	}
 	return paths
 }
 
-func namesOf(path string) treePath {
-	return treePath(strings.FieldsFunc(path, func(r rune) bool { return r == '/' }))
-}
-
-// correct walks to path and takes the nearest listed name for each that is not listed; "" if there is none.
-func (c *client) correct(ctx context.Context, path string) string {
-	var at treePath
-	dir := true
-	for _, name := range namesOf(path) {
-		if !dir {
-			return ""
-		}
-		body, err := c.get(ctx, at.path(true))
-		if err != nil {
-			return ""
-		}
-		entries, err := parseListing(at, string(body))
-		if err != nil {
-			return ""
-		}
-		names := make([]string, 0, len(entries))
-		for _, e := range entries[:min(len(entries), maxNearListed)] {
-			names = append(names, e.name)
-		}
-		if !slices.Contains(names, name) {
-			name = source.Nearest(name, names)
-		}
-		i := slices.IndexFunc(entries, func(e listed) bool { return e.name == name })
-		if i < 0 {
-			return ""
-		}
-		at, dir = at.child(name), entries[i].dir
-	}
-	if _, err := c.get(ctx, at.path(dir)); err != nil {
-		return "" // user-data is listed in any case
-	}
-	return at.path(dir)
-}
+func namesOf(path string) client.Path { return client.ParsePath(path) }

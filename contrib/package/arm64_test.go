@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The emulator is told by hand what to run: registered with the kernel it would change the machine.
+// The test calls the emulator itself. Registering it with the kernel would change the machine.
 func TestARM64BinaryRuns(t *testing.T) {
 	t.Parallel()
 	qemu := deps(t, "qemu-user") + "/usr/bin/qemu-aarch64"
@@ -18,7 +18,7 @@ func TestARM64BinaryRuns(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), ": good\n") {
 		t.Errorf("check: %v\n%s", err, out)
 	}
-	// Static, or it would need an arm64 system around it.
+	// Static, because otherwise it would need the libraries of an arm64 system.
 	if out := output(t, "go", "version", "-m", imdsfs); !strings.Contains(out, "CGO_ENABLED=0") || !strings.Contains(out, "GOARCH=arm64") {
 		t.Errorf("it is built with\n%s", out)
 	}

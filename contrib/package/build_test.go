@@ -11,9 +11,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// newerVersion is later than any that `git describe` says.
+// newerVersion is later than any that `git describe` prints.
 const newerVersion = "v9999.0.0"
 
 var (
@@ -27,20 +29,20 @@ var (
 	})
 )
 
-// build runs `make package` in a clone, into a directory of the given name that goes with the tests.
+// build runs `make package` in a clone, into a directory of the given name that is removed after the tests.
 func build(clone, name string, variables ...string) (string, error) {
 	dir, err := builds()
 	if err != nil {
 		return "", err
 	}
-	// go test keeps a result until something changes that the test has looked at, not what make has.
+	// go test caches a result until a file changes that the test has read. It does not know what make has read.
 	for _, sources := range []string{"cmd", "contrib", "fs", "imds", "source", "testdata/instances"} {
 		filepath.WalkDir(filepath.Join(clone, sources), func(string, fs.DirEntry, error) error { return nil })
 	}
 	dist := filepath.Join(dir, name)
 	cmd := exec.Command("make", append([]string{"--no-print-directory", "package", "DIST=" + dist}, variables...)...)
 	cmd.Dir = clone
-	// A make around the tests would pass on its own variables.
+	// If make runs the tests, its variables would be passed on.
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "MFLAGS=") || strings.HasPrefix(v, "SOURCE_DATE_EPOCH=")
 	})
@@ -50,10 +52,10 @@ func build(clone, name string, variables ...string) (string, error) {
 	return dist, nil
 }
 
-// built is the one file that matches the pattern of what a build made.
+// built is the only file of a build that matches the pattern.
 func built(t testing.TB, build func() (string, error), pattern string) string {
 	t.Helper()
-	requireCommand(t, "git", "go", "make")
+	kit.RequireCommand(t, "git", "go", "make")
 	dist, err := build()
 	if err != nil {
 		t.Fatal(err)

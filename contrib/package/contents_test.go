@@ -13,10 +13,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// debContents are mode and name of all there is but the man pages of subcommands, and the directories of
-// others.
+// debContents are the modes and names of all files except the man pages of subcommands, without directories that belong
+// to other packages.
 const debContents = `
 drwxr-xr-x /etc/imdsfs
 -rw-r--r-- /etc/imdsfs/imdsfs.toml
@@ -59,7 +61,7 @@ var (
 
 func TestDebHoldsWhatIsListed(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	for _, arch := range []string{"amd64", "arm64"} {
 		deb := built(t, current, "imdsfs_*_"+arch+".deb")
 		var contents, pages []string
@@ -102,11 +104,11 @@ func TestDebHoldsWhatIsListed(t *testing.T) {
 	}
 }
 
-// The examples are the good instance files of the repository, good where they are installed too, and the rest
-// is what the repository has.
+// The examples are the valid instance files of the repository. They are valid where they are installed too. Other files
+// are the same as in the repository.
 func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	doc := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/doc/imdsfs")
 	sources := map[string]string{
 		"grafana-dashboard.json": "contrib/grafana/imdsfs.json",
@@ -127,7 +129,7 @@ func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 		check = append(check, filepath.Join(doc, example))
 	}
 	for name, source := range sources {
-		if readFile(t, filepath.Join(doc, name)) != readFile(t, filepath.Join(repository, source)) {
+		if kit.ReadFile(t, filepath.Join(doc, name)) != kit.ReadFile(t, filepath.Join(repository, source)) {
 			t.Errorf("/usr/share/doc/imdsfs/%s is not %s", name, source)
 		}
 	}
@@ -136,10 +138,10 @@ func TestDebHoldsExamplesAndWhatMonitorsRead(t *testing.T) {
 	}
 }
 
-// The page of imdsfs itself leads to those of its subcommands.
+// The man page of imdsfs refers to those of its subcommands.
 func TestManPageNamesTheSubcommands(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
 	page := strings.ReplaceAll(output(t, "gzip", "-dc", filepath.Join(root, "usr/share/man/man1/imdsfs.1.gz")), `\-`, "-")
 	for _, name := range subcommands(t, built(t, current, "imdsfs-linux-"+runtime.GOARCH)) {
@@ -151,14 +153,14 @@ func TestManPageNamesTheSubcommands(t *testing.T) {
 
 func TestEverythingIsDatedByTheCommit(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb")
+	kit.RequireCommand(t, "dpkg-deb")
 	seconds := strings.TrimSpace(output(t, "git", "log", "-1", "--format=%ct"))
 	for _, h := range debFiles(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")) {
 		if fmt.Sprint(h.ModTime.Unix()) != seconds {
 			t.Errorf("%s is of %v", h.Name, h.ModTime)
 		}
 	}
-	// A man page says the month.
+	// A man page has a month.
 	gz := filepath.Join(unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")), "usr/share/man/man1/imdsfs-serve.1.gz")
 	page := output(t, "gzip", "-dc", gz)
 	date := output(t, "date", "-u", "-d", "@"+seconds, "+%b %Y")
@@ -169,9 +171,9 @@ func TestEverythingIsDatedByTheCommit(t *testing.T) {
 
 func TestCompletionsAreScriptsOfTheirShells(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "dpkg-deb", "bash")
+	kit.RequireCommand(t, "dpkg-deb", "bash")
 	root := unpack(t, built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb"))
-	// Completion asks the program, which has to be on the PATH.
+	// Completion runs the program, which has to be in PATH.
 	script := `PATH=` + root + `/usr/bin:$PATH
 . ` + root + `/usr/share/bash-completion/completions/imdsfs
 complete -p imdsfs
@@ -184,7 +186,7 @@ echo "${COMPREPLY[0]}"`
 		t.Errorf("bash completes imdsfs opt to %s", out)
 	}
 	for file, first := range map[string]string{"zsh/vendor-completions/_imdsfs": "#compdef imdsfs\n", "fish/vendor_completions.d/imdsfs.fish": "# fish completion for imdsfs"} {
-		if text := readFile(t, filepath.Join(root, "usr/share", file)); !strings.HasPrefix(text, first) {
+		if text := kit.ReadFile(t, filepath.Join(root, "usr/share", file)); !strings.HasPrefix(text, first) {
 			t.Errorf("%s starts with %.40q", file, text)
 		}
 	}
@@ -212,7 +214,7 @@ func controlFile(t testing.TB, deb, name string) []byte {
 	return []byte(output(t, "dpkg-deb", "-I", deb, name))
 }
 
-// unpack is the directory that a package is unpacked in.
+// unpack unpacks a package and returns the directory.
 func unpack(t testing.TB, deb string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -220,7 +222,7 @@ func unpack(t testing.TB, deb string) string {
 	return dir
 }
 
-// subcommands are those that the shell's completion knows, "options set" as options-set, sorted.
+// subcommands are those that the shell completion knows, sorted; "options set" is options-set.
 func subcommands(t testing.TB, imdsfs string) []string {
 	t.Helper()
 	var names []string
@@ -245,7 +247,7 @@ func subcommands(t testing.TB, imdsfs string) []string {
 	return names
 }
 
-// output is what a command prints that has to succeed.
+// output is the output of a command that has to succeed.
 func output(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// systemd reads from imdsfs env exactly what the service has, and so does the shell.
+// systemd and the shell read from imdsfs env exactly the values of the service.
 func TestSystemdReadsTheEnvironmentFile(t *testing.T) {
 	t.Parallel()
 	m := installed(t)

@@ -8,13 +8,15 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const packagedFile = "imdsfs.toml"
 
 var (
 	commented = regexp.MustCompile(`(?m)^#([^ \n].*)$`)
-	// Settings that exclude each other: a value itself, or where it is found.
+	// Settings that exclude each other: a value, or where to find it.
 	either = regexp.MustCompile(`^(user-data|access-key-id|secret-access-key|token)(-file|-base64|-env)? = "(.*)"\n$`)
 )
 
@@ -25,11 +27,11 @@ func TestPackagedFileIsGood(t *testing.T) {
 	}
 }
 
-// With all of its settings it is good; of those that exclude each other, the first, second or third.
+// The file with all of its settings is valid: of those that exclude each other, with the first, second or third.
 func TestPackagedFileIsGoodWithEverySetting(t *testing.T) {
 	t.Parallel()
 	imdsfs := built(t, current, "imdsfs-linux-"+runtime.GOARCH)
-	tables := strings.SplitAfter(commented.ReplaceAllString(readFile(t, packagedFile), "$1"), "\n[")
+	tables := strings.SplitAfter(commented.ReplaceAllString(kit.ReadFile(t, packagedFile), "$1"), "\n[")
 	for choice := range 3 {
 		dir := t.TempDir()
 		cmd := exec.Command(imdsfs, "check", "--quiet", filepath.Join(dir, packagedFile))

@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// exchange swaps a and b in dir until it is killed: what an adversary does to a path that root uses twice.
+// exchange swaps a and b in dir until it is killed, as an adversary does with a path that root uses twice.
 func exchange(dir string) int {
 	for {
 		if err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, "a"), unix.AT_FDCWD, filepath.Join(dir, "b"), unix.RENAME_EXCHANGE); err != nil {
@@ -21,8 +23,7 @@ func exchange(dir string) int {
 	}
 }
 
-// look tries to open name through the root of each process that begins, until it is killed, and prints where it
-// could.
+// look tries to open name through the root of each new process until it is killed, and prints those where it succeeded.
 func look(name string) int {
 	done := map[int]bool{}
 	for {
@@ -39,7 +40,7 @@ func look(name string) int {
 	}
 }
 
-// must is for what an adversary can always do.
+// must is for steps that an adversary can always take.
 func must[T any](v T, err error) T {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -48,8 +49,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// A daemon of another instance is the same user, and so may look through /proc/PID/root of a process that can be
-// dumped, which a program is from exec(2) to prctl(2): unless its user may not read the program's file.
+// A daemon of another instance runs as the same user, so it may look through /proc/PID/root of a process that is dumpable.
+// A program is dumpable from exec(2) to prctl(2), unless its user may not read the program's file.
 func TestNoInstanceLooksThroughTheStartOfAnother(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -58,15 +59,15 @@ func TestNoInstanceLooksThroughTheStartOfAnother(t *testing.T) {
 	m.run("systemctl start imdsfs@a imdsfs@b")
 	test := m.put("/proc/self/exe")
 	m.run("mv " + test + " /usr/local/bin/adversary; chmod 755 /usr/local/bin/adversary")
-	// With the same capability: who has less may not look at all.
+	// With the same capability: a process with fewer capabilities may not look at all.
 	as := "nsenter --target " + m.property("imdsfs@a", "MainPID") + " --mount setpriv --reuid=imdsfs --regid=imdsfs --clear-groups" +
 		" --inh-caps=+net_bind_service --ambient-caps=+net_bind_service"
 	const state = "/var/lib/imdsfs.instances/b/launch.json"
 	m.start("exec " + as + " env " + roleVariable + "=" + roleLook + " " + dirVariable + "=" + state + " adversary >/root/seen 2>&1")
-	// It sees what it may.
+	// It sees what it is allowed to see.
 	m.run("test -r " + state + "; ! " + as + " test -r " + state)
 	control := `nsenter --target $(systemctl show --property=MainPID --value imdsfs@b) --mount setpriv --reuid=imdsfs --regid=imdsfs --clear-groups sleep 0.2`
-	eventually(t, "the adversary is at work", func() bool { return m.run(control+"; cat /root/seen") != "" })
+	kit.Eventually(t, "the adversary is at work", func() bool { return m.run(control+"; cat /root/seen") != "" })
 	before := m.run("cat /root/seen")
 	for range 20 {
 		m.run("systemctl restart imdsfs@b; systemctl reload imdsfs@b")
@@ -76,8 +77,8 @@ func TestNoInstanceLooksThroughTheStartOfAnother(t *testing.T) {
 	}
 }
 
-// A local user gets mounts of our type through fusermount3, which takes any subtype. They lie below a directory
-// of his, which he exchanges for a symbolic link, back and forth.
+// A local user makes mounts of our type with fusermount3, which accepts any subtype. They are below a directory of his that
+// he swaps with a symbolic link again and again.
 func TestPurgeFollowsNoPathOfAUser(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -95,7 +96,7 @@ chown mallory /home/mallory /home/mallory/a`)
 	test := m.put("/proc/self/exe")
 	m.run("mv " + test + " /usr/local/bin/adversary; chmod 755 /usr/local/bin/adversary")
 	m.start("exec setpriv --reuid=mallory --regid=mallory --clear-groups env " + roleVariable + "=" + roleExchange + " " + dirVariable + "=/home/mallory adversary")
-	eventually(t, "the directory is exchanged", func() bool { out, _ := m.try("readlink /home/mallory/a"); return out != "" })
+	kit.Eventually(t, "the directory is exchanged", func() bool { out, _ := m.try("readlink /home/mallory/a"); return out != "" })
 	state := "ls /srv/target; grep -c ^victim /proc/mounts"
 	before := m.run(state)
 	m.run("dpkg --purge imdsfs")
@@ -111,18 +112,18 @@ chown mallory /home/mallory /home/mallory/a`)
 func TestDepsFollowNoLinkOfAUser(t *testing.T) {
 	t.Parallel()
 	m := boot(t)
-	m.write("/root/clone/.ci/deps", readFile(t, repository+"/.ci/deps"))
+	m.write("/root/clone/.ci/deps", kit.ReadFile(t, repository+"/.ci/deps"))
 	m.write("/root/precious", "not to be lost\n")
-	// Without a network it gets nothing, but it takes its lock.
+	// Without a network it gets nothing, but it locks its file.
 	out, err := m.try(`mkdir -p -m 1777 /run/lock; ln -s /root/precious /run/lock/imdsfs-deps.lock
 mkdir -p /root/clone/testdata/clients; touch /root/clone/testdata/clients/package-lock.json; bash /root/clone/.ci/deps`)
 	if err == nil || !strings.Contains(out, ".ci/deps: getting ") {
 		t.Errorf("it says %q, %v", out, err)
 	}
-	if got := readFile(t, m.path("/root/precious")); got != "not to be lost\n" {
+	if got := kit.ReadFile(t, m.path("/root/precious")); got != "not to be lost\n" {
 		t.Errorf("through a link in /run/lock it makes %q of a file", got)
 	}
-	// Who could open the file could hold the lock.
+	// Whoever can open the file can hold the lock.
 	if lock := m.run("stat -c '%a %U %F' /run/imdsfs-deps.lock"); lock != "600 root regular empty file" {
 		t.Errorf("the lock is %q", lock)
 	}

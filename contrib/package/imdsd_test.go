@@ -6,9 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// imdsd does with its environment what systemd-imdsd does, as of systemd 261, and leaves what it got in /run/got.
+// imdsd does what systemd-imdsd does with its environment, as of systemd 261, and writes the values that it gets to
+// /run/got.
 const imdsd = `#!/bin/sh -e
 mkdir -p /run/got
 ask() { curl -sS --fail --local-port 1-1023 "$@"; }
@@ -41,7 +44,7 @@ deploy = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDc1gjRN5P7dIFSbgTBn9ZQs6dHY4ONfF5
 	}
 	m.write("/root/imdsd", imdsd)
 	m.write("/etc/systemd/system/systemd-imdsd@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -e /root/imdsd\n")
-	// As the file says, but for where a package puts it.
+	// As the file says, except for the place where the package installs it.
 	m.run(`mkdir -p /etc/systemd/system/systemd-imdsd@.service.d
 cp /usr/share/doc/imdsfs/imdsd.conf /etc/systemd/system/systemd-imdsd@.service.d/imdsfs.conf; systemctl daemon-reload`)
 	const unit = "systemd-imdsd@0.service"
@@ -49,7 +52,7 @@ cp /usr/share/doc/imdsfs/imdsd.conf /etc/systemd/system/systemd-imdsd@.service.d
 		t.Errorf("systemd-analyze verify says:\n%s", said)
 	}
 	var assigned []string
-	for _, a := range assignment.FindAllStringSubmatch(readFile(t, "../systemd/imdsd.conf"), -1) {
+	for _, a := range assignment.FindAllStringSubmatch(kit.ReadFile(t, "../systemd/imdsd.conf"), -1) {
 		assigned = append(assigned, a[1])
 	}
 	if got := strings.Fields(m.property(unit, "Environment")); len(assigned) < 12 || !slices.Equal(got, assigned) {
@@ -63,7 +66,7 @@ cp /usr/share/doc/imdsfs/imdsd.conf /etc/systemd/system/systemd-imdsd@.service.d
 			t.Fatalf("with tokens %s it gets %v, %v", mode, entries, err)
 		}
 		for name, value := range want {
-			if got := readFile(t, m.path("/run/got/"+name)); got != value {
+			if got := kit.ReadFile(t, m.path("/run/got/"+name)); got != value {
 				t.Errorf("with tokens %s, %s is %q, want %q", mode, name, got, value)
 			}
 		}

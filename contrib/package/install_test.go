@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -21,13 +23,13 @@ func installed(t testing.TB) *machine {
 	return m
 }
 
-// answers are what the doors say is the instance's id.
+// answers are the instance's id on the mount and over HTTP.
 func (m *machine) answers() (file, http string) {
 	m.t.Helper()
 	return m.run("cat /run/metadata/" + idPath), m.run("curl -sS --fail --max-time 5 " + endpoint + "/" + idPath)
 }
 
-// answersAlike fails the test unless both doors answer, and the same; it returns the instance's id.
+// answersAlike fails the test unless the mount and HTTP answer the same. It returns the instance's id.
 func (m *machine) answersAlike() string {
 	m.t.Helper()
 	file, http := m.answers()
@@ -37,8 +39,8 @@ func (m *machine) answersAlike() string {
 	return file
 }
 
-// nothingServed fails the test if a daemon, its mount, its link or its socket are there. Keys and locks stay until
-// the next boot.
+// nothingServed fails the test if a daemon, its mount, its link or its socket exists. Keys and locks stay until the next
+// boot.
 func (m *machine) nothingServed() {
 	m.t.Helper()
 	if left := m.run(`grep fuse.imdsfs /proc/mounts || true
@@ -71,7 +73,7 @@ func TestInstalledServiceAnswersOnBothDoors(t *testing.T) {
 
 	first := m.property("imdsfs", "MainPID")
 	m.run(`printf '[meta-data]\ninstance-id = "i-00000000000000042"\n' >>/etc/imdsfs/imdsfs.toml; systemctl reload imdsfs`)
-	eventually(t, "reload shows the new instance", func() bool {
+	kit.Eventually(t, "reload shows the new instance", func() bool {
 		file, http := m.answers()
 		return file == "i-00000000000000042" && http == file
 	})

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// instance writes the file of imdsfs@NAME, and returns its id.
+// instance writes the instance file of imdsfs@NAME and returns the instance's id.
 func (m *machine) instance(name string, port int) (id string) {
 	m.t.Helper()
 	id = fmt.Sprintf("i-%017d", port)
@@ -17,17 +17,17 @@ func (m *machine) instance(name string, port int) (id string) {
 	return id
 }
 
-// kept prints what a user can read of what any daemon keeps, as files and as what is in them.
+// kept prints which files of the daemons a user can read, and their contents.
 const kept = `find /var/lib/imdsfs* /run/imdsfs* ! -type d -printf '%p\n' 2>/dev/null || true`
 
-// seenBy is what the user imdsfs finds where the daemon of a unit is.
+// seenBy is what the user imdsfs finds in the namespaces of a unit's daemon.
 func (m *machine) seenBy(unit string) []string {
 	m.t.Helper()
 	pid := m.property(unit, "MainPID")
 	return strings.Fields(m.run("nsenter --target " + pid + " --mount setpriv --reuid=imdsfs --regid=imdsfs --clear-groups sh -c '" + strings.ReplaceAll(kept, "'", `'\''`) + "'"))
 }
 
-// All daemons are the same user: file modes keep nothing from anybody.
+// All daemons run as the same user, so file modes do not separate them.
 func TestInstancesDoNotSeeWhatOthersKeep(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -49,7 +49,7 @@ func TestInstancesDoNotSeeWhatOthersKeep(t *testing.T) {
 					t.Errorf("%s, %s does not find %s among %q", when, unit, want, seen)
 				}
 			}
-			// Nor through the process of another.
+			// Nor can it through a process of another.
 			for other := range own {
 				if root := "/proc/" + m.property(other, "MainPID") + "/root/var/lib"; other != unit {
 					m.run("! setpriv --reuid=imdsfs --regid=imdsfs --clear-groups ls " + root + " 2>/dev/null")
@@ -62,7 +62,7 @@ func TestInstancesDoNotSeeWhatOthersKeep(t *testing.T) {
 			}
 		}
 	}
-	// Each starts when there is nothing yet of those that follow.
+	// Each starts before anything of the next ones exists.
 	m.run("systemctl start imdsfs@a && systemctl start imdsfs && systemctl start imdsfs@b")
 	check("at first")
 	for unit := range own {
@@ -71,7 +71,7 @@ func TestInstancesDoNotSeeWhatOthersKeep(t *testing.T) {
 		m.run("systemctl restart " + unit)
 		check("after a restart of " + unit)
 	}
-	// The host's clients find every one of them.
+	// Clients on the host find all of them.
 	for _, dirs := range own {
 		m.run("imdsfs status --runtime-dir " + dirs[1] + " >/dev/null")
 	}
@@ -79,7 +79,7 @@ func TestInstancesDoNotSeeWhatOthersKeep(t *testing.T) {
 	m.nothingServed()
 }
 
-// earlier changes the unit of an instance into that of the versions that kept its state in /var/lib/imdsfs-NAME.
+// earlier turns the unit of an instance into that of earlier versions, which kept the state in /var/lib/imdsfs-NAME.
 const earlier = `unit=/usr/lib/systemd/system/imdsfs@.service
 sed -i -E -e 's#imdsfs\.instances/%i#imdsfs-%i#g; /^(TemporaryFileSystem|BindPaths)=/d; s/^RuntimeDirectoryPreserve=.*/RuntimeDirectoryPreserve=restart/' $unit
 rm -rf /var/lib/imdsfs.instances /run/imdsfs.instances; systemctl daemon-reload`
@@ -106,7 +106,7 @@ imdsfs options set http-put-response-hop-limit=7 --runtime-dir /run/imdsfs-web-1
 	}
 	m.run(`imdsfs options get --runtime-dir /run/imdsfs.instances/web-1 | grep -q 'http-put-response-hop-limit.*7'
 ls /var/lib/imdsfs-backup/precious; ! ls -d /var/lib/imdsfs-web-1 /run/imdsfs-web-1`)
-	// The key moved as well: a token goes on, and so does the mount.
+	// The key has moved too: the token stays valid, and the mount works.
 	if got := m.run("curl -sS --fail -H 'X-aws-ec2-metadata-token: " + issued + "' http://127.0.0.1:1339/" + idPath + "; cat /run/metadata-web-1/" + idPath); got != id+id {
 		t.Errorf("it is %q", got)
 	}

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A machine is two processes besides the test. The guard makes the cgroup and starts PID 1; when the test
-// closes the guard's standard input, or dies whatever the way, it kills all of the machine and removes
-// what it made. PID 1 first builds its root inside its namespaces, then becomes systemd.
+// A machine is two processes besides the test. The guard makes the cgroup and starts PID 1. When the test closes the
+// guard's standard input, or dies in any way, the guard kills the whole machine and removes what it made. PID 1 first
+// builds its root inside its namespaces, then becomes systemd.
 const (
 	roleVariable = "IMDSFS_TEST_ROLE"
 	roleGuard    = "guard"
@@ -27,12 +27,12 @@ const (
 	roleExchange = "exchange"
 	roleLook     = "look"
 	rootVariable = "IMDSFS_TEST_ROOT" // of the machine, read-only
-	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on; or what an adversary is after
-	// holdVariable makes TestHoldAMachine what it is for.
+	dirVariable  = "IMDSFS_TEST_DIR"  // an empty directory to mount on, or the target of an adversary
+	// holdVariable makes TestHoldAMachine hold a machine.
 	holdVariable = "IMDSFS_TEST_HOLD"
 )
 
-// guard prints PID 1's number and the machine's cgroup, a line, and waits to be told to end.
+// guard prints a line with PID 1's number and the machine's cgroup, and waits for the end.
 func guard() int {
 	if err := guardMachine(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -89,9 +89,9 @@ func guardMachine() (err error) {
 	return nil
 }
 
-// abortMounts ends the connections of the FUSE mounts in a process's mount namespace. Where a reader holds a
-// lock while a daemon tells the kernel of a change, and both are killed at once, the kernel has them wait for
-// each other for ever, with the whole machine.
+// abortMounts ends the connections of the FUSE mounts in a process's mount namespace. If a reader holds a lock while a
+// daemon notifies the kernel of a change, and both are killed at once, the kernel lets them wait for each other for ever,
+// and with them the whole machine.
 func abortMounts(pid int) error {
 	dir := fmt.Sprintf("/proc/%d", pid)
 	mounts, err := os.ReadFile(dir + "/mountinfo")
@@ -105,7 +105,7 @@ func abortMounts(pid int) error {
 	defer ns.Close()
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread stays where it goes
+		runtime.LockOSThread() // and never unlock: the thread stays in the namespace
 		err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS))
 		for line := range strings.Lines(string(mounts)) {
 			if fields := strings.Fields(line); err == nil && slices.Contains(fields[6:], "fuse.imdsfs") {
@@ -131,8 +131,8 @@ func unifiedHierarchy() (string, error) {
 	return "", errors.New("cgroup2 is mounted nowhere")
 }
 
-// removeCgroup kills what is left in the cgroup, nsenter for instance, which is not in the machine's PID
-// namespace, and removes it with all below.
+// removeCgroup kills what is left in the cgroup, such as an nsenter, which is not in the machine's PID namespace. Then it
+// removes the cgroup and everything below.
 func removeCgroup(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil {
 		return err
@@ -156,9 +156,9 @@ func removeCgroup(dir string) error {
 	return fmt.Errorf("remove %s: %w", dir, err)
 }
 
-// becomeInit returns only when something went wrong.
+// becomeInit returns only if it fails.
 func becomeInit() int {
-	runtime.LockOSThread() // namespaces and capabilities belong to a thread, and the one that calls exec stays
+	runtime.LockOSThread() // namespaces and capabilities belong to a thread, and this one calls exec
 	if err := buildRoot(os.Getenv(rootVariable), os.Getenv(dirVariable)); err != nil {
 		fmt.Fprintln(os.Stderr, "PID 1:", err)
 		return 1
@@ -169,15 +169,14 @@ func becomeInit() int {
 	return 1
 }
 
-// masked are units that would reach for the host's kernel, or do something by the clock.
+// masked are units that would change the host's kernel, or that timers start.
 var masked = []string{
 	"apt-daily-upgrade.timer", "apt-daily.timer", "dev-hugepages.mount", "dpkg-db-backup.timer", "e2scrub_all.timer",
 	"sys-fs-fuse-connections.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "systemd-journald-audit.socket",
 	"systemd-modules-load.service", "systemd-sysctl.service", "systemd-tmpfiles-clean.timer",
 }
 
-// notHeld are the capabilities that would let the machine change what is the host's: its modules, its clock,
-// its log, its audit.
+// notHeld are the capabilities with which the machine could change the host: its modules, clock, log and audit.
 var notHeld = []uintptr{
 	unix.CAP_SYS_MODULE, unix.CAP_SYS_TIME, unix.CAP_SYS_RAWIO, unix.CAP_SYSLOG, unix.CAP_WAKE_ALARM, unix.CAP_BLOCK_SUSPEND,
 	unix.CAP_AUDIT_CONTROL, unix.CAP_AUDIT_READ, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE,
@@ -190,7 +189,7 @@ type device struct {
 
 var devices = []device{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}, {"fuse", 10, 229}}
 
-// buildRoot makes the root of the calling process an overlay over lower, in memory, that is mounted on dir.
+// buildRoot makes an overlay over lower, in memory and mounted on dir, the root of the calling process.
 func buildRoot(lower, dir string) error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("unshare the cgroup namespace: %w", err)
@@ -214,7 +213,7 @@ func buildRoot(lower, dir string) error {
 	}
 	mount("overlay", root, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, dir, dir))
 	mount("proc", in("proc"), "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	// What is below /proc/sys is mostly the host's.
+	// Most of /proc/sys belongs to the host.
 	mount(in("proc/sys"), in("proc/sys"), "", unix.MS_BIND, "")
 	mount("", in("proc/sys"), "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 	mount("sysfs", in("sys"), "sysfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 func TestMachineIsApartFromTheHost(t *testing.T) {
@@ -29,21 +31,21 @@ func TestMachineIsApartFromTheHost(t *testing.T) {
 	if out, err := m.try("echo 2 >/proc/sys/vm/drop_caches"); err == nil {
 		t.Errorf("the machine can set what is the host's: %s", out)
 	}
-	for line := range strings.Lines(readFile(t, "/proc/self/mountinfo")) {
+	for line := range strings.Lines(kit.ReadFile(t, "/proc/self/mountinfo")) {
 		if strings.Contains(line, "imdsfs-machine-") {
 			t.Errorf("the host sees %s", line)
 		}
 	}
-	// What it runs ends with it, also what left its cgroup and its session.
+	// Its processes end with it, including those that left its cgroup and its session.
 	m.start("setsid sleep 600")
-	eventually(t, "the command runs", func() bool { out, _ := m.try("cat /proc/[0-9]*/comm"); return strings.Contains(out, "sleep") })
+	kit.Eventually(t, "the command runs", func() bool { out, _ := m.try("cat /proc/[0-9]*/comm"); return strings.Contains(out, "sleep") })
 	m.end()
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", m.pid)); err == nil {
 		t.Errorf("PID 1 of the machine is left: %d", m.pid)
 	}
 }
 
-// TestHoldAMachine is the test that is killed in the next.
+// TestHoldAMachine is killed by the next test.
 func TestHoldAMachine(t *testing.T) {
 	if os.Getenv(holdVariable) == "" {
 		return
@@ -73,14 +75,14 @@ func TestNothingOfAMachineIsLeftWhenItsTestIsKilled(t *testing.T) {
 	cmd.Process.Kill()
 	cmd.Wait()
 	if cgroup == "" {
-		require(t, false, "a machine")
+		kit.Require(t, false, "a machine")
 	}
-	eventually(t, "the machine's processes and cgroup are gone", func() bool {
+	kit.Eventually(t, "the machine's processes and cgroup are gone", func() bool {
 		_, process := os.Stat(fmt.Sprintf("/proc/%d", pid))
 		_, group := os.Stat(cgroup)
 		return os.IsNotExist(process) && os.IsNotExist(group)
 	})
-	eventually(t, "the directory that it was mounted on is gone", func() bool {
+	kit.Eventually(t, "the directory that it was mounted on is gone", func() bool {
 		left, err := filepath.Glob(cmd.Env[len(cmd.Env)-1][len("TMPDIR="):] + "/*/imdsfs-machine-*")
 		return err == nil && len(left) == 0
 	})

@@ -15,39 +15,40 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const machineID = "0123456789abcdef0123456789abcdef"
 
-// A machine is a Debian with a real systemd as PID 1, in namespaces of its own: it has /dev/fuse, a
-// network with only lo, and no access to the host's files, mounts or services. What is written in it is
-// in memory and goes with it.
+// A machine is a Debian with a real systemd as PID 1, in namespaces of its own. It has /dev/fuse, a network with only lo,
+// and no access to the host's files, mounts or services. What is written in it is in memory and lost at its end.
 type machine struct {
 	t      testing.TB
-	pid    int      // of its PID 1, as the host counts
+	pid    int      // of its PID 1, on the host
 	cgroup *os.File // its root
 	guard  *exec.Cmd
-	life   io.Closer // closed, the machine ends
+	life   io.Closer // the machine ends when it is closed
 	once   sync.Once
 }
 
-// boot starts a machine and waits until all of it is up. It ends with the test, which then fails unless
-// nothing of the machine is left; the journal of a test that failed is logged.
+// boot starts a machine and waits until all of it is up. The machine ends with the test, and the test fails if anything of
+// the machine is left. The journal of a test that fails is logged.
 func boot(t testing.TB) *machine {
 	t.Helper()
 	canClone := os.Getuid() == 0
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		canClone = false
 	}
-	require(t, canClone, "root and /dev/fuse")
+	kit.Require(t, canClone, "root and /dev/fuse")
 	_, err := unifiedHierarchy()
-	require(t, err == nil, "cgroup2 to be mounted")
-	requireCommand(t, "nsenter")
+	kit.Require(t, err == nil, "cgroup2 to be mounted")
+	kit.RequireCommand(t, "nsenter")
 	m := &machine{t: t}
 	m.guard = exec.Command("/proc/self/exe")
-	// The race detector would sleep a second at the end.
+	// Otherwise the race detector sleeps for a second at the end.
 	m.guard.Env = append(os.Environ(), roleVariable+"="+roleGuard, rootVariable+"="+deps(t, "machine"), "GORACE=atexit_sleep_ms=0")
-	m.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal is for the test
+	m.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal goes to the test alone
 	stderr := &bytes.Buffer{}
 	m.guard.Stderr = stderr
 	life, err := m.guard.StdinPipe()
@@ -82,8 +83,8 @@ func boot(t testing.TB) *machine {
 	if m.cgroup, err = os.Open(cgroup); err != nil {
 		t.Fatal(err)
 	}
-	// systemd makes the socket when it is ready for systemctl.
-	eventually(t, "systemd runs", func() bool {
+	// systemd creates the socket when it is ready for systemctl.
+	kit.Eventually(t, "systemd runs", func() bool {
 		_, err := os.Stat(m.path("/run/systemd/private"))
 		return err == nil
 	})
@@ -93,7 +94,7 @@ func boot(t testing.TB) *machine {
 	return m
 }
 
-// end kills every process of the machine and sees to it that nothing is left.
+// end kills every process of the machine and checks that nothing is left.
 func (m *machine) end() {
 	m.once.Do(func() {
 		m.life.Close()
@@ -109,7 +110,7 @@ func (m *machine) end() {
 	})
 }
 
-// command is a command in all namespaces of the machine, as root; it dies with the machine at the latest.
+// command runs in all namespaces of the machine, as root. It ends with the machine at the latest.
 func (m *machine) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(m.pid), "--all", "--", name}, args...)...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
@@ -119,8 +120,7 @@ func (m *machine) command(ctx context.Context, name string, args ...string) *exe
 	return cmd
 }
 
-// try runs a line of shell in the machine, for as long as patience lasts; the output is without the newline
-// at its end.
+// try runs a line of shell in the machine for at most patience. The output has no newline at its end.
 func (m *machine) try(script string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -128,7 +128,7 @@ func (m *machine) try(script string) (string, error) {
 	return strings.TrimSuffix(string(out), "\n"), err
 }
 
-// run is try that must succeed.
+// run is try for a line that has to succeed.
 func (m *machine) run(script string) string {
 	m.t.Helper()
 	out, err := m.try(script)
@@ -138,7 +138,7 @@ func (m *machine) run(script string) string {
 	return out
 }
 
-// start runs a line of shell beside the test, until the machine ends.
+// start runs a line of shell concurrently with the test, until the machine ends.
 func (m *machine) start(script string) {
 	m.t.Helper()
 	cmd := m.command(context.Background(), "sh", "-ec", script)
@@ -148,7 +148,7 @@ func (m *machine) start(script string) {
 	go cmd.Wait()
 }
 
-// path is where the host finds a file of the machine, links on the way excepted.
+// path is where the host finds a file of the machine. It does not resolve symbolic links of the machine.
 func (m *machine) path(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(m.pid), "root", name)
 }
@@ -176,7 +176,7 @@ func (m *machine) put(file string) string {
 	return name
 }
 
-// journal is all that was logged since the boot.
+// journal is everything that was logged since the boot.
 func (m *machine) journal() string {
 	out, err := m.try("journalctl --no-pager --output=short-precise")
 	if err != nil {
@@ -185,7 +185,7 @@ func (m *machine) journal() string {
 	return out
 }
 
-// property is one of a unit's, as systemctl show prints it.
+// property is a property of a unit, as systemctl show prints it.
 func (m *machine) property(unit, name string) string {
 	m.t.Helper()
 	return m.run("systemctl show --property=" + name + " --value " + unit)

@@ -9,15 +9,16 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
-// podmanFlags have containers do without the cgroup controllers that the machine lacks, and without a network.
+// podmanFlags let containers run without a network and without the cgroup controllers that the machine lacks.
 var podmanFlags = strings.Fields(`--root /var/lib/podman --runroot /run/podman --storage-driver vfs --runtime runc
 	run --rm --cgroups no-conmon --cgroup-parent /podman --pids-limit -1 --ulimit nofile=1024:1024 --ulimit nproc=1024:1024
 	--network none --log-driver none`)
 
-// container is a podman container in the machine with the mount as a volume, and the rest of the machine's root.
+// container is a podman container in the machine, with the machine's root and the mount as a volume.
 func (m *machine) container() stress.Place {
 	m.t.Helper()
 	libraries := "/usr/lib/*-linux-gnu/"
@@ -27,7 +28,7 @@ func (m *machine) container() stress.Place {
 		"/": libraries + "libassuan.so.0", "//": libraries + "libglib-2.0.so.0",
 	} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))
-		require(m.t, err == nil && len(files) > 0, pattern+" (run .ci/deps as root on Debian for "+runtime.GOARCH+")")
+		kit.Require(m.t, err == nil && len(files) > 0, pattern+" (run .ci/deps as root on Debian for "+runtime.GOARCH+")")
 		text, err := os.ReadFile(files[0])
 		if err != nil {
 			m.t.Fatal(err)

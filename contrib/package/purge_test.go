@@ -5,11 +5,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// traces prints what a package could leave behind: files with owner and mode (and what is in those of
-// /etc), users, groups, links and addresses, mounts, units, processes. Logs, caches and dpkg's backups
-// of its own lists are not a package's; neither are the locks and backups of passwd and group.
+// traces prints what a package could leave behind: files with owner and mode (and the content of those in /etc), users,
+// groups, links and addresses, mounts, units, processes. Logs, caches, dpkg's backups of its own lists, and the locks and
+// backups of passwd and group do not belong to a package.
 const traces = `
 find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /root -o -path /tmp -o -path /var/log -o -path /var/lib/apt -o -path /var/cache \
 	-o -path /run/systemd -o -path /run/log -o -path /var/lib/systemd/deb-systemd-helper-enabled \) -prune \
@@ -34,7 +36,7 @@ func (m *machine) traces() []string {
 	return lines
 }
 
-// sameTraces fails the test on each difference.
+// sameTraces reports each difference as a failure.
 func (m *machine) sameTraces(before []string) {
 	m.t.Helper()
 	after := m.traces()
@@ -50,7 +52,7 @@ func (m *machine) sameTraces(before []string) {
 	}
 }
 
-// used is a machine on which everything of the package was put to use; before is how it was without.
+// used is a machine on which everything of the package was used. before is its state without the package.
 func used(t testing.TB) (m *machine, before []string) {
 	t.Helper()
 	deb := built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")
@@ -81,7 +83,7 @@ func TestRemoveKeepsWhatPurgeTakes(t *testing.T) {
 	}
 	m.run("getent passwd imdsfs && ! test -e /usr/bin/imdsfs")
 
-	// What was set at run time is there again.
+	// Changes made at run time are back.
 	m.run("dpkg -i /root/imdsfs_*.deb && systemctl start imdsfs")
 	if status := m.run("curl -sS -o /dev/null -w '%{http_code}' " + endpoint + "/" + idPath); status != "401" {
 		t.Errorf("installed again, a request without a token is answered with %s", status)
@@ -96,13 +98,13 @@ func TestPurgeClearsUpAfterADaemonThatWasKilled(t *testing.T) {
 	m, before := used(t)
 	m.write("/etc/systemd/system/imdsfs.service.d/test.conf", "[Service]\nRestart=no\n")
 	m.run("systemctl daemon-reload; systemctl kill --signal=KILL imdsfs")
-	eventually(t, "the unit has failed", func() bool { return m.property("imdsfs", "ActiveState") == "failed" })
+	kit.Eventually(t, "the unit has failed", func() bool { return m.property("imdsfs", "ActiveState") == "failed" })
 	m.run("rm -r /etc/systemd/system/imdsfs.service.d; ip link show imds0 >/dev/null; grep -q /run/metadata /proc/mounts")
 	m.run("dpkg --purge imdsfs")
 	m.sameTraces(before)
 }
 
-// In an image that is built there is no systemd running.
+// While an image is built no systemd runs.
 func TestInstallAndPurgeInAChroot(t *testing.T) {
 	t.Parallel()
 	deb := built(t, current, "imdsfs_*_"+runtime.GOARCH+".deb")

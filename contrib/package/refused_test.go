@@ -5,15 +5,17 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// squat has systemd listen on a port of 127.0.0.1, in the way of imdsfs; leave ends that.
+// squat makes systemd listen on a port of 127.0.0.1, so that imdsfs cannot. leave ends that.
 const (
 	squat = "systemctl start squat.socket"
 	leave = "systemctl stop squat.socket"
 )
 
-// refusable is a machine with the package, whose service waits for step before the first retry.
+// refusable is a machine with the package. Its service waits for step before the first retry.
 func refusable(t *testing.T, step string) *machine {
 	t.Helper()
 	m := installed(t)
@@ -37,13 +39,13 @@ func (m *machine) configure(top, server string) {
 
 const plain = "listen = ['127.0.0.1:1338']"
 
-// state is where the unit is, and how often it was started again.
+// state is the state of the unit and the number of its restarts.
 func (m *machine) state() string {
 	m.t.Helper()
 	return m.run("systemctl show --property=ActiveState,SubState,ExecMainStatus,NRestarts imdsfs | sort | tr '\\n' ' '")
 }
 
-// ended waits for the end of the tries, and fails the test unless they end as is wanted.
+// ended waits until the service gives up, and checks its state then.
 func (m *machine) ended(status, restarts int) {
 	m.t.Helper()
 	want := fmt.Sprintf("ActiveState=failed ExecMainStatus=%d NRestarts=%d SubState=failed ", status, restarts)
@@ -56,7 +58,7 @@ func (m *machine) ended(status, restarts int) {
 	}
 }
 
-// said is how often each error was said since the cursor.
+// said counts how often each error was logged since the cursor.
 func (m *machine) said(cursor string) map[string]int {
 	m.t.Helper()
 	said := map[string]int{}
@@ -123,7 +125,7 @@ func TestARefusedStartLeavesNothing(t *testing.T) {
 		if left := m.run("grep fuse.imdsfs /proc/mounts || true; ls /run/metadata 2>&1 | grep -v 'No such file' || true"); left != "" && !strings.HasPrefix(left, "/run/metadata") {
 			t.Errorf("%s: left behind: %s", c.name, left)
 		}
-		// Every start says it once, and nothing else.
+		// Every start logs it once, and nothing else.
 		starts := 0
 		for text, times := range m.said(cursor) {
 			if !strings.Contains(text, c.said) {
@@ -153,14 +155,14 @@ func TestARefusedStartIsTriedAgain(t *testing.T) {
 	m.theServedStays()
 }
 
-// Who acts while a retry waits does not wait.
+// What an administrator does while a retry waits takes effect at once.
 func (m *machine) nobodyWaits() {
 	m.t.Helper()
 	m.configure("", plain)
 	refuse := func() {
 		m.t.Helper()
 		m.run(squat + "; ! systemctl start imdsfs 2>/dev/null")
-		eventually(m.t, "the helper waits", func() bool {
+		kit.Eventually(m.t, "the helper waits", func() bool {
 			return m.property("imdsfs", "SubState") == "start-pre" && m.property("imdsfs", "NRestarts") == "1"
 		})
 		m.run("! grep fuse.imdsfs /proc/mounts; " + leave)
@@ -178,7 +180,7 @@ func (m *machine) nobodyWaits() {
 	m.run("! test -e /run/imdsfs/refused")
 }
 
-// What a predecessor has served stays for the next try, also in containers.
+// The mount that a predecessor served stays for the next try, in containers too.
 func (m *machine) theServedStays() {
 	m.t.Helper()
 	m.step("300ms")
@@ -190,12 +192,12 @@ func (m *machine) theServedStays() {
 		m.run("systemctl restart --no-block imdsfs")
 	}
 	restart()
-	eventually(m.t, "it is refused twice", func() bool { return m.property("imdsfs", "NRestarts") == "2" })
+	kit.Eventually(m.t, "it is refused twice", func() bool { return m.property("imdsfs", "NRestarts") == "2" })
 	m.run("grep '/run/metadata fuse.imdsfs' /proc/mounts; " + leave)
-	if got := m.run("cat /mnt/" + idPath); got != "i-0a1b2c3d4e5f67890" { // waits for the one that is not refused
+	if got := m.run("cat /mnt/" + idPath); got != "i-0a1b2c3d4e5f67890" { // waits for the start that succeeds
 		m.t.Errorf("it reads %q", got)
 	}
-	eventually(m.t, "it is well", func() bool { return m.property("imdsfs", "ActiveState") == "active" })
+	kit.Eventually(m.t, "it is well", func() bool { return m.property("imdsfs", "ActiveState") == "active" })
 	m.run("umount /mnt; systemctl stop imdsfs")
 	m.nothingServed()
 

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// A reload has been done when systemctl returns, or it has failed, says why, and has changed nothing.
+// When systemctl returns the reload is done, or it has failed, says why, and has changed nothing.
 func TestReloadOfAFaultyFileFailsVisibly(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -43,12 +45,12 @@ func TestReloadOfAFaultyFileFailsVisibly(t *testing.T) {
 			t.Errorf("systemctl reload %s has returned, and the instance is %s", c.unit, got)
 		}
 	}
-	// Without an admin socket there is the signal.
+	// Without an admin socket it sends the signal.
 	none := func(id string) { write(units[0].file, units[0].listen, `admin = "none"`, id) }
 	none("i-00000000000000003")
 	m.run("systemctl restart imdsfs")
 	none("i-00000000000000004")
 	m.run(`systemctl reload imdsfs
 journalctl --no-pager --unit=imdsfs | grep 'no admin socket at /run/imdsfs/admin.sock: sent SIGHUP to pid'`)
-	eventually(t, "the signal shows the new instance", func() bool { return m.run("cat /run/metadata/"+idPath) == "i-00000000000000004" })
+	kit.Eventually(t, "the signal shows the new instance", func() bool { return m.run("cat /run/metadata/"+idPath) == "i-00000000000000004" })
 }

@@ -9,15 +9,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// The clone is somewhere else, on the machine and in the path's length, and was made with another umask.
+// The clone is in another directory, its path has another length, and it was made with another umask.
 func TestTwoBuildsOfACommitAreTheSame(t *testing.T) {
 	t.Parallel()
-	requireCommand(t, "git", "go", "make", "sh")
+	kit.RequireCommand(t, "git", "go", "make", "sh")
 	first := current
 	if strings.TrimSpace(output(t, "git", "status", "--porcelain", "--untracked-files=no")) != "" {
-		// The working tree is no commit.
+		// The working tree is not committed.
 		first = func() (string, error) { return build(clone(t), "first") }
 	}
 	one, err := first()
@@ -55,7 +57,7 @@ func sumsOf(t testing.TB, dir string) map[string]string {
 	}
 	sums := map[string]string{}
 	for _, e := range entries {
-		sum := sha256.Sum256([]byte(readFile(t, filepath.Join(dir, e.Name()))))
+		sum := sha256.Sum256([]byte(kit.ReadFile(t, filepath.Join(dir, e.Name()))))
 		info, err := e.Info()
 		if err != nil {
 			t.Fatal(err)

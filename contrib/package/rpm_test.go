@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// rpmContents are those of the .deb, with completion and licence where such distributions have them. The
-// kernel gives a link its mode.
+// rpmContents are those of the .deb, with completion and licence where distributions with rpm have them. The kernel sets
+// the mode of a link.
 func rpmContents() string {
 	return strings.NewReplacer(
 		"Lrwxrwxrwx ", "l--------- ",
@@ -20,7 +20,7 @@ func rpmContents() string {
 
 var rpmArches = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
-// The machine is a Debian, but rpm and systemd are what they are elsewhere.
+// The machine is a Debian, but rpm and systemd behave as on other distributions.
 func TestRPM(t *testing.T) {
 	t.Parallel()
 	m := boot(t)
@@ -41,7 +41,7 @@ func TestRPM(t *testing.T) {
 		}
 	}
 
-	// What it depends on is there, but as Debian's packages, which rpm does not know.
+	// Its dependencies are installed as Debian packages, which rpm does not know.
 	m.run("rpm -i --nodeps /root/imdsfs-*." + rpmArches[runtime.GOARCH] + ".rpm")
 	m.run("systemctl start imdsfs")
 	m.answersAlike()

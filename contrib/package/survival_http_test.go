@@ -19,31 +19,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
 const (
 	answerLimit = 30 * time.Second
-	askEvery    = 10 * time.Millisecond // or a client runs out of ports
+	askEvery    = 10 * time.Millisecond // more often, and a client runs out of ports
 )
 
-// clients ask for the value over HTTP in the machine all the time: one on a new connection each time, the other
-// with a token, on a connection that is kept. Where that has ended, it asks again once.
+// clients request the value over HTTP in the machine all the time: one on a new connection each time, the other with a
+// token on a kept connection. If the kept connection has ended it asks again once.
 type clients struct {
 	m             *machine
 	shown         atomic.Int64 // the newest version of the value
-	killing, dead atomic.Int64 // daemons that somebody was about to kill, and that have ended since
+	killing, dead atomic.Int64 // daemons that are about to be killed, and those that have ended since
 	stop          atomic.Bool
 	running       sync.WaitGroup
 	fresh, kept   client
 }
 
-// A client counts what it meets. Its goroutine alone uses it until it ends.
+// A client counts its results. Only its goroutine uses it until it ends.
 type client struct {
-	requests, refused, failed, killed int             // killed: failed, but there was a kill
+	requests, refused, failed, killed int             // killed: failed during a kill
 	again                             int             // asked again, because the kept connection had ended
 	waits                             []time.Duration // of requests during which there was a kill
-	longest                           time.Duration   // of any other
+	longest                           time.Duration   // of the others
 	reasons                           map[string]int
 }
 
@@ -60,7 +61,8 @@ func (m *machine) startClients() *clients {
 	return c
 }
 
-// enter has the calling goroutine make its sockets in the machine, for good: its thread ends with it.
+// enter moves the calling goroutine's thread into the machine, so that its sockets are there. The thread ends with the
+// goroutine.
 func (m *machine) enter() error {
 	runtime.LockOSThread()
 	ns, err := os.Open(m.path("/proc/1/ns/net"))
@@ -157,7 +159,7 @@ func (c *clients) ask(t *client, token string) {
 	}
 }
 
-// ask asks for the value, on a new connection if there is none; there is none after an error.
+// ask requests the value, on a new connection if there is none. After an error there is none.
 func ask(conn **connection, token string) (text string, connected bool, err error) {
 	if *conn == nil {
 		if *conn, err = dial(); err != nil {
@@ -217,14 +219,14 @@ func (c *clients) reachOne(file string, version int64) error {
 	return fmt.Errorf("%s is not at %d within %v: %w", file, version, patience, err)
 }
 
-// further waits until a change of this moment is shown.
+// further waits until a change that is made now is shown.
 func (c *clients) further() {
 	c.m.t.Helper()
 	before := c.shown.Load()
-	eventually(c.m.t, "changes go on", func() bool { return c.shown.Load() > before+1 })
+	kit.Eventually(c.m.t, "changes go on", func() bool { return c.shown.Load() > before+1 })
 }
 
-// around is for what ends a daemon in the middle of whatever it does.
+// around wraps a step that ends a daemon in the middle of its work.
 func (c *clients) around(kill func()) {
 	c.m.t.Helper()
 	c.killing.Add(1)
@@ -232,7 +234,7 @@ func (c *clients) around(kill func()) {
 	c.dead.Add(1)
 }
 
-// end fails the test if a client was refused, or failed although nobody was killed.
+// end fails the test if a client was refused, or failed without a kill.
 func (c *clients) end() {
 	c.m.t.Helper()
 	c.stop.Store(true)

@@ -26,7 +26,7 @@ const (
 	fewKills  = 10 // within some seconds, as when memory is short
 )
 
-// stressFile is an instance file at versions of a value and of the names beside it.
+// stressFile is an instance file with these versions of the value and of the names next to it.
 func stressFile(value, names int64) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, `[server]
@@ -55,8 +55,8 @@ func (m *machine) change(value, names int64) error {
 	return os.Rename(file+".new", file)
 }
 
-// places are where readers are: at the mount, at a bind mount in a mount namespace of root, at one that an
-// unprivileged user made in a user namespace, and in a container.
+// places are where readers read: the mount, a bind mount in a mount namespace of root, one that an unprivileged user made
+// in a user namespace, and a container.
 func (m *machine) places(pause time.Duration) []stress.Place {
 	m.t.Helper()
 	m.run("install -m 755 " + m.put("/proc/self/exe") + " " + readerPath)
@@ -78,10 +78,9 @@ func (m *machine) places(pause time.Duration) []stress.Place {
 	return places
 }
 
-// TestServiceSurvives has the packaged service killed, restarted, upgraded and stuck while its file changes all
-// the time. Readers of all kinds must not notice, but for a wait. HTTP clients are never refused, and fail
-// only if they were being answered when it was killed. With IMDSFS_STRESS there are more handovers, and the
-// readers pause less.
+// TestServiceSurvives kills, restarts, upgrades and stops the packaged service while its file changes all the time. Readers
+// of all kinds may wait, but must not notice anything else. HTTP clients are never refused, and fail only if the service
+// was killed while it answered them. With IMDSFS_STRESS there are more handovers, and the readers pause less.
 func TestServiceSurvives(t *testing.T) {
 	t.Parallel()
 	handovers, packages, pause := 8, 4, 20*time.Millisecond
@@ -97,7 +96,7 @@ func TestServiceSurvives(t *testing.T) {
 	s := newSurvivor(m)
 	stress.Run(t, stress.Target{
 		Places: m.places(pause), Board: m.path(boardPath), Change: m.change, Wait: s.clients.reach, Least: 100,
-		// The machine's programs and libraries are among what is dropped, and start slowly then.
+		// The dropped caches include the machine's programs and libraries, so programs start slowly then.
 		DropEvery: time.Second,
 		Meanwhile: func() {
 			for range handovers {

@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// storeMost is how many files systemd keeps for a daemon at rest: the mount with its lock, its record and the
-// last two trees, the run-time directory's lock, a socket, what [server] said.
+// storeMost is the number of files that systemd keeps for an idle daemon: the mount with its lock, its record and the last
+// two trees, the lock of the run-time directory, a socket, and the settings of [server].
 const storeMost = 8
 
-// A survivor is the service, as seen by who troubles it.
+// A survivor is the service that the test kills and restarts.
 type survivor struct {
 	*machine
 	clients                 *clients
@@ -34,13 +36,13 @@ func (s *survivor) lap(what string) {
 	s.begun = time.Now()
 }
 
-// A victim is what a signal is sent to.
+// A victim is the target of a signal.
 type victim struct {
 	pidfd int
 	all   bool // and all other processes of the service, by SIGKILL
 }
 
-// starting is a daemon that has just been started, if none works; the time that it gets is random.
+// starting is a daemon that has just been started, after a random time, or none if one works.
 func (s *survivor) starting() victim {
 	s.t.Helper()
 	d := s.daemon()
@@ -48,7 +50,7 @@ func (s *survivor) starting() victim {
 	return d
 }
 
-// working is a daemon that has published and answered, and most likely is about to do so again.
+// working is a daemon that has published and answered, and probably is about to do so again.
 func (s *survivor) working() victim {
 	s.t.Helper()
 	s.clients.further()
@@ -73,7 +75,7 @@ func (s *survivor) any() victim {
 func (s *survivor) daemon() victim {
 	s.t.Helper()
 	pidfd := -1
-	eventually(s.t, "there is a daemon", func() bool {
+	kit.Eventually(s.t, "there is a daemon", func() bool {
 		pidfd = s.findDaemon()
 		return pidfd >= 0
 	})
@@ -87,14 +89,14 @@ func (s *survivor) findDaemon() (pidfd int) {
 		if err != nil {
 			continue
 		}
-		// First, so that the number cannot come to mean another.
+		// First, so that the number cannot be reused for another process.
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			continue
 		}
 		line, _ := os.ReadFile(filepath.Join("/proc", word, "cmdline"))
 		status, _ := os.ReadFile(filepath.Join("/proc", word, "status"))
-		// A child of it looks the same until it calls exec, but for the parent.
+		// Until it calls exec a child looks the same, except for its parent.
 		parent := "\nPPid:\t" + strconv.Itoa(s.pid) + "\n"
 		if strings.HasPrefix(string(line), "/usr/bin/imdsfs\x00serve\x00") && strings.Contains(string(status), parent) && !hasEnded(fd) {
 			return fd
@@ -110,7 +112,7 @@ func hasEnded(pidfd int) bool {
 	return err == nil && n > 0
 }
 
-// kill kills a daemon, and waits for its end. Somebody else may have ended it already.
+// kill kills a daemon and waits for its end. Something else may have ended it already.
 func (s *survivor) kill(d victim) {
 	s.t.Helper()
 	s.clients.around(func() {
@@ -130,7 +132,7 @@ func (s *survivor) end(d victim, sig unix.Signal) {
 	if err := unix.PidfdSendSignal(d.pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
 		s.t.Errorf("send %v: %v", sig, err)
 	}
-	eventually(s.t, "the daemon ends", func() bool { return hasEnded(d.pidfd) })
+	kit.Eventually(s.t, "the daemon ends", func() bool { return hasEnded(d.pidfd) })
 }
 
 // handOver runs a command that hands the service over, and waits until the successor works.
@@ -141,7 +143,7 @@ func (s *survivor) handOver(command string) {
 	s.handovers++
 }
 
-// dropIn changes the unit, and has it take effect.
+// dropIn changes the unit and makes the change take effect.
 func (s *survivor) dropIn(text string) {
 	s.t.Helper()
 	s.write(dropInPath, text)
@@ -149,7 +151,7 @@ func (s *survivor) dropIn(text string) {
 	s.handOver("systemctl restart imdsfs")
 }
 
-// crash ends the daemon as a fault in it does.
+// crash ends the daemon as a crash would.
 func (s *survivor) crash() {
 	s.t.Helper()
 	d := s.working()
@@ -157,7 +159,7 @@ func (s *survivor) crash() {
 	s.clients.further()
 }
 
-// hang stops the daemon, which systemd's watchdog has to notice.
+// hang stops the daemon. systemd's watchdog has to notice.
 func (s *survivor) hang() {
 	s.t.Helper()
 	d := s.working()
@@ -165,7 +167,7 @@ func (s *survivor) hang() {
 	s.clients.further()
 }
 
-// both does one thing while commands are run in turn, which may fail then.
+// both does one thing while it runs commands in turn. These may fail then.
 func (s *survivor) both(do func(), commands ...string) {
 	s.t.Helper()
 	stop := make(chan struct{})
@@ -186,14 +188,14 @@ func (s *survivor) both(do func(), commands ...string) {
 	do()
 }
 
-// inOrder fails the test unless the service is well, and has said nothing but what it should.
+// inOrder fails the test unless the service is well and has logged only what it should.
 func (s *survivor) inOrder() {
 	s.t.Helper()
 	s.answersAlike()
 	if state := s.run("systemctl show --property=ActiveState,SubState,Result --value imdsfs; systemctl is-system-running"); state != "success\nactive\nrunning\nrunning" {
 		s.t.Errorf("the unit is %q", state)
 	}
-	eventually(s.t, "systemd keeps no more than it has to", func() bool {
+	kit.Eventually(s.t, "systemd keeps no more than it has to", func() bool {
 		n, err := strconv.Atoi(s.property("imdsfs", "NFileDescriptorStore"))
 		return err == nil && n == storeMost
 	})
@@ -203,15 +205,14 @@ func (s *survivor) inOrder() {
 	}
 }
 
-// nothingRuns fails the test unless all processes of the service have ended, and none in the machine waits for
-// what does not come.
+// nothingRuns fails the test unless all processes of the service have ended and no process of the machine hangs.
 func (s *survivor) nothingRuns() {
 	s.t.Helper()
-	eventually(s.t, "no process of the service is left", func() bool {
+	kit.Eventually(s.t, "no process of the service is left", func() bool {
 		_, err := os.Stat(s.cgroup)
 		return os.IsNotExist(err)
 	})
-	eventually(s.t, "no process hangs", func() bool {
+	kit.Eventually(s.t, "no process hangs", func() bool {
 		return s.run("grep -l '^State:.D' /proc/[0-9]*/status || true") == ""
 	})
 }

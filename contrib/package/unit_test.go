@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // mostExposure is just above the exposure that systemd 252 computes for the service, from 0 to 10.
@@ -39,7 +41,7 @@ func TestExposureStaysLow(t *testing.T) {
 func TestUnprivilegedServiceDoesItsWork(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
-	// It takes over what a daemon left that ran as root.
+	// It takes over the files of a daemon that ran as root.
 	m.run(`mkdir -p /var/lib/imdsfs /run/imdsfs
 imdsfs serve -c /etc/imdsfs/imdsfs.toml --mount none >/dev/null 2>&1 & daemon=$!
 until imdsfs status >/dev/null 2>&1; do kill -0 $daemon; sleep 0.05; done
@@ -61,15 +63,15 @@ test $(stat -c %U /var/lib/imdsfs/overlay.json) = root`)
 		t.Errorf("the tags are %q", tags)
 	}
 	m.run(`printf '[meta-data]\ninstance-id = "i-00000000000000042"\n' >>/etc/imdsfs/imdsfs.toml; systemctl reload imdsfs`)
-	eventually(t, "reload shows the new instance", func() bool {
+	kit.Eventually(t, "reload shows the new instance", func() bool {
 		return m.run("curl -sS --fail "+endpoint+"/"+idPath) == "i-00000000000000042"
 	})
-	// A name that the machine gets at run time is seen.
+	// It sees a name that the machine gets at run time.
 	m.run("hostname other; systemctl reload imdsfs")
-	eventually(t, "reload shows the new name", func() bool {
+	kit.Eventually(t, "reload shows the new name", func() bool {
 		return m.run("curl -sS --fail "+endpoint+"/latest/meta-data/local-hostname") == "other"
 	})
-	// The link is root's helper's, which goes on with it.
+	// Root's helper has made the link, and keeps it.
 	link := m.run("ip -o link show dev imds0 | grep 'alias imdsfs of /run/imdsfs$'; imdsfs status | grep imds0")
 	m.run("systemctl restart imdsfs")
 	if again := m.answersAlike(); again == id {
@@ -77,7 +79,7 @@ test $(stat -c %U /var/lib/imdsfs/overlay.json) = root`)
 	}
 	before := m.property("imdsfs", "MainPID")
 	m.run("systemctl kill --kill-who=main --signal=KILL imdsfs")
-	eventually(t, "a successor has started", func() bool {
+	kit.Eventually(t, "a successor has started", func() bool {
 		return m.property("imdsfs", "MainPID") != before && m.property("imdsfs", "ActiveState") == "active"
 	})
 	m.answersAlike()

@@ -5,12 +5,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// reader reads as a container does, through a bind mount in a mount namespace of its own, with a file open
-// all the time. Each round asks for a name that nobody asked for before, which the kernel cannot answer
-// by itself. It logs a line a round: "ok", or what went wrong; at the end, when it is told, what it
-// reads from the open file.
+// reader reads as a container does, through a bind mount in a mount namespace of its own, with a file open all the time.
+// Each round asks for a new name, which the kernel cannot answer by itself, and logs a line: "ok", or what went wrong. When
+// it is told to end it logs what it reads from the open file.
 const reader = `mkdir -p /root/reader
 exec unshare --mount --propagation private sh -c '
 mkdir -p /mnt/metadata; mount --bind /run/metadata /mnt/metadata
@@ -24,8 +25,8 @@ done >/root/reader/log 2>&1
 cat <&3 >/root/reader/open 2>&1 || true
 touch /root/reader/done'`
 
-// readWhile starts the reader, lets it read before and after what do does, and returns what went wrong for
-// it, and what it had in the file that was open.
+// readWhile starts the reader, lets it read before, during and after do, and returns its errors and what it read from the
+// open file.
 func (m *machine) readWhile(do func()) (faults []string, open string) {
 	m.t.Helper()
 	m.start(reader)
@@ -36,13 +37,13 @@ func (m *machine) readWhile(do func()) (faults []string, open string) {
 	further := func() {
 		m.t.Helper()
 		n := len(rounds())
-		eventually(m.t, "the reader reads", func() bool { return len(rounds()) > n+5 })
+		kit.Eventually(m.t, "the reader reads", func() bool { return len(rounds()) > n+5 })
 	}
 	further()
 	do()
 	further()
 	m.run("touch /root/reader/stop")
-	eventually(m.t, "the reader ends", func() bool { _, err := m.try("test -e /root/reader/done"); return err == nil })
+	kit.Eventually(m.t, "the reader ends", func() bool { _, err := m.try("test -e /root/reader/done"); return err == nil })
 	for _, line := range rounds() {
 		if line != "ok" {
 			faults = append(faults, line)
@@ -61,7 +62,7 @@ echo '# changed by the administrator' >>/etc/imdsfs/imdsfs.toml
 imdsfs options set http-put-response-hop-limit=2 >/dev/null`)
 	id := m.answersAlike()
 	before := m.property("imdsfs", "MainPID") + m.property("imdsfs@web", "MainPID")
-	// Before, the daemon itself made the link, and said nothing on it.
+	// In earlier versions the daemon itself made the link, without an alias.
 	m.run("ip link set dev imds0 alias ''; ! ip link show dev imds0 | grep alias")
 	faults, open := m.readWhile(func() { m.run("dpkg -i " + m.put(newer)) })
 	m.run("ip link show dev imds0 | grep -q 'alias imdsfs of /run/imdsfs$'")
@@ -80,7 +81,7 @@ test "$(cat /run/metadata-web/latest/meta-data/instance-id)" = i-0a1b2c3d4e5f678
 	if len(faults) > 0 || open != id {
 		t.Errorf("the reader had %q in its open file, and met %d errors, such as %q", open, len(faults), first(faults))
 	}
-	// Nothing is restarted that was stopped.
+	// A stopped service is not started.
 	m.run("systemctl stop imdsfs imdsfs@web; dpkg -i " + m.put(newer))
 	m.nothingServed()
 }
@@ -97,12 +98,12 @@ func TestAFaultyFileEndsNothing(t *testing.T) {
 		m.answersAlike()
 		before := m.property("imdsfs", "MainPID")
 		m.run("rm " + configPath + "; systemctl kill --kill-who=main --signal=KILL imdsfs")
-		eventually(t, "a successor has started", func() bool {
+		kit.Eventually(t, "a successor has started", func() bool {
 			return m.property("imdsfs", "MainPID") != before && m.property("imdsfs", "ActiveState") == "active"
 		})
 		m.answersAlike()
 		m.write(configPath, strings.ReplaceAll(stressFile(0, 0), id, "i-00000000000000042"))
-		eventually(t, "the file counts again", func() bool { return m.run("cat /run/metadata/"+idPath) != id })
+		kit.Eventually(t, "the file counts again", func() bool { return m.run("cat /run/metadata/"+idPath) != id })
 	})
 	if again := m.answersAlike(); again != "i-00000000000000042" {
 		t.Errorf("the instance is %s", again)
@@ -123,7 +124,7 @@ func TestAFaultyFileEndsNothing(t *testing.T) {
 	m.nothingServed()
 }
 
-// Where it is mounted is a matter of the start. Nothing is left of the mount before.
+// Another place for the mount takes effect at the next start. Nothing is left of the earlier mount.
 func TestAnotherMountPointTakesARestart(t *testing.T) {
 	t.Parallel()
 	m := installed(t)
@@ -131,7 +132,7 @@ func TestAnotherMountPointTakesARestart(t *testing.T) {
 	id := m.answersAlike()
 	m.run(`sed -i 's|^#mount = .*|mount = "/run/elsewhere"|' /etc/imdsfs/imdsfs.toml; grep -q '^mount = ' /etc/imdsfs/imdsfs.toml
 systemctl restart imdsfs || true # the first start may fail, and the next one follows by itself`)
-	eventually(t, "it is mounted there", func() bool {
+	kit.Eventually(t, "it is mounted there", func() bool {
 		text, err := m.try("cat /run/elsewhere/" + idPath)
 		return err == nil && text == id
 	})

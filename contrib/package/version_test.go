@@ -4,9 +4,11 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// described is what git describes commits as, one after the other, and the versions of their packages.
+// described are the descriptions by git of successive commits, and the versions of their packages.
 var described = []struct{ git, date, version string }{
 	{"0123456789ab", "1767366245", "0.0.0~git20260102150405.0123456789ab"},
 	{"00f3456789ab-dirty", "1767366246", "0.0.0~git20260102150406.00f3456789ab+dirty"},
@@ -28,7 +30,7 @@ func packageVersion(git, date string) (string, error) {
 }
 
 func TestVersionsSortAsTheirCommits(t *testing.T) {
-	requireCommand(t, "bash", "dpkg")
+	kit.RequireCommand(t, "bash", "dpkg")
 	for i, d := range described {
 		version, err := packageVersion(d.git, d.date)
 		if err != nil || version != d.version {

@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// A way is one of those in which people start imdsfs.
+// A way is a way to start imdsfs.
 type way struct {
 	name, start, stop string
-	user              bool // an ordinary user, who has directories of his own
+	user              bool // as an ordinary user with directories of his own
 }
 
 // asAnn runs as an ordinary user, with root's environment: HOME is /root.
@@ -34,9 +34,9 @@ var ways = []way{
 	foreground("a user's serve --keep", asAnn+"imdsfs serve --mount none --keep", true),
 }
 
-// allPairs are the indices of n things in an order in which each follows each, itself included.
+// allPairs are the indices of n things in an order in which each follows each, including itself.
 func allPairs(n int) []int {
-	next := make([]int, n) // the arcs of each that were not taken yet lead to next[i] and on
+	next := make([]int, n) // the arcs of i that are not taken yet lead to next[i] and higher
 	var order []int
 	for stack := []int{0}; len(stack) > 0; {
 		at := stack[len(stack)-1]
@@ -50,8 +50,8 @@ func allPairs(n int) []int {
 	return order
 }
 
-// Each way of starting follows each other: it gets ready at its default directories, and what was set at run time is
-// there. (imdsfs@NAME has directories that nothing else uses.)
+// Each way of starting works after each other: imdsfs becomes ready in its default directories, and has the changes made at
+// run time. (imdsfs@NAME has directories that nothing else uses.)
 func TestEveryWayOfStartingFollowsEveryOther(t *testing.T) {
 	t.Parallel()
 	m := installed(t)

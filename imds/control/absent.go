@@ -2,7 +2,7 @@ package control
 
 import "github.com/imdsfs/imdsfs/source"
 
-// absent warns of an unset of what is not there, relative to a version: the name may be mistyped.
+// absent warns of unsetting something that does not exist: the name may be mistyped. The path is relative to a version.
 func (c *Control) absent(action Action, path string) source.Faults {
 	if action != Unset {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
 
-// A Changed is one entry of the overlay; its value is not told, because it may be a secret.
+// A Changed is one entry of the overlay, without its value, which may be a secret.
 type Changed struct {
 	Kind    overlay.Kind `json:"kind"`
 	Name    string       `json:"name"`
@@ -21,7 +21,7 @@ type Changed struct {
 	By      string       `json:"by"`
 }
 
-// Others are changes that are kept for another instance, and not in force.
+// Others are changes that are kept for another instance and have no effect now.
 type Others struct {
 	Instance string `json:"instance"` // its id, "" if it has none
 	Changes  int    `json:"changes"`  // how many
@@ -35,7 +35,7 @@ type Changes struct {
 	Warnings  []string  `json:"warnings,omitempty"`  // of the change that was asked for, as of a file
 }
 
-// ChangesOf lists what an overlay holds for the instance with this id, by kind and name, and how much for others.
+// ChangesOf lists the entries of an overlay for the instance with this id, by kind and name, and counts those for others.
 func ChangesOf(o *overlay.Overlay, id string) Changes {
 	list := Changes{Changes: entriesOf(o, id, overlay.Kinds()), Others: []Others{}}
 	for _, other := range o.Others(id) {
@@ -65,15 +65,15 @@ func (c *Control) changes() Changes {
 	return ChangesOf(c.Overlay, id)
 }
 
-// Reset forgets what was changed at run time, of these kinds or, without any, of all: for the running instance, or, if
-// instance is not nil, for the one with that id. It returns what it has forgotten.
+// reset forgets what was changed at run time: changes of these kinds, or of all kinds if none is given, for the running
+// instance or, if instance is not nil, for the one with that id. It returns what it has forgotten.
 //
-// A lock of the running instance holds here as well: what is locked is not weakened by forgetting what tightened it. It
-// says nothing of another instance, which has an input of its own, and is not served.
-func (c *Control) Reset(kinds []overlay.Kind, instance *string, by string) (forgotten []Changed, err error) {
+// Locks of the running instance apply here too: forgetting the change that tightened a locked option would weaken it. They
+// do not apply to another instance, which has a file of its own and is not served.
+func (c *Control) reset(kinds []overlay.Kind, instance *string, by string) (forgotten []Changed, err error) {
 	for _, k := range kinds {
 		if !slices.Contains(overlay.Kinds(), k) {
-			return nil, refuse(CodeInvalidValue, "'%.80s' is no kind of change. The kinds are options, tags and values", k)
+			return nil, refuse(codeInvalidValue, "'%.80s' is no kind of change. The kinds are options, tags and values", k)
 		}
 	}
 	if len(kinds) == 0 {
@@ -83,7 +83,7 @@ func (c *Control) Reset(kinds []overlay.Kind, instance *string, by string) (forg
 		if instance != nil && *instance != id {
 			others := c.Overlay.Others(id)
 			if !slices.Contains(others, *instance) {
-				return refuse(CodeInvalidValue, "no changes are kept for instance '%.80s'; %s", *instance, quotedIDs(others))
+				return refuse(codeInvalidValue, "no changes are kept for instance '%.80s'; %s", *instance, quotedIDs(others))
 			}
 			id = *instance
 		}
@@ -111,23 +111,23 @@ func quotedIDs(ids []string) string {
 	return text
 }
 
-// MostPaths is how many paths a [Reloaded] names.
-const MostPaths = 20
+// mostPaths is the number of paths that a [Reloaded] names.
+const mostPaths = 20
 
-// Reloaded tells what a reload changed, as paths relative to a version, never values. A directory that came or went
-// stands for all below it.
+// Reloaded says what a reload changed, as paths relative to a version, without values. A directory that was added or removed
+// stands for everything below it.
 type Reloaded struct {
 	Added   []string `json:"added"`
 	Removed []string `json:"removed"`
 	Changed []string `json:"changed"`
-	Options []string `json:"options"` // names of the metadata options with another value
-	More    int      `json:"more"`    // how many paths are not named
+	Options []string `json:"options"` // names of the metadata options whose value changed
+	More    int      `json:"more"`    // number of paths that are not named
 }
 
-// ReloadedBy names at most [MostPaths] paths of a change.
+// ReloadedBy describes a change, with at most 20 paths.
 func ReloadedBy(change source.Change) Reloaded {
 	r := Reloaded{Options: append([]string{}, change.Options...)}
-	left := MostPaths
+	left := mostPaths
 	for _, l := range []struct {
 		paths []string
 		into  *[]string
@@ -140,7 +140,7 @@ func ReloadedBy(change source.Change) Reloaded {
 	return r
 }
 
-// tops leaves out what lies below another path. Directories come before what they hold.
+// tops leaves out paths below another path. A directory comes before what it holds.
 func tops(paths []string) []string {
 	var kept []string
 	for _, p := range paths {
@@ -151,7 +151,7 @@ func tops(paths []string) []string {
 	return kept
 }
 
-// Texts are the paths with what happened to each: "meta-data/colour added". At the end stands how many there are more.
+// Texts are the paths with what happened to each: "meta-data/colour added". The last text counts those that are not named.
 func (r Reloaded) Texts() []string {
 	var texts []string
 	for _, l := range []struct {

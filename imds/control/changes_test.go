@@ -54,7 +54,7 @@ func (i *instance) wantChanges(when string, want []string, others ...Others) {
 
 func TestChangesBelongToTheirInstance(t *testing.T) {
 	i := newInstance(t, func(f *source.Fragment) { f.Options = values(tags, "enabled") })
-	i.must(i.SetOptions(map[string]string{tokens: "required"}, "uid 0"),
+	i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"),
 		i.changeTag(Set, "Name", []byte("web-1"), "uid 0"), i.changeValue(Set, "meta-data/ami-id", []byte("ami-1"), "uid 0"))
 	mine := []string{"options " + tokens, "tags Name", "values meta-data/ami-id"}
 	i.wantChanges("at first", mine)
@@ -92,13 +92,13 @@ func TestAnIDThatIsSetAtRunTimeDoesNotCountItself(t *testing.T) {
 // instance may weaken its options there. What tightened a locked option is in force again with its instance.
 func TestALockedOptionFollowsItsInstance(t *testing.T) {
 	i := newInstance(t, func(f *source.Fragment) { f.Lock = []string{tokens} })
-	i.must(i.SetOptions(map[string]string{tokens: "required"}, "uid 0"))
+	i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"))
 	i.become(second)
 	if i.value(tokens) != "optional" {
 		t.Errorf("another instance: tokens %s", i.value(tokens))
 	}
 	i.become(first)
-	if got := code(t, i.SetOptions(map[string]string{tokens: "optional"}, "uid 0")); got != CodeUnauthorized || i.value(tokens) != "required" {
+	if got := code(t, i.setOptions(map[string]string{tokens: "optional"}, "uid 0")); got != codeUnauthorized || i.value(tokens) != "required" {
 		t.Errorf("the first again: %q, tokens %s", got, i.value(tokens))
 	}
 }
@@ -124,20 +124,20 @@ func TestResetForgets(t *testing.T) {
 		"another instance":         {instance: &other, forgotten: []string{"options " + tokens, "tags Name"}, left: all},
 		"another, a kind":          {instance: &other, kinds: []overlay.Kind{overlay.Tags}, forgotten: all[1:2], left: all, others: []Others{{second, 1}}},
 		"another, a lock":          {instance: &other, lock: []string{tokens}, forgotten: []string{"options " + tokens, "tags Name"}, left: all},
-		"an unknown instance":      {instance: new(string), left: all, others: []Others{{second, 2}}, code: CodeInvalidValue, says: "for instance ''; there are some for '" + second + "'"},
-		"an unknown kind":          {kinds: []overlay.Kind{overlay.Tags, "tag"}, left: all, others: []Others{{second, 2}}, code: CodeInvalidValue, says: "'tag' is no kind"},
-		"a locked option":          {lock: []string{tokens}, left: all, others: []Others{{second, 2}}, code: CodeUnauthorized, says: "HttpTokens is locked at 'required'"},
+		"an unknown instance":      {instance: new(string), left: all, others: []Others{{second, 2}}, code: codeInvalidValue, says: "for instance ''; there are some for '" + second + "'"},
+		"an unknown kind":          {kinds: []overlay.Kind{overlay.Tags, "tag"}, left: all, others: []Others{{second, 2}}, code: codeInvalidValue, says: "'tag' is no kind"},
+		"a locked option":          {lock: []string{tokens}, left: all, others: []Others{{second, 2}}, code: codeUnauthorized, says: "HttpTokens is locked at 'required'"},
 		"beside a locked option":   {lock: []string{tokens}, kinds: []overlay.Kind{overlay.Tags, overlay.Values}, forgotten: all[1:], left: all[:1], others: []Others{{second, 2}}},
 		"a lock that holds others": {lock: []string{hops}, forgotten: all, left: []string{}, others: []Others{{second, 2}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := newInstance(t, func(f *source.Fragment) { f.Lock = c.lock })
-			i.must(i.SetOptions(map[string]string{tokens: "required"}, "uid 0"),
+			i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"),
 				i.changeTag(Set, "Name", []byte("web-1"), "uid 0"), i.changeValue(Set, "meta-data/ami-id", []byte(planted), "uid 0"))
 			i.become(second)
-			i.must(i.SetOptions(map[string]string{tokens: "required"}, "uid 0"), i.changeTag(Set, "Name", []byte("web-2"), "uid 0"))
+			i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"), i.changeTag(Set, "Name", []byte("web-2"), "uid 0"))
 			i.become(first)
-			forgotten, err := i.Reset(c.kinds, c.instance, "uid 0")
+			forgotten, err := i.reset(c.kinds, c.instance, "uid 0")
 			if got := code(t, err); got != c.code || c.code != "" && !strings.Contains(err.Error(), c.says) {
 				t.Fatalf("got %v, want %q %q", err, c.code, c.says)
 			}

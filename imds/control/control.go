@@ -1,12 +1,15 @@
-// Package control changes and tells what a running daemon does: metadata options, tags and single
-// values at run time, and its status.
+// Package control is the admin API of a running daemon: it changes metadata options, tags and single values, and shows
+// the status.
+//
+//	imdsfs set ──▶ admin socket ──▶ who is the caller? ──▶ routes ──▶ change ──▶ Store.Update: is the tree valid?
+//	                                                                                │
+//	answer ◀── published: the mount and HTTP show it ◀── Draft.Commit: on disk ◀────┘
 //
 //	c := &control.Control{Store: store, Overlay: changes, Clock: clock, …}
-//	err := c.SetOptions(map[string]string{"http-tokens": "required"}, "uid 0")
-//	http.Serve(adminSocket, c.Handler())   // the admin API, for the imdsfs commands
+//	err := c.Serve(ctx, adminSocket, 0)
 //
-// A change is checked as a file would be, refused as EC2's API would ([Error]), made durable, and in
-// force on both doors when the call returns. The handlers (http.go) only translate.
+// A change is checked as a file would be, refused in the words of EC2's API ([Problem]), and written to disk. When it is
+// answered the mount and HTTP show it. routes.go lists the requests; control.go and changes.go do the work.
 package control
 
 import (
@@ -24,24 +27,24 @@ import (
 
 // Codes of refusals, as in EC2's API (ModifyInstanceMetadataOptions).
 const (
-	CodeInvalidValue       = "InvalidParameterValue"
-	CodeInvalidCombination = "InvalidParameterCombination"
-	CodeUnauthorized       = "UnauthorizedOperation"
-	CodeUnsupported        = "UnsupportedOperation"
+	codeInvalidValue       = "InvalidParameterValue"
+	codeInvalidCombination = "InvalidParameterCombination"
+	codeUnauthorized       = "UnauthorizedOperation"
+	codeUnsupported        = "UnsupportedOperation"
 )
 
 const maxPath = 4096 // bytes, of a path that is set or unset: PATH_MAX
 
-// An Error refuses a change.
-type Error struct {
+// A refusal refuses a change.
+type refusal struct {
 	Code    string
 	Message string // holds no secret
 }
 
-func (e *Error) Error() string { return e.Code + ": " + e.Message }
+func (e *refusal) Error() string { return e.Code + ": " + e.Message }
 
 func refuse(code, format string, args ...any) error {
-	return &Error{code, fmt.Sprintf(format, args...)}
+	return &refusal{code, fmt.Sprintf(format, args...)}
 }
 
 // Control acts on one running instance. It is safe for concurrent use.
@@ -49,12 +52,12 @@ type Control struct {
 	Store   *source.Store
 	Overlay *overlay.Overlay
 	Clock   source.Clock
-	// Reload reads the sources again and tells what changed; the error may be [source.Faults].
+	// Reload reads the sources again and returns what changed. The error may be [source.Faults].
 	Reload func(context.Context) (source.Change, error)
-	// Upgrade has another program, by its absolute path, take the daemon's place as soon as it has
-	// returned nil. by is the user who asks, root or the daemon's own. Any error is a refusal.
+	// Upgrade replaces the daemon with another program, given by its absolute path, as soon as it has returned nil. by is
+	// the user who asks, root or the daemon's own. Any error is a refusal.
 	Upgrade func(ctx context.Context, program string, by uint32) error
-	// Status describes the daemon; Control fills in what it knows itself.
+	// Status describes the daemon. Control fills in options, changes and the instance.
 	Status func() Status
 
 	mu sync.Mutex // one change at a time
@@ -65,11 +68,11 @@ type Option struct {
 	Name   string `json:"name"`
 	Value  string `json:"value"`
 	Origin string `json:"origin"` // "web.toml:31", "set at run time, 2026-…, by uid 0", "default"
-	Locked bool   `json:"locked"` // may be tightened, never weakened
+	Locked bool   `json:"locked"` // may be tightened, but not weakened
 }
 
-// Options are all options, sorted by name.
-func (c *Control) Options() []Option {
+// options are all options, sorted by name.
+func (c *Control) options() []Option {
 	o := c.Store.Snapshot().Options()
 	var all []Option
 	for _, name := range source.OptionNames() {
@@ -87,10 +90,10 @@ func apiName(name string) string {
 	return b.String()
 }
 
-// SetOptions changes options by name. What is not named stays.
-func (c *Control) SetOptions(changes map[string]string, by string) error {
+// setOptions changes options by name. Other options stay as they are.
+func (c *Control) setOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
-		return refuse(CodeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
+		return refuse(codeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
 	}
 	_, err := c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		current := c.Store.Snapshot()
@@ -104,22 +107,22 @@ func (c *Control) SetOptions(changes map[string]string, by string) error {
 		}
 		for _, name := range names {
 			if !want.HTTPEndpoint && needsEndpoint(name) {
-				return refuse(CodeInvalidCombination, "The HttpTokens, HttpPutResponseHopLimit and HttpProtocolIpv6 parameters "+
+				return refuse(codeInvalidCombination, "The HttpTokens, HttpPutResponseHopLimit and HttpProtocolIpv6 parameters "+
 					"are not allowed unless HttpEndpoint is enabled. Specify 'enabled' for HttpEndpoint and try again.")
 			}
 			if fixed, ok := fixedOnSnowball[name]; ok && current.IsSnowball() && want.Text(name) != fixed {
-				return refuse(CodeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", apiName(name), fixed)
+				return refuse(codeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", apiName(name), fixed)
 			}
 		}
-		// The tree ignores a locked option that is weaker than what the file says, so it cannot tell.
+		// The tree ignores a locked option that is weaker than the file says, so the new tree would not show it.
 		return refuseWeaker(current.Options(), &want)
 	})
 	return err
 }
 
-// needsEndpoint reports whether EC2 takes the option only while, or together with, HttpEndpoint enabled
-// (EC2 user guide, "Configure instance metadata options for existing instances"). Which code it refuses
-// with is not documented. Tags are not among them: the mount shows them whatever HTTP does.
+// needsEndpoint reports whether EC2 accepts the option only while HttpEndpoint is enabled, or together with enabling it
+// (EC2 user guide, "Configure instance metadata options for existing instances"). The code of the refusal is not
+// documented. Tags are not among these options, because the mount shows them whatever HTTP does.
 func needsEndpoint(name string) bool {
 	return name == source.OptionHTTPTokens || name == source.OptionHopLimit || name == source.OptionHTTPProtocolIPv6
 }
@@ -127,14 +130,14 @@ func needsEndpoint(name string) bool {
 // fixedOnSnowball are the options that cannot be changed there (Snowball Edge developer guide, "IMDS versions").
 var fixedOnSnowball = map[string]string{source.OptionHopLimit: "1", source.OptionHTTPProtocolIPv6: "disabled"}
 
-// parseOption sets one option in o, or refuses it in EC2's words.
+// parseOption sets one option in o, or refuses the value in EC2's words.
 func parseOption(o *source.Options, name, value string) error {
 	err := o.Set(name, value)
 	if err == nil {
 		return nil
 	}
 	if !slices.Contains(source.OptionNames(), name) {
-		return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+		return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
 	}
 	allowed := map[string]string{
 		source.OptionHTTPTokens: "either 'required' or 'optional'",
@@ -143,14 +146,14 @@ func parseOption(o *source.Options, name, value string) error {
 	if allowed == "" {
 		allowed = "either 'enabled' or 'disabled'"
 	}
-	return refuse(CodeInvalidValue, "A value of '%.80s' is not valid for %s. Specify %s and try again.", value, apiName(name), allowed)
+	return refuse(codeInvalidValue, "A value of '%.80s' is not valid for %s. Specify %s and try again.", value, apiName(name), allowed)
 }
 
-// ResetOptions forgets what was set at run time; no names mean all.
-func (c *Control) ResetOptions(names []string, by string) error {
+// resetOptions forgets what was set at run time; no names mean all.
+func (c *Control) resetOptions(names []string, by string) error {
 	for _, name := range names {
 		if !slices.Contains(source.OptionNames(), name) {
-			return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+			return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
 		}
 	}
 	if len(names) == 0 {
@@ -170,35 +173,35 @@ type Action string
 
 const (
 	Set    Action = "set"
-	Unset  Action = "unset"  // it does not exist, whoever else states it
+	Unset  Action = "unset"  // it does not exist, even if a source states it
 	Forget Action = "forget" // what was set or unset at run time is forgotten
 )
 
-// ChangeTag acts on the tag with this key. It returns what a check of a file would warn of, and did not before.
-func (c *Control) ChangeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
+// changeTag changes the tag with this key. It returns the warnings that a check of a file would give now and not before.
+func (c *Control) changeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
 	if key == "" || len(key) > 255 {
-		return nil, refuse(CodeInvalidValue, "a tag key has 1 to 255 characters")
+		return nil, refuse(codeInvalidValue, "a tag key has 1 to 255 characters")
 	}
 	var absent source.Faults
-	if c.Store.Snapshot().Options().InstanceMetadataTags { // else nobody sees any
+	if c.Store.Snapshot().Options().InstanceMetadataTags { // otherwise no tag shows
 		absent = c.absent(action, source.TagPath(key))
 	}
 	warnings, err := c.act(overlay.Tags, action, key, value, by)
 	return append(warnings, absent...), err
 }
 
-// ChangeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
-// It returns what a check of a file would warn of, and did not before.
-func (c *Control) ChangeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
+// changeValue changes the value at a path relative to a version: "meta-data/spot/termination-time", "user-data". It returns
+// warnings as changeTag does.
+func (c *Control) changeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
 	switch {
 	case len(path) > maxPath:
-		return nil, refuse(CodeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
+		return nil, refuse(codeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
 	case path == source.UserData, strings.HasPrefix(path, source.MetaData+"/"), strings.HasPrefix(path, source.Dynamic+"/"):
 	default:
-		return nil, refuse(CodeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
+		return nil, refuse(codeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
 	}
 	if key, ok := strings.CutPrefix(path, source.TagPath("")); ok && action != Forget {
-		return nil, refuse(CodeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
+		return nil, refuse(codeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
 	}
 	absent := c.absent(action, path)
 	warnings, err := c.act(overlay.Values, action, path, value, by)
@@ -215,14 +218,14 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 		case Forget:
 			d.Reset(kind, name)
 		default:
-			return refuse(CodeInvalidValue, "'%.80s' is no action. The actions are set, unset and forget", action)
+			return refuse(codeInvalidValue, "'%.80s' is no action. The actions are set, unset and forget", action)
 		}
 		return nil
 	})
 }
 
-// change makes a draft for the running instance, lets edit change it, and brings it into force. edit is told the
-// instance's id. It returns the warnings that come with the change.
+// change makes a draft for the running instance, lets edit change it, and publishes it. edit gets the instance's id. change
+// returns the new warnings.
 func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (source.Faults, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -246,7 +249,7 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 		for i, f := range faults {
 			texts[i] = f.Text
 		}
-		return nil, refuse(CodeInvalidValue, "%s", strings.Join(texts, "; "))
+		return nil, refuse(codeInvalidValue, "%s", strings.Join(texts, "; "))
 	}
 	if err != nil {
 		return nil, err
@@ -254,11 +257,11 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f source.Fault) bool { return slices.Contains(before, f) }), nil
 }
 
-// refuseWeaker enforces the lock, also on root: whoever may weaken an option edits the file.
+// refuseWeaker enforces the lock, even for root. To weaken a locked option, edit the file.
 func refuseWeaker(current, next *source.Options) error {
 	for _, name := range current.Lock {
 		if current.Weakens(name, next) {
-			return refuse(CodeUnauthorized, "%s is locked at '%s': it may be tightened at run time, never weakened. "+
+			return refuse(codeUnauthorized, "%s is locked at '%s': it may be tightened at run time, never weakened. "+
 				"To allow '%s', take it out of lock under [metadata-options] and reload", apiName(name), current.Text(name), next.Text(name))
 		}
 	}
@@ -267,7 +270,7 @@ func refuseWeaker(current, next *source.Options) error {
 
 func (c *Control) status() Status {
 	s := c.Status()
-	s.Options = c.Options()
+	s.Options = c.options()
 	s.Instance = c.Store.Snapshot().InstanceID()
 	list := c.changes()
 	s.Changes, s.Others = list.Changes, list.Others

@@ -16,9 +16,10 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-const patience = time.Minute
+const patience = kit.Patience
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
@@ -111,7 +112,7 @@ func code(t testing.TB, err error) string {
 	if err == nil {
 		return ""
 	}
-	var refused *Error
+	var refused *refusal
 	if !errors.As(err, &refused) {
 		t.Fatalf("an error that is no refusal: %v", err)
 	}
@@ -201,11 +202,11 @@ func (i *instance) breakState() {
 }
 
 func (i *instance) changeTag(action Action, key string, value []byte, by string) error {
-	_, err := i.ChangeTag(action, key, value, by)
+	_, err := i.Control.changeTag(action, key, value, by)
 	return err
 }
 
 func (i *instance) changeValue(action Action, path string, value []byte, by string) error {
-	_, err := i.ChangeValue(action, path, value, by)
+	_, err := i.Control.changeValue(action, path, value, by)
 	return err
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
@@ -72,12 +73,7 @@ func askAsStranger(socket string) int {
 }
 
 func TestAnotherUserIsRefusedWhateverTheModeOfTheSocket(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
-			t.Fatal("IMDSFS_REQUIRE_ALL=1, but this test needs root to become another user")
-		}
-		t.Skip("needs root to become another user")
-	}
+	kit.Require(t, os.Getuid() == 0, "root, to become another user")
 	i := newInstance(t, nil)
 	socket := i.serve(0o666)
 	as := func(uid uint32) []string {
@@ -169,14 +165,14 @@ func TestBadRequestsAreRefusedAndChangeNothing(t *testing.T) {
 		"options, two values":         {"PATCH", "/v1/options", `{"http-tokens":"required"}{"http-tokens":"optional"}`, 400, "BadRequest"},
 		"options, something behind":   {"PATCH", "/v1/options", `{"http-tokens":"required"} ` + planted, 400, "BadRequest"},
 		"options, deeply nested":      {"PATCH", "/v1/options", strings.Repeat(`{"a":`, 100_000), 400, "BadRequest"},
-		"options, null":               {"PATCH", "/v1/options", `null`, 400, CodeInvalidValue},
-		"options, empty":              {"PATCH", "/v1/options", `{}`, 400, CodeInvalidValue},
-		"options, unknown":            {"PATCH", "/v1/options", `{"http-tokens":"required","hops":"1"}`, 400, CodeInvalidValue},
-		"options, null value":         {"PATCH", "/v1/options", `{"http-tokens":null}`, 400, CodeInvalidValue},
+		"options, null":               {"PATCH", "/v1/options", `null`, 400, codeInvalidValue},
+		"options, empty":              {"PATCH", "/v1/options", `{}`, 400, codeInvalidValue},
+		"options, unknown":            {"PATCH", "/v1/options", `{"http-tokens":"required","hops":"1"}`, 400, codeInvalidValue},
+		"options, null value":         {"PATCH", "/v1/options", `{"http-tokens":null}`, 400, codeInvalidValue},
 		"options, too long":           {"PATCH", "/v1/options", `{"http-tokens":"` + long + `"}`, 413, "BadRequest"},
 		"options, too long by spaces": {"PATCH", "/v1/options", `{"http-tokens":"required"}` + strings.Repeat(" ", maxBody), 413, "BadRequest"},
-		"reset, unknown option":       {"DELETE", "/v1/options?name=hops", "", 400, CodeInvalidValue},
-		"reset, empty option":         {"DELETE", "/v1/options?name=", "", 400, CodeInvalidValue},
+		"reset, unknown option":       {"DELETE", "/v1/options?name=hops", "", 400, codeInvalidValue},
+		"reset, empty option":         {"DELETE", "/v1/options?name=", "", 400, codeInvalidValue},
 		"reset, unknown parameter":    {"DELETE", "/v1/options?nam=http-tokens", "", 400, "BadRequest"},
 		"reset, one unknown more":     {"DELETE", "/v1/options?name=http-tokens&all=1", "", 400, "BadRequest"},
 		"reset, bad percent sign":     {"DELETE", "/v1/options?name=%zz", "", 400, "BadRequest"},
@@ -184,18 +180,18 @@ func TestBadRequestsAreRefusedAndChangeNothing(t *testing.T) {
 		"forget, unknown parameter":   {"DELETE", "/v1/overlay?kinds=tags", "", 400, "BadRequest"},
 		"forget, bad query":           {"DELETE", "/v1/overlay?kind=%zz", "", 400, "BadRequest"},
 		"reset, two instances":        {"DELETE", "/v1/overlay?instance=a&instance=b", "", 400, "BadRequest"},
-		"reset, unknown kind":         {"DELETE", "/v1/overlay?kind=", "", 400, CodeInvalidValue},
-		"reset, unknown instance":     {"DELETE", "/v1/overlay?instance=i-1", "", 400, CodeInvalidValue},
+		"reset, unknown kind":         {"DELETE", "/v1/overlay?kind=", "", 400, codeInvalidValue},
+		"reset, unknown instance":     {"DELETE", "/v1/overlay?instance=i-1", "", 400, codeInvalidValue},
 		"edit, no body":               {"POST", "/v1/overlay", "", 400, "BadRequest"},
 		"edit, unknown field":         {"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a","vaule":"eA=="}`, 400, "BadRequest"},
 		"edit, no base64":             {"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a","value":"` + planted + `"}`, 400, "BadRequest"},
 		"edit, a list":                {"POST", "/v1/overlay", `[]`, 400, "BadRequest"},
-		"edit, null":                  {"POST", "/v1/overlay", `null`, 400, CodeInvalidValue},
-		"edit, empty":                 {"POST", "/v1/overlay", `{}`, 400, CodeInvalidValue},
-		"edit, of options":            {"POST", "/v1/overlay", `{"kind":"options","action":"set","name":"http-tokens","value":"b3B0aW9uYWw="}`, 400, CodeInvalidValue},
-		"edit, no action":             {"POST", "/v1/overlay", `{"kind":"tags","name":"a"}`, 400, CodeInvalidValue},
-		"edit, unknown action":        {"POST", "/v1/overlay", `{"kind":"tags","action":"drop","name":"a"}`, 400, CodeInvalidValue},
-		"edit, no name":               {"POST", "/v1/overlay", `{"kind":"tags","action":"set"}`, 400, CodeInvalidValue},
+		"edit, null":                  {"POST", "/v1/overlay", `null`, 400, codeInvalidValue},
+		"edit, empty":                 {"POST", "/v1/overlay", `{}`, 400, codeInvalidValue},
+		"edit, of options":            {"POST", "/v1/overlay", `{"kind":"options","action":"set","name":"http-tokens","value":"b3B0aW9uYWw="}`, 400, codeInvalidValue},
+		"edit, no action":             {"POST", "/v1/overlay", `{"kind":"tags","name":"a"}`, 400, codeInvalidValue},
+		"edit, unknown action":        {"POST", "/v1/overlay", `{"kind":"tags","action":"drop","name":"a"}`, 400, codeInvalidValue},
+		"edit, no name":               {"POST", "/v1/overlay", `{"kind":"tags","action":"set"}`, 400, codeInvalidValue},
 		"edit, too long":              {"POST", "/v1/overlay", `{"kind":"values","action":"set","name":"user-data","value":"` + long + `"}`, 413, "BadRequest"},
 		"unknown path":                {"GET", "/v1/secrets", "", 404, "NotFound"},
 		"unknown version":             {"GET", "/v2/status", "", 404, "NotFound"},

@@ -1,10 +1,10 @@
 package control
 
-// Kinds of what a path of the mount names.
+// What a path of the mount names.
 const (
 	KindFile      = "file"
 	KindDirectory = "directory"
-	KindNone      = "none" // there is nothing
+	KindNone      = "none" // nothing
 )
 
 type paths struct {
@@ -15,7 +15,7 @@ type kinds struct {
 	Kinds []string `json:"kinds"` // of each path, in the same order
 }
 
-// kinds tells what each path names in the tree that is served.
+// kinds says what each path names in the tree that is served.
 func (c *Control) kinds(paths []string) []string {
 	kinds := make([]string, len(paths))
 	tree := c.Store.Snapshot()

@@ -2,45 +2,44 @@ package control
 
 import "time"
 
-// Status is what `imdsfs status` shows. It holds no secret: no token, no value of the tree but the
-// instance's id.
+// Status is what `imdsfs status` shows. It holds no secret: no token, and no value of the tree except the instance's id.
 type Status struct {
 	Version   string    `json:"version"`
 	PID       int       `json:"pid"`
 	Started   time.Time `json:"started"`
 	Instance  string    `json:"instance"`
-	Config    string    `json:"config"`   // "" when the host is described
-	Handover  string    `json:"handover"` // who keeps what a successor needs
+	Config    string    `json:"config"`   // path of the instance file, "" without one
+	Handover  string    `json:"handover"` // who keeps the descriptors that a successor needs
 	Mount     *Mount    `json:"mount"`    // null without one
 	Listeners []string  `json:"listeners"`
-	Addresses string    `json:"addresses"` // what holds the link-local addresses: "dummy link imds0", "" if not ours
+	Addresses string    `json:"addresses"` // the link with the link-local addresses: "dummy link imds0", "" if it is not ours
 	Sources   []Source  `json:"sources"`
 	Options   []Option  `json:"options"`
-	Changes   []Changed `json:"changes"` // made at run time, in force
-	Others    []Others  `json:"others"`  // made at run time for other instances, not in force
+	Changes   []Changed `json:"changes"` // made at run time for this instance
+	Others    []Others  `json:"others"`  // made at run time for other instances
 	Faults    []string  `json:"faults"`  // of the last reload; empty if it went well
 	Peers     []Peer    `json:"peers"`   // that were refused or got no token, the latest first
 	Counters  Counters  `json:"counters"`
 }
 
-// Mount is the state of the FUSE door.
+// Mount is the state of the mount.
 type Mount struct {
 	Dir      string            `json:"dir"`
-	Resumed  bool              `json:"resumed"`      // a predecessor made it
-	Private  bool              `json:"private"`      // through fusermount3: for our own user alone
+	Resumed  bool              `json:"resumed"`      // made by a predecessor
+	Private  bool              `json:"private"`      // made by fusermount3, for our own user only
 	Handles  bool              `json:"file-handles"` // CAP_DAC_READ_SEARCH and any part of the mount are enough to read all of it
-	Inodes   int               `json:"inodes"`       // that the kernel knows
-	Stalled  uint64            `json:"stalled"`      // changes that the kernel did not take within 5 s
-	Requests map[string]uint64 `json:"requests"`     // of the kernel, by operation
+	Inodes   int               `json:"inodes"`       // known to the kernel
+	Stalled  uint64            `json:"stalled"`      // changes that the kernel did not accept within 5 s
+	Requests map[string]uint64 `json:"requests"`     // from the kernel, by operation
 }
 
 // Source is one source of metadata.
 type Source struct {
 	Name   string    `json:"name"`
-	Loaded time.Time `json:"loaded"` // when it was last read well; year 1 if not since the start
+	Loaded time.Time `json:"loaded"` // when it was last read without a fault; year 1 if not since the start
 }
 
-// Peer is somebody who was not answered, or got no token.
+// Peer is a client that was refused or got no token.
 type Peer struct {
 	Address string    `json:"address"`
 	Why     string    `json:"why"`  // "not in allow-from", "got no token at hop limit 1"

@@ -83,8 +83,8 @@ func TestChangesAreCheckedLikeAFile(t *testing.T) {
 			i := newInstance(t, func(f *source.Fragment) { f.Options = values(tags, "enabled") })
 			before := i.Store.Snapshot()
 			err := c.change(i)
-			if got := code(t, err); got != CodeInvalidValue || !strings.Contains(err.Error(), c.message) {
-				t.Errorf("got %v, want %s: …%s", err, CodeInvalidValue, c.message)
+			if got := code(t, err); got != codeInvalidValue || !strings.Contains(err.Error(), c.message) {
+				t.Errorf("got %v, want %s: …%s", err, codeInvalidValue, c.message)
 			}
 			if strings.Contains(err.Error(), planted) {
 				t.Errorf("the error holds the value: %v", err)
@@ -102,7 +102,7 @@ func TestTheListOfChangesHoldsNoValue(t *testing.T) {
 	for _, err := range []error{
 		i.changeValue(Set, "meta-data/iam/security-credentials/role", []byte(planted), "uid 0"),
 		i.changeTag(Unset, "Name", nil, "uid 1000"),
-		i.SetOptions(map[string]string{tokens: "required"}, "uid 0"),
+		i.setOptions(map[string]string{tokens: "required"}, "uid 0"),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -127,7 +127,7 @@ func TestChangesWarnLikeAFile(t *testing.T) {
 		{"meta-data/instance-type", "m5large", `"m5large" is not an instance type`},
 		{"meta-data/iam/security-credentials/role", planted, "this is not EC2's document"},
 	} {
-		warnings, err := i.ChangeValue(Set, step.path, []byte(step.value), "uid 0")
+		warnings, err := i.Control.changeValue(Set, step.path, []byte(step.value), "uid 0")
 		got := warnings.Error()
 		if err != nil || step.want == "" && got != "" || strings.Contains(got, "\n") || !strings.Contains(stamp.ReplaceAllString(got, "2026-01-01T00:00:00Z"), step.want) {
 			t.Errorf("%s: %v, %q; want %q", step.path, err, got, step.want)

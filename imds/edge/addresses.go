@@ -7,13 +7,16 @@ import (
 	"sync/atomic"
 )
 
-// Addresses are the addresses of the machine, as far as the daemon's own network namespace goes, in memory:
-// the kernel says when they change ([FollowAddresses]), and nobody who connects makes us ask. All ports share
-// one value, and with it the bound on connections that wait for a second look.
+// Addresses are the addresses of the machine in the daemon's own network namespace:
 //
-// An address counts from the moment the kernel has it until we have read that the kernel has it no more. One
-// does not count when its link has gone down, and an IPv6 one only when it is known that no neighbour has it:
-// otherwise a neighbour may be who uses it.
+//	kernel ──▶ netlink socket ──▶ follower ──▶ picture ──▶ gate: is this peer local?
+//
+// They are kept in memory and follow the kernel's events ([FollowAddresses]), so a connection never makes us ask the
+// kernel. All ports share one value, and with it the limit of connections that wait for a second look.
+//
+// An address counts from the time the kernel has it until we have read that the kernel no longer has it. It does not count
+// while its link is down after it was up. An IPv6 address counts only once it is known that no neighbour has it. Otherwise
+// the peer that uses the address may be a neighbour.
 type Addresses struct {
 	now         atomic.Pointer[picture]
 	secondLooks slots
@@ -22,20 +25,20 @@ type Addresses struct {
 	done        chan struct{}
 }
 
-// noAddresses knows of none but the loopback ones.
+// noAddresses knows only loopback addresses.
 func noAddresses() *Addresses {
 	a := &Addresses{secondLooks: make(slots, maxSecondLooks)}
 	a.now.Store(newPicture(nil))
 	return a
 }
 
-// isBehind reports whether the kernel has said something that is not in the picture yet.
+// isBehind reports whether there is an event of the kernel that is not in the picture yet.
 func (a *Addresses) isBehind() bool { return a.behind != nil && a.behind() }
 
-// show replaces the picture. One goroutine at a time may do so.
+// show replaces the picture. Only one goroutine at a time may call it.
 func (a *Addresses) show(next *picture) { close(a.now.Swap(next).replaced) }
 
-// A picture is the machine's addresses at one moment. It does not change.
+// A picture holds the machine's addresses at one moment. It does not change.
 type picture struct {
 	own      map[netip.Addr]bool       // a link-local IPv6 address with the name of its link as zone
 	networks map[string][]netip.Prefix // by the name of the interface
@@ -62,11 +65,11 @@ func newPicture(addresses []interfaceAddress) *picture {
 	return p
 }
 
-// onLink reports whether an address means something on its own link alone: every link has fe80::/64, and a
-// neighbour on one may well hold the address that we have on another.
+// onLink reports whether an address is valid only on its own link. Every link has fe80::/64, and a neighbour on one link may
+// have the address that we have on another.
 func onLink(addr netip.Addr) bool { return addr.Is6() && addr.IsLinkLocalUnicast() }
 
-// isLocal reports whether a peer is a process of this machine, as [Local] has it.
+// isLocal reports whether a peer is a process of this machine, as [localRule] defines it.
 func (p *picture) isLocal(peer netip.Addr) bool {
 	if !onLink(peer) {
 		peer = peer.WithZone("")
@@ -74,7 +77,7 @@ func (p *picture) isLocal(peer netip.Addr) bool {
 	return peer.IsLoopback() || p.own[peer]
 }
 
-// inNetworkOf costs as much as the interface has addresses.
+// inNetworkOf takes time in proportion to the addresses of the interface.
 func (p *picture) inNetworkOf(iface string, peer netip.Addr) bool {
 	if onLink(peer) && peer.Zone() != iface {
 		return false
@@ -87,9 +90,9 @@ func (p *picture) inNetworkOf(iface string, peer netip.Addr) bool {
 	return false
 }
 
-// peer is the address of the other end, an IPv4-mapped one as IPv4. The zero Addr, which no rule allows, stands
-// for a connection that is not TCP. A link-local IPv6 one has the name of its link as zone, by this picture:
-// package net remembers names for up to a minute, in which another link may have got one.
+// peer is the address of the other end. An IPv4-mapped address becomes IPv4. A connection that is not TCP has the zero Addr,
+// which no rule allows. The zone of a link-local IPv6 address is the name of its link in this picture: package net
+// remembers names for up to a minute, and meanwhile another link may have got the name.
 func (p *picture) peer(nc net.Conn) netip.Addr {
 	tcp, ok := nc.RemoteAddr().(*net.TCPAddr)
 	if !ok {

@@ -7,7 +7,7 @@ import (
 	"unicode"
 )
 
-// A Rule says which peers are answered. Make one with [ParseAllow] or [Local].
+// A Rule says which peers are answered. Make one with [ParseAllow].
 type Rule struct {
 	text   string
 	prefix netip.Prefix // CIDR
@@ -15,20 +15,20 @@ type Rule struct {
 	// neither: local
 }
 
-// Local allows loopback peers and peers whose address is assigned to an interface in the daemon's
-// own network namespace: processes of this machine.
-func Local() Rule { return Rule{text: "local"} }
+// localRule allows processes of this machine: loopback peers, and peers whose address is assigned to an interface in the
+// daemon's own network namespace.
+func localRule() Rule { return Rule{text: "local"} }
 
 // ParseAllow reads a value of --allow-from:
 //
-//	local        as [Local]
+//	local        processes of this machine
 //	10.0.0.0/8   peers in that network, IPv4 or IPv6
-//	iface:NAME   peers in a network of that interface's addresses, as they are at the time
+//	iface:NAME   peers in a network of that interface's current addresses
 //
-// The interface need not exist yet. An error begins with s in quotes.
+// The interface need not exist yet. The error begins with s in quotes.
 func ParseAllow(s string) (Rule, error) {
 	if s == "local" {
-		return Local(), nil
+		return localRule(), nil
 	}
 	if name, ok := strings.CutPrefix(s, "iface:"); ok {
 		if !isInterfaceName(name) {
@@ -58,7 +58,7 @@ func isInterfaceName(name string) bool {
 	})
 }
 
-// String is the rule as ParseAllow reads it.
+// String is the text that ParseAllow reads.
 func (r Rule) String() string { return r.text }
 
 // allows decides about an unmapped peer, whose zone is the name of its link.
@@ -72,5 +72,5 @@ func (r Rule) allows(peer netip.Addr, at *picture) bool {
 	return at.isLocal(peer)
 }
 
-// changes reports whether the answer may change with the addresses of this machine.
+// changes reports whether the answer depends on the addresses of this machine.
 func (r Rule) changes() bool { return !r.prefix.IsValid() }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 func TestParseAllow(t *testing.T) {
@@ -129,7 +130,7 @@ func TestOtherPeersAreClosedUnansweredAndReportedOnceAMinute(t *testing.T) {
 		for range 3 {
 			h.dial().expectEnd(false)
 		}
-		eventually(t, "all are seen to", func() bool { return len(h.gate.addresses.secondLooks) == 0 })
+		kit.Eventually(t, "all are seen to", func() bool { return len(h.gate.addresses.secondLooks) == 0 })
 		if got := peers.all(); !slices.Equal(got, want) {
 			t.Errorf("reported %v, want %v", got, want)
 		}

@@ -14,26 +14,27 @@ import (
 	"github.com/imdsfs/imdsfs/imds"
 )
 
-// A conn is one connection. Its goroutine alone uses it, but for what the registry guards and for stop.
+// A conn is one connection. Only its own goroutine uses it, except for stop and for what the registry guards.
 type conn struct {
 	member   // its peer is the zero Addr if it is local
 	server   *Server
-	instance *Instance // that it is about
+	instance *Instance    // that it is about
+	service  imds.Service // with its tokens
 
 	*buffers
 	parser parser
 
 	readUntil, writeUntil time.Time // the deadlines that are set
-	hopLimit              int       // the lowest that was set, 0 for none
-	gaveWay               bool      // after the last request
+	hopLimit              int       // the lowest that was set; 0: none
+	gaveWay               bool      // to others, after the last request
 
 	mu       sync.Mutex
 	fresh    bool // no request has begun yet
-	busy     bool // a request has begun and is not answered yet
+	busy     bool // a request is in progress
 	stopping bool
 }
 
-// buffers outlive a connection, for the next one.
+// buffers are kept for the next connection.
 type buffers struct {
 	in   *bufio.Reader
 	head []byte // of the request being read
@@ -45,10 +46,14 @@ var spareBuffers = sync.Pool{New: func() any { return &buffers{in: bufio.NewRead
 func newConn(s *Server, nc net.Conn, peer netip.Addr) *conn {
 	b := spareBuffers.Get().(*buffers)
 	b.in.Reset(nc)
-	return &conn{member: member{Conn: nc, peer: peer}, server: s, instance: s.config.Instances.Of(nc), buffers: b, fresh: true}
+	instance := s.config.Instances.Of(nc)
+	return &conn{
+		member: member{Conn: nc, peer: peer}, server: s, buffers: b, fresh: true,
+		instance: instance, service: imds.Service{Tokens: instance.tokens, Hosts: s.config.Hosts},
+	}
 }
 
-// release gives the buffers back. The connection must not be used any more.
+// release gives the buffers back. The connection must not be used afterwards.
 func (c *conn) release() {
 	c.in.Reset(nil)
 	if cap(c.head) > keepBuffers {
@@ -58,7 +63,7 @@ func (c *conn) release() {
 	c.buffers = nil
 }
 
-// serveRequest waits for one request and answers it. It reports whether another may follow.
+// serveRequest waits for a request and answers it. It reports whether another may follow.
 func (c *conn) serveRequest(ctx context.Context) bool {
 	limits := &c.server.config
 	c.readWithin(limits.IdleTimeout)
@@ -79,7 +84,7 @@ func (c *conn) serveRequest(ctx context.Context) bool {
 		c.server.conns.touch(&c.member)
 		req = &c.parser.req
 		req.Close = req.Close || ctx.Err() != nil
-		resp = imds.Respond(c.instance.snapshot.Load(), c.instance.tokens, now, limits.Hosts, req)
+		resp = c.service.Respond(c.instance.tree.Load(), now, req)
 	}
 	unread := err != nil || bodyLength > 0 || c.parser.unread || c.in.Buffered() > 0
 	if resp.RefusedHost != "" && limits.RefusedHost != nil && c.server.reports.host.allow(struct{}{}) {
@@ -114,9 +119,9 @@ func (c *conn) serveRequest(ctx context.Context) bool {
 	return c.end()
 }
 
-// giveWay lets other connections go first, after every second request: by the time that this one goes on,
-// its next request is mostly there, and neither a read that finds nothing nor a wait is needed. (Measured
-// with 32 connections: a quarter more requests a second; after every request twice as many are late.)
+// giveWay lets other connections run first, after every second request. When this one runs again its next request has
+// mostly arrived, which saves a read that finds nothing and a wait. (Measured with 32 connections: a quarter more requests
+// a second. Giving way after every request makes twice as many late.)
 func (c *conn) giveWay() {
 	if c.gaveWay = !c.gaveWay; c.gaveWay {
 		runtime.Gosched()
@@ -130,8 +135,8 @@ func (c *conn) readRequest() (bodyLength int, err error) {
 	return c.parser.parse(c.head)
 }
 
-// readWithin makes reads fail after the time-out, or a little later: setting a deadline costs as much
-// as the rest of a request, so one that is nearly right stays.
+// readWithin makes reads fail after the time-out, or a little later. Setting a deadline costs as much as the rest of a
+// request, so a deadline that is nearly right stays.
 func (c *conn) readWithin(timeout time.Duration) {
 	if until, ok := deadline(c.readUntil, timeout); !ok {
 		c.readUntil = until
@@ -146,7 +151,7 @@ func (c *conn) writeWithin(timeout time.Duration) {
 	}
 }
 
-// deadline reports whether the one that is set will do, and otherwise which to set.
+// deadline reports whether the deadline that is set is good enough, and otherwise which to set.
 func deadline(set time.Time, timeout time.Duration) (until time.Time, ok bool) {
 	slack := timeout / timeoutSlack
 	earliest := time.Now().Add(timeout)
@@ -154,7 +159,7 @@ func deadline(set time.Time, timeout time.Duration) (until time.Time, ok bool) {
 	return latest, !set.Before(earliest) && !set.After(latest)
 }
 
-// write sends the whole answer. One with a token does not leave unless its hop limit could be set.
+// write sends the whole answer. It does not send a token if the hop limit cannot be set.
 func (c *conn) write(resp *imds.Response) bool {
 	if resp.HopLimit > 0 && !c.lowerHopLimit(resp.HopLimit) {
 		return false
@@ -174,7 +179,7 @@ func (c *conn) write(resp *imds.Response) bool {
 	return err == nil
 }
 
-// lowerHopLimit sets the hop limit for all that is sent from now on, unless it is as low already.
+// lowerHopLimit sets the hop limit for everything sent from now on, unless it is as low already.
 func (c *conn) lowerHopLimit(limit int) bool {
 	if c.hopLimit != 0 && c.hopLimit <= limit {
 		return true
@@ -186,8 +191,8 @@ func (c *conn) lowerHopLimit(limit int) bool {
 	return true
 }
 
-// linger ends the connection so that the client gets the answer although it still sends: closing a
-// socket with unread input resets it, and a reset destroys what the client has not read yet.
+// linger ends the connection so that a client that still sends gets the answer. Closing a socket with unread input resets
+// it, and a reset destroys what the client has not read yet.
 func (c *conn) linger() {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
@@ -197,10 +202,9 @@ func (c *conn) linger() {
 	io.CopyN(io.Discard, c.Conn, lingerBytes)
 }
 
-// withhold lets the client wait for a token until it gives up, as it would if the answer had died on its
-// way.
+// withhold leaves the client waiting for a token until it gives up, as if the answer had been lost on its way.
 func (c *conn) withhold() {
-	const limit = 1 // a higher one would have let it through
+	const limit = 1 // with a higher one the token would have been sent
 	c.server.counters.withheld.Add(1)
 	if tell := c.server.config.Withheld; tell != nil && c.server.reports.withheld.allow(peerKey(c.peer)) {
 		c.server.report(func() { tell(c.peer, limit) })
@@ -209,7 +213,7 @@ func (c *conn) withhold() {
 	io.CopyN(io.Discard, c.Conn, lingerBytes)
 }
 
-// begin marks a request as under way, unless the server stops. The first one counts all the same.
+// begin marks a request as in progress. It reports false if the server stops, except for the first request.
 func (c *conn) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -218,7 +222,7 @@ func (c *conn) begin() bool {
 	return goesOn
 }
 
-// end marks it as done. It reports whether the connection goes on.
+// end marks the request as done. It reports whether the connection goes on.
 func (c *conn) end() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -226,8 +230,8 @@ func (c *conn) end() bool {
 	return !c.stopping
 }
 
-// stop closes the connection: at once if it is idle, otherwise after the grace at the latest. One that
-// has just been accepted gets its first answer: who is closed before cannot tell this from a refusal.
+// stop closes the connection: at once if it is idle, otherwise after the grace period at the latest. A connection that has
+// just been accepted gets its first answer, because its client could not tell an earlier end from a refusal.
 func (c *conn) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds"
 )
 
-// countedMethods and countedCodes are what requests are counted by; any other method counts as the last.
+// Requests are counted by countedMethods, where any other method counts as the last, and countedCodes.
 var (
 	countedMethods = []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, "other"}
 	countedCodes   = []int{
@@ -17,7 +17,7 @@ var (
 	}
 )
 
-// counters count what has happened since the start. A request costs one atomic addition.
+// counters count since the start. A request costs one atomic addition.
 type counters struct {
 	answers  [2][7][8]atomic.Uint64 // by version, method, code
 	withheld atomic.Uint64
@@ -40,19 +40,19 @@ func (c *counters) answered(req *imds.Request, resp *imds.Response) {
 
 // Answers are requests of one kind.
 type Answers struct {
-	Version int    // 1 or 2: IMDSv2 is what has a header of it
+	Version int    // 2 if the request has a header of IMDSv2, else 1
 	Method  string // "GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS" or "other"
 	Code    int
 	Count   uint64
 }
 
-// Counts is what a server has done since its start.
+// Counts says what a server has done since its start.
 type Counts struct {
 	Answers         []Answers // without zeros
 	NoToken         uint64    // data without a token, as CloudWatch's MetadataNoToken
-	NoTokenRejected uint64    // refused for want of one, as CloudWatch's MetadataNoTokenRejected
-	WithToken       uint64    // data for a token
-	TokensIssued    uint64    // without those withheld
+	NoTokenRejected uint64    // refused because a token is required, as CloudWatch's MetadataNoTokenRejected
+	WithToken       uint64    // data with a token
+	TokensIssued    uint64    // and sent
 	TokensWithheld  uint64
 	PeersRefused    uint64 // connections
 	Open            int    // connections, now

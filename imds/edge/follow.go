@@ -17,16 +17,16 @@ import (
 
 const (
 	addressEvents = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1)
-	eventBuffer   = 1 << 20                // bytes of events that wait for us; the kernel may grant less
+	eventBuffer   = 1 << 20                // bytes of unread events; the kernel may grant less
 	eventsAtOnce  = 256                    // datagrams read before the picture is shown
 	netlinkPacket = 64 << 10               // bytes of the largest datagram; the kernel dumps in pieces of 32 KiB
-	dumpTries     = 10                     // of a dump that changes disturb
+	dumpTries     = 10                     // of a dump that changes interrupt
 	dumpPause     = 100 * time.Millisecond // before a dump that failed is tried again
-	dumpPauseMost = 5 * time.Second        // the pause doubles up to this
+	dumpPauseMost = 5 * time.Second        // to which the pause doubles
 )
 
-// FollowAddresses reads the addresses of the caller's network namespace and follows them until Close. warn is
-// told, once, if the kernel does not tell (a sandbox without AF_NETLINK): then only loopback is local.
+// FollowAddresses reads the addresses of the caller's network namespace and follows them until Close. If the kernel does
+// not report them (a sandbox without AF_NETLINK), warn is called once, and only loopback is local.
 func FollowAddresses(warn func(error)) *Addresses {
 	a := noAddresses()
 	f, err := newFollower(a, eventBuffer)
@@ -49,7 +49,7 @@ func FollowAddresses(warn func(error)) *Addresses {
 	return a
 }
 
-// Close ends following and waits for that. What is known stays.
+// Close stops following. The addresses that are known stay.
 func (a *Addresses) Close() {
 	if a.stop != nil {
 		a.stop()
@@ -57,15 +57,15 @@ func (a *Addresses) Close() {
 	}
 }
 
-// A follower keeps the picture of Addresses. It subscribes first and dumps then: whatever changes while it dumps is
-// an event that it reads afterwards, and the last event about an address is how it is. The dump has a
-// socket of its own, so no piece of it comes behind an event that is later.
+// A follower keeps the picture of Addresses up to date. It subscribes to events first and then asks for a dump of all links
+// and addresses: a change during the dump is an event that it reads afterwards, and the last event about an address is
+// right. The dump has a socket of its own, so no part of it can come after a later event.
 type follower struct {
 	addresses     *Addresses
 	events, dumps netlinkSocket
 	buffer        []byte
 	dumped        int         // dumps that succeeded
-	reading       atomic.Bool // something that is not shown yet
+	reading       atomic.Bool // an event that is not in the picture yet
 
 	links map[int]link
 }
@@ -78,7 +78,7 @@ type link struct {
 	assigned map[assigned]bool
 }
 
-// An assigned address is one as the kernel tells two apart. The other end is that of a point-to-point link.
+// An assigned address is identified as the kernel does it. The other end is that of a point-to-point link.
 type assigned struct {
 	prefix netip.Prefix // not masked
 	other  netip.Addr
@@ -99,12 +99,12 @@ func (f *follower) close() {
 	f.dumps.close()
 }
 
-// run reads events until ctx ends, and dumps when some are lost, or are from the start.
+// run reads events until ctx ends. It asks for a dump whenever events are lost, or if they are lost from the start.
 func (f *follower) run(ctx context.Context, lost bool) {
 	defer f.reading.Store(false)
 	for f.reading.Store(lost); ctx.Err() == nil; {
 		for wait := dumpPause; lost && ctx.Err() == nil; wait = min(2*wait, dumpPauseMost) {
-			// What is known stays for the time of a dump, but no longer: an address may have left us.
+			// The picture stays during a dump. If that fails the picture goes, because an address may no longer be ours.
 			if lost = f.dump() != nil; lost && ctx.Err() == nil {
 				f.addresses.show(newPicture(nil))
 				pause(ctx, wait)
@@ -115,12 +115,11 @@ func (f *follower) run(ctx context.Context, lost bool) {
 	}
 }
 
-// isBehind reports whether there is something to read, or something is read that is not shown yet: in this order, since
-// what is read was there before.
+// isBehind reports whether an event is unread, or read and not in the picture yet. The order matters: an event is unread
+// before it is read.
 func (f *follower) isBehind() bool { return f.events.isReadable() || f.reading.Load() }
 
-// follow reads the events that there are, waiting for the first, and shows what they make of the picture. It
-// reports whether some were lost.
+// follow waits for an event, reads all that there are, and shows the new picture. It reports whether events were lost.
 func (f *follower) follow() (lost bool) {
 	if err := f.events.await(); err != nil {
 		return !errors.Is(err, os.ErrDeadlineExceeded)
@@ -145,8 +144,8 @@ func (f *follower) follow() (lost bool) {
 	return err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// dump asks for all links and addresses and shows them. Events from before are dropped, which also makes the
-// kernel send again if it had to drop some itself (ENOBUFS).
+// dump asks for all links and addresses and shows them. It drops the events from before, which also makes the kernel send
+// again if it had to drop some itself (ENOBUFS).
 func (f *follower) dump() error {
 	if err := f.events.drain(f.buffer); err != nil {
 		return err
@@ -176,9 +175,9 @@ func (f *follower) dump() error {
 	return errors.New("they change faster than they can be read")
 }
 
-// ask has the kernel list all links or addresses, and reports whether a change came between.
+// ask asks the kernel for all links or addresses, and reports whether a change interrupted the list.
 func (f *follower) ask(kind uint16) (interrupted bool, err error) {
-	// What is left of a dump that failed is in the way.
+	// Parts of a dump that failed may be unread.
 	if err := f.dumps.drain(f.buffer); err != nil {
 		return false, err
 	}
@@ -210,10 +209,10 @@ func (f *follower) ask(kind uint16) (interrupted bool, err error) {
 	}
 }
 
-// apply takes a datagram of events. It reports whether it changed anything, and whether it was not understood.
+// apply applies a datagram of events. It reports whether anything changed, and whether the datagram is malformed.
 func (f *follower) apply(packet []byte) (changed, broken bool) {
 	if len(packet)%unix.NLMSG_ALIGNTO != 0 {
-		return false, true // the kernel fills up, and the parser relies on it
+		return false, true // the kernel pads messages, and the parser relies on it
 	}
 	messages, err := syscall.ParseNetlinkMessage(packet)
 	if err != nil {
@@ -227,7 +226,7 @@ func (f *follower) apply(packet []byte) (changed, broken bool) {
 	return changed, false
 }
 
-// message takes one link or address that is or is no more, and reports whether that is news.
+// message applies one message: a link or an address has come, changed or gone. It reports whether anything changed.
 func (f *follower) message(m syscall.NetlinkMessage) (changed bool) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
@@ -236,7 +235,7 @@ func (f *follower) message(m syscall.NetlinkMessage) (changed bool) {
 		}
 		info := (*unix.IfInfomsg)(unsafe.Pointer(&m.Data[0]))
 		if info.Family != unix.AF_UNSPEC {
-			return false // of a bridge: its port has gone, the link has not
+			return false // about a port of a bridge, not about the link
 		}
 		index := int(info.Index)
 		l, known := f.links[index]
@@ -277,7 +276,7 @@ func nameOf(m *syscall.NetlinkMessage) (name string) {
 	return name
 }
 
-// attributes yields what is behind the fixed part of a message, rtnetlink(7), up to what makes no sense.
+// attributes yields the attributes behind the fixed part of a message, rtnetlink(7), up to the first malformed one.
 func attributes(data []byte, yield func(kind uint16, value []byte)) {
 	for len(data) >= unix.SizeofRtAttr {
 		size := int(binary.NativeEndian.Uint16(data))
@@ -289,7 +288,7 @@ func attributes(data []byte, yield func(kind uint16, value []byte)) {
 	}
 }
 
-// assignedOf is the address that a message is about. Of a point-to-point link it is the near end.
+// assignedOf is the address that a message is about: on a point-to-point link the near end.
 func assignedOf(m *syscall.NetlinkMessage) (index int, a assigned, ok bool) {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return 0, assigned{}, false
@@ -312,7 +311,7 @@ func assignedOf(m *syscall.NetlinkMessage) (index int, a assigned, ok bool) {
 	return int(info.Index), a, a.prefix.IsValid()
 }
 
-// isOurs is false for an IPv6 address while it is not known whether a neighbour has it, and when one has.
+// isOurs is false for an IPv6 address that a neighbour has, or may have as long as that is not known.
 func isOurs(m *syscall.NetlinkMessage) bool {
 	flags := (*unix.IfAddrmsg)(unsafe.Pointer(&m.Data[0])).Flags
 	switch {
@@ -324,14 +323,14 @@ func isOurs(m *syscall.NetlinkMessage) bool {
 	return true
 }
 
-// show makes a picture of what is known.
+// show makes a new picture of the links and addresses.
 func (f *follower) show() {
 	var all []interfaceAddress
 	names := map[int]string{}
 	for index, l := range f.links {
 		names[index] = l.name
-		// When a link goes down, the kernel no longer takes its addresses for ours, and so others for who has them. Those of
-		// one that has not been up yet it does: kube-proxy has such a link.
+		// When a link goes down, the kernel no longer treats its addresses as local, so somebody else may have them. It does
+		// treat addresses as local on a link that has never been up: kube-proxy has such a link.
 		if l.wentDown {
 			continue
 		}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // follow is the machine's own addresses.
@@ -34,9 +36,7 @@ func TestTheLoopbackIsAmongTheAddresses(t *testing.T) {
 // thread ends with the test.
 func inNetns(t *testing.T) (near, far netlink.Link) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		missing(t, "needs root, for a network namespace")
-	}
+	kit.Require(t, os.Getuid() == 0, "root, for a network namespace")
 	runtime.LockOSThread() // and never back: the namespace goes with the thread
 	must(t, unix.Unshare(unix.CLONE_NEWNET))
 	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("1"), 0o644))
@@ -80,11 +80,11 @@ func TestAddressesAreFollowed(t *testing.T) {
 	}
 	local := func(what, peer string, want bool) {
 		t.Helper()
-		eventually(t, what, func() bool { return a.isLocal(peer) == want })
+		kit.Eventually(t, what, func() bool { return a.isLocal(peer) == want })
 	}
 	inNetwork := func(what, iface, peer string, want bool) {
 		t.Helper()
-		eventually(t, what, func() bool { return a.now.Load().inNetworkOf(iface, netip.MustParseAddr(peer)) == want })
+		kit.Eventually(t, what, func() bool { return a.now.Load().inNetworkOf(iface, netip.MustParseAddr(peer)) == want })
 	}
 	must(t, netlink.AddrAdd(far, address(t, "198.51.100.1/24")))
 	local("an IPv4 address that is added", "198.51.100.1", true)
@@ -155,7 +155,7 @@ func TestALinkThatLeavesABridgeStays(t *testing.T) {
 	must(t, netlink.LinkSetMaster(near, bridge))
 	must(t, netlink.LinkSetNoMaster(near))
 	must(t, netlink.AddrAdd(far, address(t, "192.0.2.9/32"))) // read after
-	eventually(t, "all is read", func() bool { return a.isLocal("192.0.2.9") })
+	kit.Eventually(t, "all is read", func() bool { return a.isLocal("192.0.2.9") })
 	if !a.isLocal("192.0.2.1") {
 		t.Error("its address is forgotten")
 	}
@@ -164,31 +164,30 @@ func TestALinkThatLeavesABridgeStays(t *testing.T) {
 // While it is not known whether a neighbour has an IPv6 address, and when one has, it is not ours.
 func TestAnAddressThatANeighbourHasIsNotLocal(t *testing.T) {
 	near, far := inNetns(t)
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		missing(t, "needs IPv6")
-	}
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	kit.Require(t, err == nil, "IPv6")
 	a := follow(t)
 	must(t, netlink.AddrAdd(far, address(t, "2001:db8::5/64")))
-	eventually(t, "the first one's", func() bool { return a.isLocal("2001:db8::5") })
+	kit.Eventually(t, "the first one's", func() bool { return a.isLocal("2001:db8::5") })
 	duplicate := address(t, "2001:db8::6/64")
 	must(t, netlink.AddrDel(far, address(t, "2001:db8::5/64")))
 	duplicate.Flags = 0
 	must(t, netlink.AddrAdd(near, duplicate))
 	must(t, netlink.AddrAdd(far, address(t, "192.0.2.9/32"))) // read after
-	eventually(t, "the event is read", func() bool { return a.isLocal("192.0.2.9") })
+	kit.Eventually(t, "the event is read", func() bool { return a.isLocal("192.0.2.9") })
 	if flags(t, near, "2001:db8::6")&unix.IFA_F_TENTATIVE != 0 && a.isLocal("2001:db8::6") && flags(t, near, "2001:db8::6")&unix.IFA_F_TENTATIVE != 0 {
 		t.Error("a tentative address is local")
 	}
-	eventually(t, "the address when nobody has it", func() bool { return a.isLocal("2001:db8::6") })
+	kit.Eventually(t, "the address when nobody has it", func() bool { return a.isLocal("2001:db8::6") })
 
 	must(t, netlink.AddrAdd(far, address(t, "fe80::7/64")))
-	eventually(t, "the neighbour's", func() bool { return a.isLocal("fe80::7%far") })
+	kit.Eventually(t, "the neighbour's", func() bool { return a.isLocal("fe80::7%far") })
 	duplicate = address(t, "fe80::7/64")
 	duplicate.Flags = 0
 	must(t, netlink.AddrAdd(near, duplicate))
-	eventually(t, "the neighbour says so", func() bool { return flags(t, near, "fe80::7")&unix.IFA_F_DADFAILED != 0 })
+	kit.Eventually(t, "the neighbour says so", func() bool { return flags(t, near, "fe80::7")&unix.IFA_F_DADFAILED != 0 })
 	must(t, netlink.AddrAdd(far, address(t, "192.0.2.10/32"))) // read after
-	eventually(t, "the event is read", func() bool { return a.isLocal("192.0.2.10") })
+	kit.Eventually(t, "the event is read", func() bool { return a.isLocal("192.0.2.10") })
 	if a.isLocal("fe80::7%near") {
 		t.Error("the address that the neighbour has is local")
 	}
@@ -262,7 +261,7 @@ func TestLostEventsHaveTheAddressesReadAgain(t *testing.T) {
 	}
 	// And events come again.
 	must(t, netlink.AddrDel(near, address(t, "10.0.0.199/32")))
-	eventually(t, "the event after", func() bool { return !f.follow() && !a.isLocal("10.0.0.199") })
+	kit.Eventually(t, "the event after", func() bool { return !f.follow() && !a.isLocal("10.0.0.199") })
 }
 
 // The same by the goroutine that does it all.
@@ -277,7 +276,7 @@ func TestTheAddressesAreRightAfterAStorm(t *testing.T) {
 			must(t, netlink.AddrDel(near, address(t, netip.AddrFrom4([4]byte{10, byte(round), 0, byte(i)}).String()+"/32")))
 		}
 	}
-	eventually(t, "all are as they are", func() bool {
+	kit.Eventually(t, "all are as they are", func() bool {
 		at, n := a.now.Load(), 0
 		for addr := range at.own {
 			if addr.Is4() && !addr.IsLoopback() {

@@ -13,16 +13,16 @@ import (
 // A gate decides which peers of a port are answered, from memory.
 type gate struct {
 	rules     []Rule
-	changes   bool // there is a rule whose answer may change
+	changes   bool // the answer of a rule may change
 	addresses *Addresses
-	told      func(peer netip.Addr) // of who is refused; may be nil
+	told      func(peer netip.Addr) // of a refused peer; may be nil
 	reports   *throttle[netip.Addr]
 	refused   atomic.Uint64 // connections
 }
 
 func newGate(rules []Rule, addresses *Addresses, clock source.Clock, told func(netip.Addr)) *gate {
 	if rules == nil {
-		rules = []Rule{Local()}
+		rules = []Rule{localRule()}
 	}
 	if addresses == nil {
 		addresses = noAddresses()
@@ -50,13 +50,13 @@ func (g *gate) look(nc net.Conn) verdict {
 	}
 }
 
-// mayLookAgain reports whether a connection that is not allowed may have a second look, and a report, in a goroutine
-// of its own, which then has to end in looked.
+// mayLookAgain reports whether a connection that is not allowed may have a second look and a report, in a goroutine of its
+// own. That goroutine has to call looked at its end.
 func (g *gate) mayLookAgain() bool { return g.addresses.secondLooks.take() }
 
 func (g *gate) looked() { g.addresses.secondLooks.giveBack() }
 
-// lookAgain decides whether the peer is allowed, as lookUntil does. It waits for nothing that could not change it.
+// lookAgain decides whether the peer is allowed, as lookUntil does. It does not wait if the answer cannot change.
 func (g *gate) lookAgain(nc net.Conn) verdict {
 	if !g.changes {
 		return g.look(nc)
@@ -64,8 +64,8 @@ func (g *gate) lookAgain(nc net.Conn) verdict {
 	return g.lookUntil(nc, isAllowed)
 }
 
-// lookUntil decides as soon as the addresses make it good, or after secondLook: one may just have been added, as
-// ours are when http-protocol-ipv6 is enabled, and be used before we have read of it. On a busy machine that takes longer.
+// lookUntil decides as soon as the verdict is good, or after secondLook. An address may just have been added, as ours is
+// when http-protocol-ipv6 is enabled, and be used before we have read the event. On a busy machine reading takes longer.
 func (g *gate) lookUntil(nc net.Conn, good func(verdict) bool) verdict {
 	latest := time.Now().Add(lookMost)
 	timer := time.NewTimer(secondLook)
@@ -95,8 +95,8 @@ func (g *gate) refuse(nc net.Conn) {
 	g.refused.Add(1)
 }
 
-// report tells of a peer that was refused. It may take as long as a log takes that nobody reads, so it is for those
-// who had a second look: others are refused without a word.
+// report reports a peer that was refused. It may block as long as the log does, so only those with a second look are
+// reported.
 func (g *gate) report(peer netip.Addr) {
 	if g.told != nil && g.reports.allow(peerKey(peer)) {
 		g.told(peer)

@@ -13,13 +13,13 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// DefaultMaxPortConns are the connections of a port besides the IMDS one.
+// DefaultMaxPortConns is the limit of connections of a port other than the IMDS one.
 const DefaultMaxPortConns = 64
 
-// A PortConfig says who may use a port besides the IMDS one, and how many connections there may be.
+// A PortConfig says who may use a port other than the IMDS one, and with how many connections.
 type PortConfig struct {
-	// Allow and Addresses are as in [Config], and apply to this port alone. They mean nothing for a Unix
-	// socket, whose server asks the kernel who the caller is.
+	// Allow and Addresses are as in [Config], for this port only. A Unix socket ignores them: its server asks the kernel who
+	// the caller is.
 	Allow     []Rule
 	Addresses *Addresses
 	Clock     source.Clock // nil: the system's
@@ -28,14 +28,14 @@ type PortConfig struct {
 	RefusedPeer func(peer netip.Addr)
 }
 
-// A Port is a listener for net/http whose clients are bounded as those of the IMDS port are: a peer that no rule
-// allows is closed unanswered, and over the cap the connection unused for longest is closed.
+// A Port is a listener for net/http that limits its clients as the IMDS port does: a connection of a peer that no rule
+// allows is closed unanswered, and above the limit the connection unused for longest is closed.
 //
 //	port := edge.Guard(listener, edge.PortConfig{Addresses: addresses})
 //	server := http.Server{Handler: handler, ConnState: port.ConnState, …}
 //	err := server.Serve(port)
 //
-// Time-outs are the server's own.
+// The server has time-outs of its own.
 type Port struct {
 	net.Listener
 	gate  *gate // nil: a Unix socket
@@ -51,12 +51,12 @@ func Guard(listener net.Listener, config PortConfig) *Port {
 			config.Clock = source.SystemClock()
 		}
 		p.gate = newGate(config.Allow, config.Addresses, config.Clock, config.RefusedPeer)
-		limitBuffers(listener) // where it cannot be done the kernel's own bound is what there is
+		limitBuffers(listener) // if this fails the kernel's own limit applies
 	}
 	return p
 }
 
-// Refused is how many connections no rule allowed.
+// Refused is the number of connections that no rule allowed.
 func (p *Port) Refused() uint64 {
 	if p.gate == nil {
 		return 0
@@ -64,8 +64,8 @@ func (p *Port) Refused() uint64 {
 	return p.gate.refused.Load()
 }
 
-// Accept returns the next connection that may be answered. One that has to wait for a second look does so in its
-// first read, which says EOF if it is refused.
+// Accept returns the next connection that may be answered. A connection that needs a second look has it in its first read,
+// which returns EOF if the peer is refused.
 func (p *Port) Accept() (net.Conn, error) {
 	for {
 		nc, err := p.Listener.Accept()
@@ -92,7 +92,7 @@ func (p *Port) Accept() (net.Conn, error) {
 	}
 }
 
-// ConnState is for [http.Server]: a connection is used when a request has come in.
+// ConnState is for [http.Server]: it marks a connection as used when a request has come in.
 func (p *Port) ConnState(nc net.Conn, state http.ConnState) {
 	if c, ok := nc.(*portConn); ok && state == http.StateActive {
 		p.conns.touch(&c.member)
@@ -104,12 +104,12 @@ type portConn struct {
 	member
 	port *Port
 
-	waits   bool // for a second look
+	waits   bool // needs a second look
 	look    sync.Once
 	refused bool
 }
 
-// isRefused has the second look, if there has to be one.
+// isRefused takes the second look, if one is needed.
 func (c *portConn) isRefused() bool {
 	if c.waits {
 		gate := c.port.gate
@@ -125,7 +125,7 @@ func (c *portConn) isRefused() bool {
 			limitBuffers(c.Conn)
 			c.port.conns.add(&c.member)
 		})
-		// Outside of that: Close waits for the look, and must not for a log that blocks.
+		// After the look: Close waits for the look, and must not wait for a log that blocks.
 		if refused != nil {
 			gate.report(refused.peer)
 			gate.looked()
@@ -159,7 +159,7 @@ func (c *portConn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite has net/http end a connection so that the client still reads the answer.
+// CloseWrite lets net/http end a connection so that the client can still read the answer.
 func (c *portConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -167,7 +167,7 @@ func (c *portConn) CloseWrite() error {
 	return errNotASocket
 }
 
-// SyscallConn is for those who ask the kernel about the other end.
+// SyscallConn lets callers ask the kernel about the other end.
 func (c *portConn) SyscallConn() (syscall.RawConn, error) {
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		return sc.SyscallConn()

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // guarded answers "ok" to every request on a port, until the test ends.
@@ -65,7 +67,7 @@ func TestAPortClosesTheConnectionUnusedForLongest(t *testing.T) {
 	}
 	a.Close()
 	c.Close()
-	eventually(t, "closed ones are forgotten", func() bool { return port.conns.len() == 1 })
+	kit.Eventually(t, "closed ones are forgotten", func() bool { return port.conns.len() == 1 })
 }
 
 func TestAPortRefusesAllButItsOwnPeers(t *testing.T) {
@@ -77,7 +79,7 @@ func TestAPortRefusesAllButItsOwnPeers(t *testing.T) {
 		c.send(getOK)
 		c.expectEnd(false)
 	}
-	eventually(t, "all are seen to", func() bool { return len(addresses.secondLooks) == 0 })
+	kit.Eventually(t, "all are seen to", func() bool { return len(addresses.secondLooks) == 0 })
 	if got := told.all(); len(got) != 1 || got[0] != netip.MustParseAddr("127.0.0.1") || port.Refused() != 3 {
 		t.Errorf("told %v of %d", got, port.Refused())
 	}
@@ -103,7 +105,7 @@ func TestAPeerOfAnAddressThatIsJustAddedIsAnswered(t *testing.T) {
 				a := noAddresses()
 				addr := serve(a)
 				c := dialAddr(t, &net.Dialer{}, addr)
-				eventually(t, "it waits or is refused", func() bool { return len(a.secondLooks) == 1 || closed(c) })
+				kit.Eventually(t, "it waits or is refused", func() bool { return len(a.secondLooks) == 1 || closed(c) })
 				a.show(local)
 				c.SetDeadline(time.Now().Add(patience))
 				io.WriteString(c, get)
@@ -141,7 +143,7 @@ func TestFewConnectionsWaitForASecondLook(t *testing.T) {
 	for _, c := range clients {
 		c.expectEnd(false)
 	}
-	eventually(t, "none waits", func() bool { return len(a.secondLooks) == 0 })
+	kit.Eventually(t, "none waits", func() bool { return len(a.secondLooks) == 0 })
 	if n := h.Counts().PeersRefused + port.Refused(); n != uint64(len(clients)) {
 		t.Errorf("%d are counted of %d", n, len(clients))
 	}

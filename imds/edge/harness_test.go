@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,12 +13,13 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
 	instanceID = "i-0a1b2c3d4e5f67890"
-	patience   = time.Minute // before a test gives up on the server
-	never      = time.Hour   // for the time-outs that a test is not about
+	patience   = kit.Patience // before a test gives up on the server
+	never      = time.Hour    // for the time-outs that a test is not about
 )
 
 var now = time.Date(2026, 2, 3, 4, 5, 6, 789_000_000, time.UTC)
@@ -149,34 +149,10 @@ func (c *client) roundTrip() {
 	c.expect(gotID)
 }
 
-// eventually polls until cond holds.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
-}
-
 func (h *harness) open() int {
 	h.conns.mu.Lock()
 	defer h.conns.mu.Unlock()
 	return h.conns.byUse.Len()
-}
-
-// missing skips on a developer's machine and fails where everything has to be there.
-func missing(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
 }
 
 const (

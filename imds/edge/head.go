@@ -11,11 +11,11 @@ import (
 	"github.com/imdsfs/imdsfs/imds"
 )
 
-// errBadRequest is answered 400; any other error of reading a request is the connection's.
+// errBadRequest is answered with 400. Any other error of reading a request is one of the connection.
 var errBadRequest = errors.New("malformed or oversized request")
 
-// readHead appends a request line and its headers to head, up to and with the empty line, and never
-// more than maxHead bytes. Empty lines before the request are left out (RFC 9112 §2.2).
+// readHead appends a request line and its headers to head, including the empty line at the end, at most maxHead bytes. It
+// skips empty lines before the request (RFC 9112 §2.2).
 func readHead(in *bufio.Reader, head []byte) ([]byte, error) {
 	lineStart := 0
 	for budget := maxHead; ; {
@@ -43,23 +43,23 @@ func readHead(in *bufio.Reader, head []byte) ([]byte, error) {
 	}
 }
 
-// parseHead reads what readHead returned. bodyLength is of the body that is still to be read, at most
-// maxBody: where there is, or may be, more of it the request says Close.
+// parseHead parses what readHead returned. bodyLength bytes of body, at most maxBody, are still to be read. If there is, or
+// may be, more, the request says Close.
 func parseHead(head []byte) (req *imds.Request, bodyLength int, err error) {
 	p := new(parser)
 	bodyLength, err = p.parse(head)
 	return &p.req, bodyLength, err
 }
 
-// Other headers are checked for their form and forgotten.
+// answerHeaders are kept. The form of other headers is checked.
 var answerHeaders = imds.HeaderNames()
 
-// A parser reads the heads of one connection, one after the other. It takes the grammar of RFC 9112
-// strictly: no folded lines, no space around names, no control characters, no protocol but HTTP/1, one
-// Host, lengths that agree. FuzzParseHead compares it with net/http, which allows a little more.
+// A parser parses the heads of one connection, one after the other. It is strict about the grammar of RFC 9112: no folded
+// lines, no space around names, no control characters, only HTTP/1, one Host, lengths that agree. FuzzParseHead compares
+// it with net/http, which allows a little more.
 //
-// Requests of one connection have most of their text in common (host, token, method), so a string that
-// is as in the request before is not made again: the common request costs no memory.
+// The requests of a connection have most of their text in common (host, token, method). A string that is the same as in
+// the request before is not made again, so the common request costs no memory.
 type parser struct {
 	req     imds.Request
 	unread  bool   // there is a body that will not be read
@@ -71,7 +71,7 @@ type parser struct {
 	length  []byte // their value
 }
 
-// parse makes p.req the request in head, with which it shares no memory.
+// parse makes p.req the request in head. It shares no memory with head.
 func (p *parser) parse(head []byte) (bodyLength int, err error) {
 	p.reset()
 	line, rest := cutLine(head)
@@ -94,7 +94,7 @@ func (p *parser) parse(head []byte) (bodyLength int, err error) {
 	return p.body()
 }
 
-// body is how long the body is that is worth reading.
+// body returns the length of the body that is to be read.
 func (p *parser) body() (length int, err error) {
 	var long bool
 	if p.lengths > 0 {
@@ -115,7 +115,7 @@ func (p *parser) body() (length int, err error) {
 	return length, nil
 }
 
-// reset forgets the request before, but for its strings.
+// reset forgets the request before, except for its strings.
 func (p *parser) reset() {
 	p.hosts, p.codings, p.coding, p.lengths, p.length, p.unread = 0, 0, nil, 0, nil, false
 	p.req.MayGetToken, p.req.Close = true, false
@@ -127,7 +127,7 @@ func (p *parser) reset() {
 	}
 }
 
-// cutLine takes a line without its end off text, which ends in one.
+// cutLine cuts the first line, without its line end, off text.
 func cutLine(text []byte) (line, rest []byte) {
 	line, rest, _ = bytes.Cut(text, []byte("\n"))
 	return bytes.TrimSuffix(line, []byte("\r")), rest
@@ -153,7 +153,7 @@ func (p *parser) requestLine(line []byte) bool {
 	return err == nil
 }
 
-// header takes one line, whose value has no spaces around it.
+// header takes one header. Its value has no spaces around it.
 func (p *parser) header(name, value []byte) bool {
 	switch {
 	case isName(name, "Host"):
@@ -194,7 +194,7 @@ func (p *parser) add(name string, value []byte) {
 	p.dirty = true
 }
 
-// reuse makes old the text, for nothing if it is that already.
+// reuse sets old to text, without an allocation if it is the same.
 func reuse(old *string, text []byte) {
 	if *old != string(text) {
 		*old = string(text)
@@ -213,8 +213,8 @@ var tokenBytes = func() (set [256]bool) {
 	return set
 }()
 
-// isToken also refuses a line that begins with a space, which continues the one before (RFC 9112
-// §5.2: obsolete, and read differently by different servers).
+// isToken also refuses a line that begins with a space. Such a line continues the one before (RFC 9112 §5.2: obsolete, and
+// servers disagree on how to read it).
 func isToken(name []byte) bool {
 	for _, c := range name {
 		if !tokenBytes[c] {
@@ -224,7 +224,7 @@ func isToken(name []byte) bool {
 	return len(name) > 0
 }
 
-// isText refuses control characters, but for tabs (RFC 9110 §5.5).
+// isText refuses control characters other than tabs (RFC 9110 §5.5).
 func isText(value []byte) bool {
 	for _, c := range value {
 		if c < ' ' && c != '\t' || c == 0x7f {

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // A watchedListener passes on what it accepts.
@@ -29,9 +32,7 @@ func (l watchedListener) Accept() (net.Conn, error) {
 func watch(t *testing.T, listen string) watchedListener {
 	t.Helper()
 	l, err := Listen(t.Context(), listen)
-	if err != nil {
-		missing(t, err.Error())
-	}
+	kit.Require(t, err == nil, fmt.Sprintf("to listen on %s: %v", listen, err))
 	return watchedListener{l, make(chan net.Conn, 10)}
 }
 

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // converse sends a stream and its end, and returns every answer. What is no sequence of whole answers
@@ -158,7 +160,7 @@ func TestOtherProtocolsAreClosed(t *testing.T) {
 	t.Run("silence, while the client still sends", func(t *testing.T) {
 		c := h.dial()
 		c.t = t
-		eventually(t, "closed", func() bool {
+		kit.Eventually(t, "closed", func() bool {
 			_, err := io.WriteString(c, "x")
 			return err != nil
 		})

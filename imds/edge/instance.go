@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync/atomic"
 
+	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
 )
@@ -18,8 +19,8 @@ type Instances interface {
 // An Instance is one described machine: what is answered about it, and its session tokens. It is also the [Instances] of
 // a server that knows no other.
 type Instance struct {
-	tokens   *token.Authority
-	snapshot atomic.Pointer[source.Snapshot]
+	tokens *token.Authority
+	tree   atomic.Pointer[imds.Tree]
 }
 
 var (
@@ -30,9 +31,9 @@ var (
 // NewInstance returns an instance about which every answer is 503 until the first Publish.
 func NewInstance(tokens *token.Authority) *Instance { return &Instance{tokens: tokens} }
 
-// Publish implements [source.Door]: whatever request has not been read to the end of its headers when
-// it returns is answered from next.
-func (i *Instance) Publish(next *source.Snapshot) { i.snapshot.Store(next) }
+// Publish implements [source.Door]: when it returns, every request whose headers have not been read completely is answered
+// from next.
+func (i *Instance) Publish(next *source.Snapshot) { i.tree.Store(imds.NewTree(next)) }
 
 // Of implements [Instances]: every connection is about this instance.
 func (i *Instance) Of(net.Conn) *Instance { return i }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const short = 50 * time.Millisecond
@@ -40,7 +42,7 @@ func TestTimeouts(t *testing.T) {
 		c := h.dial()
 		c.send(strings.Repeat("GET /latest/meta-data/large HTTP/1.1\r\n"+host+"\r\n", 50)) // more than the sockets hold
 		c.expect("HTTP/1.1 200 OK\r\n")
-		eventually(t, "the connection is given up", func() bool { return h.open() == 0 })
+		kit.Eventually(t, "the connection is given up", func() bool { return h.open() == 0 })
 		n, _ := io.Copy(io.Discard, c)
 		if n >= 50<<20 {
 			t.Errorf("all %d bytes came", n)
@@ -100,7 +102,7 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 		c.roundTrip()
 		c.Close()
 	}
-	eventually(t, "no connection is left", func() bool { return h.open() == 0 })
+	kit.Eventually(t, "no connection is left", func() bool { return h.open() == 0 })
 }
 
 func TestStop(t *testing.T) {
@@ -124,7 +126,7 @@ func TestStop(t *testing.T) {
 	t.Run("closes a silent connection after a while", func(t *testing.T) {
 		h := start(t, Config{})
 		c := h.dial()
-		eventually(t, "it is accepted", func() bool { return h.open() == 1 })
+		kit.Eventually(t, "it is accepted", func() bool { return h.open() == 1 })
 		h.stop()
 		began := time.Now()
 		c.expectEnd(false)
@@ -135,7 +137,7 @@ func TestStop(t *testing.T) {
 	t.Run("answers who has just been accepted", func(t *testing.T) {
 		h := start(t, Config{})
 		c := h.dial()
-		eventually(t, "it is accepted", func() bool { return h.open() == 1 })
+		kit.Eventually(t, "it is accepted", func() bool { return h.open() == 1 })
 		h.stop()
 		c.send(get)
 		c.expect(gotIDClosing)
@@ -148,7 +150,7 @@ func TestStop(t *testing.T) {
 		h := start(t, Config{})
 		c := h.dial()
 		c.send(get[:10])
-		eventually(t, "the request has begun", func() bool { return h.busy() == 1 })
+		kit.Eventually(t, "the request has begun", func() bool { return h.busy() == 1 })
 		h.stop()
 		c.send(get[10:])
 		c.expect(gotIDClosing)
@@ -161,7 +163,7 @@ func TestStop(t *testing.T) {
 		h := start(t, Config{})
 		c := h.dial()
 		c.send(get[:10])
-		eventually(t, "the request has begun", func() bool { return h.busy() == 1 })
+		kit.Eventually(t, "the request has begun", func() bool { return h.busy() == 1 })
 		began := time.Now()
 		h.stop()
 		c.expectEnd(true)

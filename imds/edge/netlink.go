@@ -39,7 +39,7 @@ func (s netlinkSocket) close() {
 	}
 }
 
-// limit asks for that much room for what waits to be read.
+// limit asks for a receive buffer of that size.
 func (s netlinkSocket) limit(bytes int) {
 	s.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, bytes) })
 }
@@ -60,7 +60,7 @@ func (s netlinkSocket) request(kind uint16) error {
 
 var errNotUnderstood = errors.New("netlink: a message is too long")
 
-// read reads one datagram of the kernel's, or EAGAIN if there is none and it must not wait.
+// read reads one datagram of the kernel. Without wait the error is EAGAIN if there is none.
 func (s netlinkSocket) read(into []byte, wait bool) (n int, err error) {
 	for {
 		var flags int
@@ -102,7 +102,7 @@ func readable(fd uintptr) bool {
 	return n > 0 || err != nil
 }
 
-// drain drops what there is to read.
+// drain drops everything that is unread.
 func (s netlinkSocket) drain(buffer []byte) error {
 	for {
 		switch _, err := s.read(buffer, false); {

@@ -7,10 +7,9 @@ import (
 	"sync"
 )
 
-// A registry holds the open connections of a port, the one unused for longest first. A connection is used
-// when it is accepted and when a request has come in completely: one that sends its headers slowly gains
-// nothing. Where there are too many, of all or of one peer, the one unused for longest goes. Nothing here
-// takes longer where there are more connections.
+// A registry holds the open connections of a port, the one unused for longest first. A connection is used when it is
+// accepted and when a request has come in completely: sending headers slowly does not count. If there are too many, in all
+// or of one peer, the one unused for longest is closed. Every operation takes constant time.
 type registry struct {
 	max        int
 	maxPerPeer int // 0: one peer may have them all
@@ -19,18 +18,18 @@ type registry struct {
 	byPeer     map[netip.Addr]*list.List // the same, but for those of local peers
 }
 
-// A member is a connection that a registry may close.
+// A member is a connection in a registry.
 type member struct {
 	net.Conn
-	peer   netip.Addr // the zero Addr for one that shares the cap of all
+	peer   netip.Addr // the zero Addr if only the limit of all applies
 	places places
 }
 
-// places are where the registry has a connection; nil where it has not.
+// places are the elements of a connection in the lists of a registry; nil where it is in none.
 type places struct{ byUse, byPeer *list.Element }
 
-// peerKey is what the cap of one peer and the throttle of reports count as one: an IPv4 address, or the /64
-// that whoever has one IPv6 address mostly has whole (RFC 6177). Of link-local addresses it is the link.
+// peerKey is what counts as one peer for limits and reports: an IPv4 address, or an IPv6 /64, because whoever has one
+// address of it mostly has them all (RFC 6177). For link-local addresses that is the link.
 func peerKey(peer netip.Addr) netip.Addr {
 	if !peer.Is6() || peer.Is4In6() {
 		return peer.Unmap()
@@ -49,7 +48,7 @@ func (r *registry) add(m *member) {
 	}
 }
 
-// insert returns who has to go for m: two at most, one of its peer's and one of all.
+// insert returns the connections to close for m: at most two, one of its peer and one of all.
 func (r *registry) insert(m *member) (victims []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +115,7 @@ func (r *registry) len() int {
 	return r.byUse.Len()
 }
 
-// evict frees a descriptor, if there is any connection.
+// evict closes the connection unused for longest, to free its descriptor.
 func (r *registry) evict() {
 	r.mu.Lock()
 	var victim *member

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setHopLimit sets the TTL of all packets of the connection from now on, 1..255, retransmissions
-// included, and makes the kernel give up on a peer that acknowledges nothing: it has no more need to
-// send a token again and again than the client has hope to see it.
+// setHopLimit sets the TTL, 1..255, of all packets of the connection from now on, retransmissions included. It also makes
+// the kernel give up on a peer that acknowledges nothing: a token that does not reach the client need not be sent again
+// and again.
 func setHopLimit(nc net.Conn, limit int) error {
 	return control(nc, func(fd int) error {
 		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
@@ -23,7 +23,7 @@ func setHopLimit(nc net.Conn, limit int) error {
 				return err
 			}
 		}
-		// An IPv6 socket too: its peer may be IPv4-mapped, and then this is what counts.
+		// On an IPv6 socket too: this one applies if its peer is IPv4-mapped.
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, limit); err != nil {
 			return err
 		}
@@ -31,8 +31,8 @@ func setHopLimit(nc net.Conn, limit int) error {
 	})
 }
 
-// limitBuffers bounds what the kernel keeps for a connection. Connections inherit the limit from the socket that
-// they come to, which systemd or a predecessor may have opened. Those that came before have to be told.
+// limitBuffers limits what the kernel keeps for a connection. Connections inherit the limit from their listener, which
+// systemd or a predecessor may have opened. Connections that arrived before the limit was set need it of their own.
 func limitBuffers(socket any) error { return control(socket, setBuffers) }
 
 func setBuffers(fd int) error {
@@ -60,7 +60,7 @@ func scopeOf(nc net.Conn) (index int, err error) {
 	return index, err
 }
 
-// errNotASocket is of a connection or listener that others made.
+// errNotASocket is the error for a connection or listener that has no socket.
 var errNotASocket = errors.New("not a socket")
 
 func control(socket any, f func(fd int) error) error {

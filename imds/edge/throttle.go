@@ -7,9 +7,8 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// A throttle lets one report through for each key in reportEvery, and remembers at most max keys:
-// while that many are fresh, other keys are not reported. A call costs the same however many there are:
-// keys are forgotten in the order in which they came.
+// A throttle allows one report for each key in reportEvery. It remembers at most max keys and forgets them in the order in
+// which they came, so a call takes constant time. While max keys are fresh no other key is reported.
 type throttle[K comparable] struct {
 	clock source.Clock
 	max   int
@@ -38,10 +37,10 @@ func (t *throttle[K]) allow(key K) bool {
 	return true
 }
 
-// slots bound how many of a kind there are at once.
+// slots limit how many of a kind there are at once.
 type slots chan struct{}
 
-// take reports whether there was one left. Who has it gives it back.
+// take reports whether a slot was left. The caller has to give it back.
 func (s slots) take() bool {
 	select {
 	case s <- struct{}{}:

@@ -243,7 +243,7 @@ func TestPublishReachesOpenConnections(t *testing.T) {
 	c.expect("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n" + date + "Server: EC2ws\r\nContent-Type: text/plain\r\n\r\n")
 	h.Publish(snapshot(t))
 	c.roundTrip()
-	h.snapshot.Store(nil)
+	h.tree.Store(nil)
 	c.send(get)
 	c.expect("HTTP/1.1 503 Service Unavailable\r\n")
 }

@@ -12,13 +12,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 const localTimeout = 10 * time.Second
 
-// leftover is an imds0 that we have made before, nil if there is no imds0.
+// leftover is the imds0 that an earlier run made, nil if there is no imds0.
 func leftover() (netlink.Link, error) {
-	device, err := found(netlink.LinkByName(Name))
+	device, err := found(netlink.LinkByName(linkName))
 	if device == nil || err != nil {
 		return nil, err
 	}
@@ -30,74 +32,74 @@ func leftover() (netlink.Link, error) {
 		foreign = []string{"it is a link of kind " + kind}
 	}
 	if len(foreign) > 0 {
-		return nil, &Error{Err: ErrNotOurs, Detail: fmt.Sprintf("%s: %s", Name, strings.Join(foreign, ", ")),
-			Hint: "we need the name: rename that one or, if nobody wants it, run: ip link delete " + Name}
+		return nil, refuse(errNotOurs, fmt.Sprintf("%s: %s", linkName, strings.Join(foreign, ", ")),
+			"we need the name: rename that one or, if nobody wants it, run: ip link delete "+linkName)
 	}
 	return device, nil
 }
 
 func byIndex(index int) (netlink.Link, error) { return found(netlink.LinkByIndex(index)) }
 
-// found makes nil of a link that does not exist.
+// found turns a link that does not exist into nil.
 func found(device netlink.Link, err error) (netlink.Link, error) {
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, explain("look for "+Name, err)
+		return nil, explain("look for "+linkName, err)
 	}
 	return device, nil
 }
 
-// create makes imds0 of the first kind that this kernel knows.
+// create makes imds0, of the first kind that this kernel knows.
 func create(linkAdd func(netlink.Link) error) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = Name
+	attrs.Name = linkName
 	for _, device := range []netlink.Link{&netlink.Dummy{LinkAttrs: attrs}, &netlink.Bridge{LinkAttrs: attrs}} {
 		err := linkAdd(device)
 		if errors.Is(err, syscall.EOPNOTSUPP) {
 			continue
 		}
 		if err != nil {
-			return nil, explain(fmt.Sprintf("add the %s link %s", device.Type(), Name), err)
+			return nil, explain(fmt.Sprintf("add the %s link %s", device.Type(), linkName), err)
 		}
 		return device, nil
 	}
-	return nil, &Error{Err: ErrUnsupported, Detail: "add " + Name, Hint: "put the addresses on a link that is there: " + byHand}
+	return nil, refuse(errUnsupported, "add "+linkName, "put the addresses on a link that is there: "+byHand)
 }
 
-// settle makes the link as it has to be: up, with the addresses that are wanted.
+// settle brings the link up and gives it exactly the addresses that are wanted.
 func settle(device netlink.Link, ipv6 bool) error {
-	// First: an IPv6 address does not survive on a link that is down.
+	// This comes first: an IPv6 address does not survive on a link that is down.
 	if err := netlink.LinkSetUp(device); err != nil {
-		return explain("set "+Name+" up", err)
+		return explain("set "+linkName+" up", err)
 	}
-	if err := addAddress(device, IPv4); err != nil {
+	if err := addAddress(device, ec2.ServiceIPv4); err != nil {
 		return err
 	}
 	if ipv6 {
-		return addAddress(device, IPv6)
+		return addAddress(device, ec2.ServiceIPv6)
 	}
-	return removeAddress(device, IPv6)
+	return removeAddress(device, ec2.ServiceIPv6)
 }
 
 func addAddress(device netlink.Link, addr netip.Addr) error {
 	entry := netlinkAddr(addr)
 	if addr.Is6() {
-		// There is nobody to ask whether the address is taken, and until that were settled nobody could
-		// listen. Nor is there a network: a route to it would send our own clients out to look for a
-		// neighbour, until the kernel has noticed that the address is local.
+		// NODAD: there are no neighbours who could have the address, and until the kernel had asked them nobody could listen.
+		// NOPREFIXROUTE: there is no network either. With a route to it our own clients would look for a neighbour until the
+		// kernel notices that the address is local.
 		entry.Flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
 	} else {
-		// Never the source of what this machine sends elsewhere, for want of a better address.
+		// So that the kernel never takes it as the source address of what this machine sends elsewhere.
 		entry.Scope = unix.RT_SCOPE_LINK
 	}
 	err := netlink.AddrReplace(device, entry)
-	doing := fmt.Sprintf("add %s to %s", addr, Name)
+	doing := fmt.Sprintf("add %s to %s", addr, linkName)
 	if addr.Is6() && (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EAFNOSUPPORT)) {
-		return &Error{ipv6: true, Err: ErrIPv6Off, Detail: doing, Hint: "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0" +
-			" before imdsfs starts, net.ipv6.conf." + Name + ".disable_ipv6=0 while it runs"}
+		return refuseAt(addr, errIPv6Off, doing, "disable http-protocol-ipv6, or switch IPv6 on: sysctl -w net.ipv6.conf.default.disable_ipv6=0"+
+			" before imdsfs starts, net.ipv6.conf."+linkName+".disable_ipv6=0 while it runs")
 	}
 	if err != nil || addr.Is4() {
 		return explain(doing, err)
@@ -105,8 +107,8 @@ func addAddress(device netlink.Link, addr netip.Addr) error {
 	return awaitLocal(addr)
 }
 
-// awaitLocal waits until the IPv6 address is routed to this machine, which the kernel does a little
-// after it has added it: who asked in between would be told that there is no way.
+// awaitLocal waits until the IPv6 address is routed to this machine. The kernel sets up the route shortly after it has added
+// the address; before that there is no way to it.
 func awaitLocal(addr netip.Addr) error {
 	for deadline := time.Now().Add(localTimeout); ; time.Sleep(time.Millisecond) {
 		routes, err := netlink.RouteGet(addr.AsSlice())
@@ -114,7 +116,7 @@ func awaitLocal(addr netip.Addr) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is on %s, but not routed to this machine after %v (err %v)", addr, Name, localTimeout, err)
+			return fmt.Errorf("%s is on %s, but not routed to this machine after %v (err %v)", addr, linkName, localTimeout, err)
 		}
 	}
 }
@@ -124,7 +126,7 @@ func removeAddress(device netlink.Link, addr netip.Addr) error {
 	if err != nil || !slices.Contains(has, hostPrefix(addr)) {
 		return err
 	}
-	return explain(fmt.Sprintf("remove %s from %s", addr, Name), netlink.AddrDel(device, netlinkAddr(addr)))
+	return explain(fmt.Sprintf("remove %s from %s", addr, linkName), netlink.AddrDel(device, netlinkAddr(addr)))
 }
 
 func netlinkAddr(addr netip.Addr) *netlink.Addr {
@@ -133,7 +135,7 @@ func netlinkAddr(addr netip.Addr) *netlink.Addr {
 
 func hostPrefix(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
-// foreignOn lists what others have put on the link, in words.
+// foreignOn describes what others have put on the link.
 func foreignOn(device netlink.Link) ([]string, error) {
 	var foreign []string
 	addrs, err := addressesOf(device)
@@ -142,7 +144,7 @@ func foreignOn(device netlink.Link) ([]string, error) {
 	}
 	for _, a := range addrs {
 		byKernel := a.Addr().Is6() && a.Addr().IsLinkLocalUnicast()
-		if a != hostPrefix(IPv4) && a != hostPrefix(IPv6) && !byKernel {
+		if a != hostPrefix(ec2.ServiceIPv4) && a != hostPrefix(ec2.ServiceIPv6) && !byKernel {
 			foreign = append(foreign, "it carries "+a.String())
 		}
 	}
@@ -165,7 +167,7 @@ func foreignOn(device netlink.Link) ([]string, error) {
 	return foreign, nil
 }
 
-// unowned refuses addresses that are on another link than device, which may be nil.
+// unowned refuses addresses that are on a link other than device, which may be nil.
 func unowned(device netlink.Link, addrs []netip.Addr) error {
 	entries, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
@@ -180,9 +182,9 @@ func unowned(device netlink.Link, addrs []netip.Addr) error {
 		if owner, err := byIndex(entry.LinkIndex); err == nil && owner != nil {
 			name = owner.Attrs().Name
 		}
-		return &Error{ipv6: addr.Is6(), Err: ErrOwned, Detail: fmt.Sprintf("%s is on %s", addr, name), Hint: fmt.Sprintf(
+		return refuseAt(addr, errOwned, fmt.Sprintf("%s is on %s", addr, name), fmt.Sprintf(
 			"it can be listened on as it is, without --add-addresses; or remove it with: ip address delete %s dev %s; or give --force-addresses",
-			prefixOf(entry), name)}
+			prefixOf(entry), name))
 	}
 	return nil
 }
@@ -190,7 +192,7 @@ func unowned(device netlink.Link, addrs []netip.Addr) error {
 func addressesOf(device netlink.Link) ([]netip.Prefix, error) {
 	entries, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(device, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, explain("list the addresses of "+Name, err)
+		return nil, explain("list the addresses of "+linkName, err)
 	}
 	prefixes := make([]netip.Prefix, len(entries))
 	for i, entry := range entries {
@@ -205,7 +207,7 @@ func prefixOf(entry netlink.Addr) netip.Prefix {
 	return netip.PrefixFrom(addr.Unmap(), bits)
 }
 
-// whole repeats a list that was changed while the kernel gave it.
+// whole lists again if the list changed while the kernel sent it.
 func whole[T any](list func() ([]T, error)) (entries []T, err error) {
 	for range 10 {
 		if entries, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {

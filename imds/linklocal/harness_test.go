@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
@@ -26,7 +28,7 @@ const (
 	roleEnv    = "IMDSFS_LINKLOCAL_ROLE"    // what the test binary does instead of testing
 	manner     = "IMDSFS_LINKLOCAL_MANNER"  // how the role answers
 
-	patience = time.Minute
+	patience = kit.Patience
 )
 
 func TestMain(m *testing.M) {
@@ -61,26 +63,14 @@ func inNamespace(t *testing.T, body func(t *testing.T)) {
 		body(t)
 		return
 	}
-	require(t, os.Getuid() == 0, "root, for a network namespace")
-	_, err := exec.LookPath("ip")
-	require(t, err == nil, "ip")
+	kit.Require(t, os.Getuid() == 0, "root, for a network namespace")
+	kit.RequireCommand(t, "ip")
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1")
 	cmd.Env = append(os.Environ(), outsideEnv+"="+here, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()+" ") {
 		t.Errorf("in a network namespace: %v\n%s", err, out)
-	}
-}
-
-func require(t *testing.T, met bool, what string) {
-	t.Helper()
-	switch {
-	case met:
-	case os.Getenv("IMDSFS_REQUIRE_ALL") == "1":
-		t.Fatalf("IMDSFS_REQUIRE_ALL=1, but this test needs %s", what)
-	default:
-		t.Skipf("needs %s", what)
 	}
 }
 
@@ -252,9 +242,8 @@ func nobodyRole() error {
 		return err
 	}
 	_, err := Add(context.Background(), Config{})
-	var refusal *Error
-	if errors.As(err, &refusal) {
-		err = fmt.Errorf("%w; hint: %s", err, refusal.Hint)
+	if hint := problem.Hint(err); hint != "" {
+		err = fmt.Errorf("%w; hint: %s", err, hint)
 	}
 	return err
 }

@@ -74,7 +74,7 @@ func TestAHelperMakesTheLinkForADaemon(t *testing.T) {
 			}
 			wantAddresses(t, "imds0", "no link")
 		}
-		if err := l.SetIPv6(true); !errors.Is(err, ErrGone) {
+		if err := l.SetIPv6(true); !errors.Is(err, errGone) {
 			t.Errorf("SetIPv6 without the link: %v", err)
 		}
 	})
@@ -94,7 +94,7 @@ func TestAHelperGoesOnWithItsOwnLink(t *testing.T) {
 			t.Errorf("link %s becomes %s, with the warnings %q", index, got, *told)
 		}
 		// Another daemon's helper is refused, and what follows takes nothing away.
-		wantRefusal(t, Provide(t.Context(), "/run/other", Config{}), ErrInUse, "169.254.169.254:80", "imds0")
+		wantRefusal(t, Provide(t.Context(), "/run/other", Config{}), errInUse, "169.254.169.254:80", "imds0")
 		if err := Withdraw("/run/other", nil); err != nil {
 			t.Error(err)
 		}
@@ -126,7 +126,7 @@ func TestAHelperTakesOverAnUnmarkedLink(t *testing.T) {
 func TestAHelperRefusesAForeignService(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		sh(t, "ip address add 169.254.169.254/32 dev lo")
-		wantRefusal(t, Provide(t.Context(), owner, Config{}), ErrOwned, "169.254.169.254 is on lo")
+		wantRefusal(t, Provide(t.Context(), owner, Config{}), errOwned, "169.254.169.254 is on lo")
 		wantAddresses(t, "imds0", "no link")
 		sh(t, "ip address delete 169.254.169.254/32 dev lo")
 
@@ -134,7 +134,7 @@ func TestAHelperRefusesAForeignService(t *testing.T) {
 			sh(t, fmt.Sprintf("ip link add eth0 type veth peer name cloud0 && ip link set cloud0 netns %d && ip link set eth0 up && "+
 				"ip address add 169.254.1.2/16 dev eth0 && ip -6 address add fd00:ec2::1/64 dev eth0 nodad", pid))
 		})
-		wantRefusal(t, Provide(t.Context(), owner, Config{}), ErrAnswered, "169.254.169.254:80", "401")
+		wantRefusal(t, Provide(t.Context(), owner, Config{}), errAnswered, "169.254.169.254:80", "401")
 		wantAddresses(t, "imds0", "no link")
 		provide(t, Config{Force: true})
 		wantAddresses(t, "imds0", both)
@@ -164,7 +164,7 @@ func TestAHelperLeavesIPv6OutWhereItCannotBeHad(t *testing.T) {
 				if got := strings.Join(*told, "\n"); (got == "") != (test.warns == "") || !strings.Contains(got, test.warns) {
 					t.Errorf("warnings %q", got)
 				}
-				wantRefusal(t, given(t).SetIPv6(true), ErrLeftOut, "fd00:ec2::254")
+				wantRefusal(t, given(t).SetIPv6(true), errLeftOut, "fd00:ec2::254")
 				if err := given(t).SetIPv6(false); err != nil {
 					t.Error(err)
 				}

@@ -1,36 +1,37 @@
-// Package linklocal gives this machine the addresses of the instance metadata service,
-// 169.254.169.254 and fd00:ec2::254, so that clients find it where they look.
+// Package linklocal gives this machine the addresses of the instance metadata service, 169.254.169.254 and
+// fd00:ec2::254, where clients look for it.
+//
+//	Add ──▶ is the address on another link? ──▶ does somebody answer there? ──▶ make imds0 ──▶ add the addresses
 //
 //	link, err := linklocal.Add(ctx, linklocal.Config{IPv6: true})
 //	// listen on 169.254.169.254:80 and [fd00:ec2::254]:80, serve
 //	link.SetIPv6(false) // when the option http-protocol-ipv6 is changed
 //	link.Remove()       // at an orderly exit, after the listeners are closed
 //
-// The addresses are put on a link of our own named imds0, in the network namespace of the caller: a
-// dummy link, or where the kernel has none a bridge without ports. Nothing else is touched, and to
-// remove the link is to remove all. A process that is killed leaves it behind; the next [Add] takes it
-// over. A handover to a successor is the same without the kill: do not call [Link.Remove], and have the
-// successor call Add with Force, as the predecessor may still answer.
+// The addresses go on a link of our own named imds0, in the network namespace of the caller: a dummy link, or a bridge
+// without ports if the kernel has no dummy links. Nothing else is changed, and removing the link removes everything. A
+// process that is killed leaves the link behind; the next [Add] takes it over. A handover to a successor works the same
+// way: the predecessor does not call [Link.Remove], and the successor calls Add with Force, because the predecessor may
+// still answer.
 //
-// Add refuses, with an [Error], rather than hide a metadata service that is there already: one that
-// has an address on another link of this machine, or one that answers from outside. It must be called
-// before the caller itself answers there. Listeners that exist already, as those that systemd passes,
-// do not disturb it as long as nobody answers on them.
+// Add refuses to hide a metadata service that exists already: one that has an address on another link of this machine, or
+// one that answers from outside. Call it before you answer at the addresses yourself. Existing listeners, such as those
+// that systemd passes, do not matter as long as nobody answers on them.
 //
-// All of it needs CAP_NET_ADMIN. A daemon that has not got it has a helper of root's before it, and again
-// after its end:
+// All of this needs CAP_NET_ADMIN. A daemon without it relies on a helper that runs as root before the daemon starts, and
+// again after it has ended:
 //
 //	err := linklocal.Provide(ctx, "/run/imdsfs", linklocal.Config{}) // the helper, before each daemon
-//	link, err := linklocal.Given("/run/imdsfs")                      // the daemon; nil: no helper has been there
+//	link, err := linklocal.Given("/run/imdsfs")                      // the daemon; nil: no helper made one
 //	err = linklocal.Withdraw("/run/imdsfs", nil)                     // the helper, when no successor comes
 //
-// The helper adds both addresses from the start, if this kernel has IPv6. So the option http-protocol-ipv6,
-// which can change while the daemon runs, only opens and closes the listener. For whom the link is stands in
-// its alias (ip link show imds0), which only CAP_NET_ADMIN can write. A link from before is gone on with: the
-// addresses on it are not asked whether somebody answers there, for that would be the daemon's own sockets.
+// The helper adds both addresses from the start if the kernel has IPv6. So the option http-protocol-ipv6, which can change
+// while the daemon runs, only opens and closes the listener. The alias of the link (ip link show imds0) says which daemon
+// it is for; only CAP_NET_ADMIN can write it. A helper keeps a link that an earlier one made for the same daemon. It does
+// not check whether somebody answers at the addresses on it, because the daemon's own sockets would.
 //
-// Without a helper there are two ways: root adds the addresses by hand, or systemd passes the listening
-// sockets (socket activation).
+// Without a helper there are two ways: root adds the addresses by hand, or systemd passes the listening sockets (socket
+// activation).
 package linklocal
 
 import (
@@ -42,27 +43,22 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
-// Name is the name of the link.
-const Name = "imds0"
-
-// The addresses of the service (EC2 user guide, "Use the Instance Metadata Service to access instance
-// metadata").
-var (
-	IPv4 = netip.MustParseAddr("169.254.169.254")
-	IPv6 = netip.MustParseAddr("fd00:ec2::254")
-)
+// linkName is the name of the link that we make.
+const linkName = "imds0"
 
 // Config says what to add and how.
 type Config struct {
 	IPv6  bool // fd00:ec2::254 too
-	Force bool // whoever else has the addresses or answers there; a foreign imds0 is refused nevertheless
+	Force bool // even if somebody else has the addresses or answers there; a foreign imds0 is still refused
 
-	// Warn, if not nil, is told what went otherwise than usual, as a line for a log.
+	// Warn, if not nil, is called with a line for the log when something unusual happens.
 	Warn func(text string)
 
-	owner   string                   // for whom a helper makes the link; "" without one
+	owner   string                   // the run-time directory of the daemon for which a helper makes the link; "" without one
 	linkAdd func(netlink.Link) error // nil: netlink.LinkAdd
 }
 
@@ -71,15 +67,15 @@ type Link struct {
 	config Config
 	kind   string
 	index  int
-	given  bool // by a helper, whose it stays
+	given  bool // made by a helper, which removes it too
 
 	mu      sync.Mutex // one change at a time
 	removed bool
 }
 
-// Add puts the addresses on imds0, which it makes, or takes over from a process that was killed. When
-// it returns they can be listened on. Beyond what the kernel needs it takes 1 s at most or, if somebody accepts a
-// connection at an address and does not answer, 5 s. An error leaves no new link behind and is an [Error] where a user can do something about it.
+// Add makes imds0, or takes it over from a process that was killed, and puts the addresses on it. When it returns you can
+// listen on them. It takes at most 1 s more than the kernel needs, or 5 s if somebody accepts a connection at an address
+// and does not answer. It leaves no new link behind if it fails. The error has a hint if a user can do something about it.
 func Add(ctx context.Context, config Config) (*Link, error) {
 	if config.Warn == nil {
 		config.Warn = func(string) {}
@@ -104,7 +100,7 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 			return nil, err
 		}
 	case !config.Force && !again:
-		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", Name))
+		config.Warn(fmt.Sprintf("taking over the link %s, which an earlier run left", linkName))
 	}
 	l := &Link{config: config, kind: device.Type(), index: device.Attrs().Index}
 	if err = mark(device, config.owner); err == nil {
@@ -124,9 +120,8 @@ func Add(ctx context.Context, config Config) (*Link, error) {
 // Kind is the kind of link in the kernel's words, "dummy" or "bridge".
 func (l *Link) Kind() string { return l.kind }
 
-// SetIPv6 adds or removes fd00:ec2::254. Adding it is refused, where it is not there, as by [Add].
-// After Remove it does nothing. On a link of a helper's it changes nothing, and is refused if the helper
-// has left the address out.
+// SetIPv6 adds or removes fd00:ec2::254. If the address is not there, adding it is refused in the same cases as by [Add].
+// After Remove it does nothing. It does not change a link that a helper made, and fails if the helper left the address out.
 func (l *Link) SetIPv6(on bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,22 +133,22 @@ func (l *Link) SetIPv6(on bool) error {
 	case err != nil:
 		return err
 	case device == nil && on:
-		return &Error{Err: ErrGone, Detail: "somebody removed " + Name, Hint: "restart imdsfs"}
+		return refuse(errGone, "somebody removed "+linkName, "restart imdsfs")
 	case device == nil:
 		return nil
 	case l.given:
-		return carries(device, IPv6)
+		return carries(device, ec2.ServiceIPv6)
 	}
 	if on && !l.config.Force {
-		if err := unowned(device, []netip.Addr{IPv6}); err != nil {
+		if err := unowned(device, []netip.Addr{ec2.ServiceIPv6}); err != nil {
 			return err
 		}
 		has, err := addressesOf(device)
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(has, hostPrefix(IPv6)) {
-			if err := unanswered(context.Background(), []netip.Addr{IPv6}, nil); err != nil {
+		if !slices.Contains(has, hostPrefix(ec2.ServiceIPv6)) {
+			if err := unanswered(context.Background(), []netip.Addr{ec2.ServiceIPv6}, nil); err != nil {
 				return err
 			}
 		}
@@ -161,9 +156,8 @@ func (l *Link) SetIPv6(on bool) error {
 	return settle(device, on)
 }
 
-// Remove takes away the addresses and the link. What others have put on the link meanwhile stays,
-// with the link, and Warn is told. It is no error that the link is gone already, or that Remove was
-// called before. A link of a helper's stays.
+// Remove removes the addresses and the link. If others have put something on the link, that and the link stay, and Warn is
+// called. It is no error if the link is gone or Remove was called before. A link that a helper made stays.
 func (l *Link) Remove() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,7 +183,7 @@ func (l *Link) remove(device netlink.Link) error {
 		return err
 	}
 	if len(foreign) == 0 {
-		return explain("remove "+Name, netlink.LinkDel(device))
+		return explain("remove "+linkName, netlink.LinkDel(device))
 	}
 	for _, addr := range wanted(true) {
 		if err := removeAddress(device, addr); err != nil {
@@ -203,13 +197,13 @@ func (l *Link) remove(device netlink.Link) error {
 
 func wanted(ipv6 bool) []netip.Addr {
 	if ipv6 {
-		return []netip.Addr{IPv4, IPv6}
+		return []netip.Addr{ec2.ServiceIPv4, ec2.ServiceIPv6}
 	}
-	return []netip.Addr{IPv4}
+	return []netip.Addr{ec2.ServiceIPv4}
 }
 
-// vacant refuses addresses that somebody else has. device is our leftover, nil without one; again if it is
-// the same daemon's, whose sockets may answer at the addresses that are on it.
+// vacant refuses addresses that somebody else has. device is the link that an earlier run left, nil without one. again says
+// that it was made for the same daemon, whose sockets may answer at the addresses on it.
 func vacant(ctx context.Context, device netlink.Link, addrs []netip.Addr, again bool) error {
 	if err := unowned(device, addrs); err != nil {
 		return err

@@ -77,8 +77,8 @@ func TestKindsOfLink(t *testing.T) {
 	}{
 		{"dummy", []error{nil}, "dummy", nil},
 		{"bridge", []error{syscall.EOPNOTSUPP, nil}, "dummy bridge", nil},
-		{"neither", []error{syscall.EOPNOTSUPP, syscall.EOPNOTSUPP}, "dummy bridge", ErrUnsupported},
-		{"not allowed", []error{syscall.EPERM}, "dummy", ErrPrivilege},
+		{"neither", []error{syscall.EOPNOTSUPP, syscall.EOPNOTSUPP}, "dummy bridge", errUnsupported},
+		{"not allowed", []error{syscall.EPERM}, "dummy", errPrivilege},
 		{"another fault", []error{syscall.ENOBUFS}, "dummy", syscall.ENOBUFS},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -194,7 +194,7 @@ func TestALivingProcessKeepsItsLink(t *testing.T) {
 		for _, how := range []string{"serves", "closes", "banner"} {
 			t.Run(how, func(t *testing.T) {
 				daemon := start(t, "daemon", how, 0, nil)
-				refused(t, Config{}, ErrInUse, "169.254.169.254:80", "imds0")
+				refused(t, Config{}, errInUse, "169.254.169.254:80", "imds0")
 				wantAddresses(t, "imds0", both)
 				add(t, Config{IPv6: true, Force: true}) // as the successor in a handover
 				wantAddresses(t, "imds0", both)
@@ -244,7 +244,7 @@ func TestRemoveLeavesWhatOthersAdded(t *testing.T) {
 				if len(*told) != 1 || !strings.Contains((*told)[0], test.says) {
 					t.Errorf("told %q, want one of %q", *told, test.says)
 				}
-				refused(t, Config{Force: true}, ErrNotOurs, "imds0", test.says)
+				refused(t, Config{Force: true}, errNotOurs, "imds0", test.says)
 				sh(t, "ip link delete imds0; ip link delete eth7 2>/dev/null; true")
 			})
 		}
@@ -255,8 +255,8 @@ func TestLinkThatSomebodyRemoved(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		l := add(t, Config{})
 		sh(t, "ip link delete imds0")
-		if err := l.SetIPv6(true); !errors.Is(err, ErrGone) {
-			t.Errorf("SetIPv6(true): %v, want %v", err, ErrGone)
+		if err := l.SetIPv6(true); !errors.Is(err, errGone) {
+			t.Errorf("SetIPv6(true): %v, want %v", err, errGone)
 		}
 		if err := l.SetIPv6(false); err != nil {
 			t.Errorf("SetIPv6(false): %v", err)

@@ -18,22 +18,22 @@ import (
 
 // Variables for tests.
 var (
-	// connectTimeout is for all addresses together. A real service accepts a connection in a few milliseconds, and the
-	// kernel notes it, however busy the machine.
+	// connectTimeout is for all addresses together. A real service accepts a connection in a few milliseconds, and the kernel
+	// records that however busy the machine is.
 	connectTimeout = time.Second
-	// answerTimeout is for who has accepted a connection. A real service answers in a few milliseconds, another process of
-	// this machine when it gets a processor.
+	// answerTimeout is for the answer on a connection. A real service takes a few milliseconds; another process of this
+	// machine answers when it gets a processor.
 	answerTimeout = 5 * time.Second
 )
 
-// An answer is what a probe of an address brought.
+// An answer is the result of a probe of an address.
 type answer struct {
 	status string // of the HTTP response, "" without one
-	closed bool   // a process took the connection, and closed it without one
+	closed bool   // a process accepted the connection and closed it without a response
 }
 
-// unanswered refuses addresses at whose port 80 somebody answers. ours are the addresses of our
-// leftover link: there it can only be a process of this machine.
+// unanswered refuses addresses at whose port 80 somebody answers. ours are the addresses of a link that an earlier run left:
+// only a process of this machine can answer there.
 func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) error {
 	answers := make([]answer, len(addrs))
 	var probes sync.WaitGroup
@@ -55,23 +55,23 @@ func unanswered(ctx context.Context, addrs []netip.Addr, ours []netip.Prefix) er
 		at := netip.AddrPortFrom(addr, 80)
 		switch a := answers[i]; {
 		case slices.Contains(ours, hostPrefix(addr)) && (a.status != "" || a.closed):
-			return &Error{Err: ErrInUse, Detail: fmt.Sprintf("%s, on %s", at, Name), Hint: "stop it (another imdsfs?), or give --force-addresses"}
+			return refuse(errInUse, fmt.Sprintf("%s, on %s", at, linkName), "stop it (another imdsfs?), or give --force-addresses")
 		case a.status != "":
-			return &Error{ipv6: addr.Is6(), Err: ErrAnswered, Detail: fmt.Sprintf("%s says %q", at, a.status),
-				Hint: "is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine"}
+			return refuseAt(addr, errAnswered, fmt.Sprintf("%s says %q", at, a.status),
+				"is this an instance in a cloud? listen elsewhere, or give --force-addresses to hide that service from this machine")
 		}
 	}
 	return nil
 }
 
-// connect connects to port 80 of the addresses. One at which nobody has accepted within the time-out is nil. The
-// kernel's word counts: net.Dialer gives up by its own clock, also when the connection was there before this process got
-// a processor again.
+// connect connects to port 80 of the addresses. The connection is nil if nobody accepts it within the time-out. It asks the
+// kernel whether a connection is there. net.Dialer would give up by its own clock, even if the connection was there before
+// this process got a processor again.
 func connect(addrs []netip.Addr, timeout time.Duration) []net.Conn {
 	conns := make([]net.Conn, len(addrs))
 	pending := make([]unix.PollFd, len(addrs))
 	for i, addr := range addrs {
-		pending[i] = unix.PollFd{Fd: -1, Events: unix.POLLOUT} // which poll leaves out
+		pending[i] = unix.PollFd{Fd: -1, Events: unix.POLLOUT} // poll ignores -1
 		family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: 80, Addr: addr.As16()})
 		if addr.Is4() {
 			family, to = unix.AF_INET, &unix.SockaddrInet4{Port: 80, Addr: addr.As4()}
@@ -88,7 +88,7 @@ func connect(addrs []netip.Addr, timeout time.Duration) []net.Conn {
 	}
 	for end, late := time.Now().Add(timeout), false; !late && slices.ContainsFunc(pending, func(p unix.PollFd) bool { return p.Fd >= 0 }); {
 		left := time.Until(end)
-		late = left <= 0 // so this look is the last
+		late = left <= 0 // so this poll is the last
 		n, err := unix.Poll(pending, int(max(left, 0)/time.Millisecond))
 		late = late && err != unix.EINTR
 		if n <= 0 {
@@ -117,8 +117,8 @@ func connect(addrs []netip.Addr, timeout time.Duration) []net.Conn {
 	return conns
 }
 
-// probe asks once. The request carries a token that is none: so a real service answers 401 whatever
-// its hop limit, and does not count it as a use of IMDSv1, of which an administrator may be alarmed.
+// probe sends one request with an invalid token. So a real service answers 401 whatever its hop limit is, and does not
+// count the request as a use of IMDSv1, which might alarm an administrator.
 func probe(conn net.Conn) answer {
 	conn.SetDeadline(time.Now().Add(answerTimeout))
 	req, err := http.NewRequest(http.MethodGet, "http://"+conn.RemoteAddr().String()+"/", nil)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // refused checks that adding is refused for that reason, in an error that names all of says and has
@@ -28,8 +30,7 @@ func refused(t *testing.T, config Config, reason error, says ...string) {
 
 func wantRefusal(t *testing.T, err, reason error, says ...string) {
 	t.Helper()
-	var refusal *Error
-	if !errors.Is(err, reason) || !errors.As(err, &refusal) || refusal.Hint == "" {
+	if !errors.Is(err, reason) || problem.Hint(err) == "" {
 		t.Errorf("got %v; want %v, with a hint", err, reason)
 		return
 	}
@@ -50,12 +51,12 @@ func TestAddressOfAnotherLinkIsRefused(t *testing.T) {
 			t.Run(test.name, func(t *testing.T) {
 				sh(t, test.setUp+"\nip address add "+test.address+" dev "+test.owner)
 				addr, _, _ := strings.Cut(test.address, "/")
-				refused(t, Config{IPv6: true}, ErrOwned, addr+" is on "+test.owner)
+				refused(t, Config{IPv6: true}, errOwned, addr+" is on "+test.owner)
 				wantAddresses(t, "imds0", "no link")
 
 				if strings.Contains(addr, ":") {
 					l := add(t, Config{}) // does not want it
-					wantRefusal(t, l.SetIPv6(true), ErrOwned, addr+" is on "+test.owner)
+					wantRefusal(t, l.SetIPv6(true), errOwned, addr+" is on "+test.owner)
 					wantAddresses(t, "imds0", ipv4Only)
 					if err := l.Remove(); err != nil {
 						t.Fatal(err)
@@ -89,8 +90,8 @@ func TestForeignImds0IsRefused(t *testing.T) {
 				sh(t, test.setUp)
 				show := "ip -d link show dev imds0; ip -o address show dev imds0"
 				before := sh(t, show)
-				refused(t, Config{}, ErrNotOurs, "imds0", test.says)
-				refused(t, Config{Force: true}, ErrNotOurs, "imds0", test.says)
+				refused(t, Config{}, errNotOurs, "imds0", test.says)
+				refused(t, Config{Force: true}, errNotOurs, "imds0", test.says)
 				if after := sh(t, show); after != before {
 					t.Errorf("it was changed, from\n%sto\n%s", before, after)
 				}
@@ -135,11 +136,11 @@ func TestAnsweringServiceIsRefused(t *testing.T) {
 				case neither:
 					add(t, Config{IPv6: true}).Remove()
 				case ipv4:
-					refused(t, Config{}, ErrAnswered, ipv4, test.says)
+					refused(t, Config{}, errAnswered, ipv4, test.says)
 				case ipv6:
-					refused(t, Config{IPv6: true}, ErrAnswered, ipv6, test.says)
+					refused(t, Config{IPv6: true}, errAnswered, ipv6, test.says)
 					l := add(t, Config{})
-					wantRefusal(t, l.SetIPv6(true), ErrAnswered, ipv6, test.says)
+					wantRefusal(t, l.SetIPv6(true), errAnswered, ipv6, test.says)
 					wantAddresses(t, "imds0", ipv4Only)
 					l.Remove()
 				}
@@ -171,11 +172,11 @@ func TestMissingCapabilityIsNamed(t *testing.T) {
 func TestIPv6SwitchedOffIsNamed(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		sh(t, "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
-		refused(t, Config{IPv6: true}, ErrIPv6Off, "fd00:ec2::254")
+		refused(t, Config{IPv6: true}, errIPv6Off, "fd00:ec2::254")
 		wantAddresses(t, "imds0", "no link")
 
 		l := add(t, Config{})
-		wantRefusal(t, l.SetIPv6(true), ErrIPv6Off, "fd00:ec2::254")
+		wantRefusal(t, l.SetIPv6(true), errIPv6Off, "fd00:ec2::254")
 		wantAddresses(t, "imds0", ipv4Only)
 		if err := l.SetIPv6(false); err != nil {
 			t.Error(err)

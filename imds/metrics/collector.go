@@ -8,7 +8,7 @@ import (
 
 const (
 	namespace = "imdsfs"
-	other     = "other" // the label of whatever has no label of its own
+	other     = "other" // the label of everything without a label of its own
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -55,7 +55,7 @@ func newPublishHistogram() prometheus.Histogram {
 		Namespace: namespace,
 		Name:      "publish_duration_seconds",
 		Help:      "How long the mount and HTTP took to show a change; the count is that of changes shown.",
-		// From a small change on an idle machine to the 5 s after which the mount gives a kernel up.
+		// From a small change on an idle machine to the 5 s after which the mount no longer waits for the kernel.
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 	})
 }
@@ -104,7 +104,7 @@ func (e *Exporter) Collect(to chan<- prometheus.Metric) {
 	e.published.Collect(to)
 }
 
-// byLabels adds up the requests that share their labels: version, method and code.
+// byLabels adds up the requests with the same labels: version, method and code.
 func byLabels(all map[Request]uint64) map[[3]string]uint64 {
 	sums := map[[3]string]uint64{}
 	for r, n := range all {
@@ -115,12 +115,12 @@ func byLabels(all map[Request]uint64) map[[3]string]uint64 {
 		if r.Code >= 100 && r.Code <= 599 {
 			code = strconv.Itoa(r.Code)
 		}
-		sums[[3]string{version, Method(r.Method), code}] += n
+		sums[[3]string{version, methodLabel(r.Method), code}] += n
 	}
 	return sums
 }
 
-// oldest is the age in seconds by label; sources that share one count as the oldest of them.
+// oldest is the age in seconds by label. Of sources with the same label the oldest counts.
 func oldest(sources []Source) map[string]float64 {
 	ages := map[string]float64{}
 	for _, s := range sources {

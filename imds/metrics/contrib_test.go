@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -18,12 +20,8 @@ const (
 
 func runPromtool(t *testing.T, args ...string) {
 	t.Helper()
-	if _, err := os.Stat(promtool); err != nil {
-		if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
-			t.Fatalf("IMDSFS_REQUIRE_ALL=1, but this test needs promtool: %v", err)
-		}
-		t.Skipf("needs promtool, which .ci/deps unpacks: %v", err)
-	}
+	_, err := os.Stat(promtool)
+	kit.Require(t, err == nil, "promtool, which .ci/deps unpacks")
 	tool, err := filepath.Abs(promtool)
 	if err != nil {
 		t.Fatal(err)
@@ -44,14 +42,14 @@ func TestAlertsFireWhenTheyShouldOnly(t *testing.T) {
 func ruleLines(t *testing.T, key string) []string {
 	t.Helper()
 	var values []string
-	for _, m := range regexp.MustCompile(`(?m)^[ -]*`+key+`: (.+)$`).FindAllStringSubmatch(readFile(t, contrib+"/prometheus/imdsfs.rules.yml"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^[ -]*`+key+`: (.+)$`).FindAllStringSubmatch(kit.ReadFile(t, contrib+"/prometheus/imdsfs.rules.yml"), -1) {
 		values = append(values, m[1])
 	}
 	return values
 }
 
 func TestEveryAlertIsTested(t *testing.T) {
-	tests := readFile(t, contrib+"/prometheus/imdsfs.test.yml")
+	tests := kit.ReadFile(t, contrib+"/prometheus/imdsfs.test.yml")
 	alerts := ruleLines(t, "alert")
 	if len(alerts) < 8 {
 		t.Fatalf("only %d alerts found: %q", len(alerts), alerts)
@@ -88,7 +86,7 @@ func TestDashboardUsesExportedMetrics(t *testing.T) {
 			Targets []struct{ Expr string }
 		}
 	}
-	text := readFile(t, contrib+"/grafana/imdsfs.json")
+	text := kit.ReadFile(t, contrib+"/grafana/imdsfs.json")
 	if err := json.Unmarshal([]byte(text), &dashboard); err != nil {
 		t.Fatal(err)
 	}
@@ -193,13 +191,4 @@ func TestMetricsInAnExpression(t *testing.T) {
 			t.Errorf("%s: %q, want %q", expression, got, want)
 		}
 	}
-}
-
-func readFile(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

@@ -1,18 +1,22 @@
-// Package metrics exports what a running daemon counts to Prometheus.
+// Package metrics exports the counters of a running daemon to Prometheus:
+//
+//	GET /metrics ──▶ Port: who may ask? ──▶ Exporter.Collect ──▶ the function given to New ──▶ Sample
+//	                                                                                            │
+//	text format ◀── promhttp ◀── prometheus.Metric ◀────────────────────────────────────────────┘
 //
 //	m := metrics.New(func() metrics.Sample { return metrics.Sample{TokensIssued: issued.Load(), …} })
-//	m.ObservePublish(took)                // whenever a new tree has reached the doors
-//	err := m.Serve(ctx, listener, port)   // GET /metrics, until ctx ends
+//	m.ObservePublish(took)                // whenever the mount and HTTP show a new tree
+//	err := m.Serve(ctx, listener, port)   // until ctx ends
 //
-// Nobody is asked for a number before somebody scrapes: the function given to [New] is called once for
-// each scrape, so all numbers of a scrape are of one moment. There is no global registry and no package
-// state; a second daemon in the process would have an [Exporter] of its own.
+// The function given to [New] is called once for each scrape, so all numbers of a scrape are of one moment, and they cost
+// nothing in between. There is no global registry and no package state: a second daemon in the process would have an
+// [Exporter] of its own.
 //
-// Labels take few values that are known beforehand, whatever clients send: a version (v1, v2), a method
-// or "other", a status code, a source. No path, token, tag, instance id or address is ever a label.
+// Labels have few values, which are known beforehand whatever clients send: a version (v1, v2), a method or "other", a
+// status code, a source. A path, token, tag, instance id or address is never a label.
 //
-// All names stand in collector.go. contrib/prometheus holds alert rules and contrib/grafana a dashboard
-// for them, both checked against this package by its tests.
+// All names are in collector.go. contrib/prometheus has alert rules and contrib/grafana a dashboard for them. The tests of
+// this package check both.
 package metrics
 
 import (
@@ -35,9 +39,9 @@ import (
 const (
 	headerTimeout = 5 * time.Second
 	writeTimeout  = 10 * time.Second
-	idleTimeout   = 10 * time.Second // shorter than what Prometheus waits between scrapes: it connects anew
+	idleTimeout   = 10 * time.Second // shorter than the time between two scrapes of Prometheus, which connects again
 	maxHeader     = 16 << 10         // bytes
-	maxInFlight   = 4                // scrapes at once; more are answered 503
+	maxInFlight   = 4                // scrapes at once; more get 503
 )
 
 // An Exporter answers scrapes. It is safe for concurrent use.
@@ -52,8 +56,8 @@ var (
 	_ http.Handler         = (*Exporter)(nil)
 )
 
-// New returns an exporter of what read says, which is called concurrently, and of the Go runtime's and
-// the process's own figures.
+// New returns an exporter of the samples that read returns, and of the metrics of the Go runtime and of the process. read
+// is called concurrently.
 func New(read func() Sample) *Exporter {
 	e := &Exporter{read: read, published: newPublishHistogram()}
 	registry := prometheus.NewRegistry()
@@ -64,7 +68,7 @@ func New(read func() Sample) *Exporter {
 	return e
 }
 
-// ObservePublish counts one change that reached the doors, and how long the doors took to show it.
+// ObservePublish counts a change that the mount and HTTP show, and how long they took.
 func (e *Exporter) ObservePublish(took time.Duration) { e.published.Observe(took.Seconds()) }
 
 // ServeHTTP answers GET and HEAD of /metrics, and nothing else.
@@ -73,7 +77,7 @@ func (e *Exporter) ServeHTTP(w http.ResponseWriter, r *http.Request) { e.handler
 // A Port is who may scrape, and how.
 type Port struct {
 	edge.PortConfig
-	Hosts imds.Hosts // that a request may be addressed to; another Host is answered 403
+	Hosts imds.Hosts // to which a request may be addressed; another Host gets 403
 }
 
 // Serve answers scrapes on the listener, which it takes over, until ctx ends; then it returns nil.
@@ -87,7 +91,7 @@ func (e *Exporter) Serve(ctx context.Context, listener net.Listener, port Port) 
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(io.Discard, "", 0), // it tells of nothing but what clients do wrong
+		ErrorLog:          log.New(io.Discard, "", 0), // it only reports what clients do wrong
 	}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(guarded); !errors.Is(err, http.ErrServerClosed) {
@@ -96,7 +100,7 @@ func (e *Exporter) Serve(ctx context.Context, listener net.Listener, port Port) 
 	return nil
 }
 
-// onlyHosts refuses what a web page asks whose name has been pointed at us: its browser sends that name.
+// onlyHosts refuses requests of a web page whose name has been pointed at our address: its browser sends that name.
 func (p *Port) onlyHosts(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host != "" && !p.Hosts.Allow(r.Host) {

@@ -13,9 +13,10 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-const patience = time.Minute
+const patience = kit.Patience
 
 func dial(t *testing.T, address string) net.Conn {
 	t.Helper()

@@ -19,16 +19,15 @@ import (
 const (
 	keyName    = "token.key"
 	bootIDPath = "/proc/sys/kernel/random/boot_id"
-	maxKeyFile = 256 // bytes; a good one has 102
+	maxKeyFile = 256 // bytes; a valid one has 102
 )
 
-// Open returns an authority whose key lies in dir/token.key (mode 0600), so that tokens outlive a
-// restart of the daemon. The directory must exist and belong to one daemon.
+// Open returns an authority whose key is in dir/token.key (mode 0600), so that tokens survive a restart of the daemon. The
+// directory must exist and belong to one daemon.
 //
-// The file also holds the kernel's boot id: a key of another boot is replaced, because expiries count
-// from boot. So is a file that is damaged, that others can read or own, or that is no regular file:
-// the tokens it would have verified are void, and clients ask for new ones. Errors are those of
-// writing a new file.
+// The file also holds the kernel's boot id. A key of another boot is replaced, because expiries count from boot. A file
+// that is damaged, that others can read or own, or that is no regular file is replaced too. The tokens of the old key
+// become invalid, and clients ask for new ones. An error means that no new file could be written.
 func Open(dir string, clock source.Clock) (*Authority, error) {
 	bootID, err := os.ReadFile(bootIDPath)
 	if err != nil {
@@ -49,9 +48,9 @@ func open(dir, bootID string, clock source.Clock) (*Authority, error) {
 	return New(key, clock), nil
 }
 
-// readKey fails on any file that is not to be trusted with this boot's tokens.
+// readKey fails for any file that cannot be trusted with the tokens of this boot.
 func readKey(path, bootID string) (key [32]byte, err error) {
-	// O_NONBLOCK: a FIFO put in its place must not hang the start.
+	// O_NONBLOCK: a FIFO in its place must not block the start.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return key, err

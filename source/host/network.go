@@ -10,13 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 // ownLink is the interface that carries 169.254.169.254 for us.
 const ownLink = "imds0"
-
-// serviceIPv6 is the metadata service's own IPv6 address (EC2 user guide, "Use instance metadata").
-var serviceIPv6 = netip.MustParseAddr("fd00:ec2::254")
 
 // An Interface is a network interface of the machine.
 type Interface struct {
@@ -146,7 +145,7 @@ func mergeByMAC(interfaces []Interface) []*card {
 		for _, prefix := range i.Addrs {
 			addr := prefix.Addr()
 			switch {
-			case !addr.IsGlobalUnicast() || addr == serviceIPv6: // link-local, loopback, multicast, unspecified
+			case !addr.IsGlobalUnicast() || addr == ec2.ServiceIPv6: // link-local, loopback, multicast, unspecified
 			case addr.Is4():
 				c.ipv4 = append(c.ipv4, prefix)
 			default:

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -21,13 +23,7 @@ const (
 // asRoot skips a test that has to give files to others.
 func asRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
-		t.Fatal("IMDSFS_REQUIRE_ALL=1, and this test needs root")
-	}
-	t.Skip("needs root, to give files to other users")
+	kit.Require(t, os.Geteuid() == 0, "root, to give files to other users")
 }
 
 func must(t *testing.T, err error) {

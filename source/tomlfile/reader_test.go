@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
@@ -32,12 +33,7 @@ type land struct {
 
 func newLand(t *testing.T) *land {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("IMDSFS_REQUIRE_ALL") == "1" {
-			t.Fatal("IMDSFS_REQUIRE_ALL=1, and this test needs root")
-		}
-		t.Skip("needs root, to give files to other users")
-	}
+	kit.Require(t, os.Geteuid() == 0, "root, to give files to other users")
 	top, err := os.MkdirTemp("", "imdsfs-test-")
 	must(t, err, os.Chmod(top, 0o755))
 	t.Cleanup(func() { os.RemoveAll(top) })

@@ -160,7 +160,7 @@ var accountAttacks = []attack{
 				return err
 			}
 		}
-		// The same file is used where it belongs to the victim.
+		// The same file is accepted if it belongs to the victim.
 		if err := w.allowed(victim+1, "mkdir -m 700 "+dir+" && echo "+listener.Addr().String()+" >"+dir+"/listen"); err != nil {
 			return err
 		}
@@ -233,7 +233,7 @@ var accountAttacks = []attack{
 	}},
 }
 
-// peeks are the ways to look into a process. Most programs of the shell succeed in part.
+// peeks are the ways to look into a process. Most shell commands succeed in part.
 func peeks(pid int) []string {
 	p := "/proc/" + strconv.Itoa(pid)
 	n := strconv.Itoa(pid)
@@ -241,7 +241,7 @@ func peeks(pid int) []string {
 		"cat " + p + "/io", "cat " + p + "/fd/3", "cat " + p + "/syscall", "cat " + p + "/stack", actor + " act ptrace " + n, actor + " act vmread " + n, actor + " act pidfd " + n + " 3", "unshare -Ur " + actor + " act ptrace " + n}
 }
 
-// trap has the attacker make the victim's run-time directory with a listening socket in it.
+// trap makes the victim's run-time directory, with a listening socket in it, as the attacker.
 func (w *world) trap(owner int) error {
 	for _, kind := range []string{"directory", "link"} {
 		dir := fmt.Sprintf("/tmp/imdsfs-%d", victim)

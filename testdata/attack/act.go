@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// act does what an attacker does that no shell can, in a process of his own. It returns 0 if he succeeds, and prints
-// what he got.
+// act does what an attacker cannot do in a shell, in a process of his own. It returns 0 if he succeeds, and prints what he
+// got.
 func act(args []string) int {
 	if len(args) == 0 {
 		return 2
@@ -119,8 +119,8 @@ func stealDescriptor(args []string) error {
 
 const measured = "\nmeasured: "
 
-// measure runs a command for half a minute at most, and prints its exit code (-1 if it was killed), its processor time
-// and its memory in KiB. A process of its own does so because the kernel counts a parent's memory as its child's.
+// measure runs a command for at most half a minute and prints its exit code (-1 if it was killed), its processor time and
+// its memory in KiB. It runs in a process of its own, because the kernel counts a parent's memory as its child's.
 func measure(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -156,7 +156,7 @@ func openMany(args []string) error {
 	return err
 }
 
-// exchangeForEver exchanges two names, for so many milliseconds.
+// exchangeForEver swaps two names again and again, for that many milliseconds.
 func exchangeForEver(args []string) error {
 	for end := time.Now().Add(time.Duration(number(args[2])) * time.Millisecond); time.Now().Before(end); {
 		if err := unix.Renameat2(unix.AT_FDCWD, args[0], unix.AT_FDCWD, args[1], unix.RENAME_EXCHANGE); err != nil && !errors.Is(err, unix.EBUSY) {

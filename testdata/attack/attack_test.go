@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What SECURITY.md promises is what is tried, row for row.
+// The table in SECURITY.md is that of the program, row for row.
 func TestSecurityDocumentHasTheTable(t *testing.T) {
 	text, err := os.ReadFile("../../" + document)
 	if err != nil {

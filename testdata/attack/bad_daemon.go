@@ -10,11 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// badVariable has this program stand in for a daemon that has gone bad, behind a keeper. Its value is a directory for
-// what it remembers.
+// badVariable makes this program a compromised daemon behind a keeper. Its value is a directory for its notes.
 const badVariable = "IMDSFS_ATTACK_BAD"
 
-// beBadDaemon says everything to the keeper that it should not say, and dies; the next one behaves, and notes what it
+// beBadDaemon sends everything to the keeper that it should not send, and exits. The next one behaves, and notes what it
 // was given.
 func beBadDaemon() int {
 	dir := os.Getenv(badVariable)
@@ -44,7 +43,7 @@ func beBadDaemon() int {
 	say("READY=1")
 	for _, name := range []string{"a:b", "a:b:c:d", "a b", "a=b", "", ":", "::::", strings.Repeat("x", 3000), "x\x00y", "x\x1b[2Jy", "kept-\xff\xfe", "kept-" + strings.Repeat(":", 200), "../../etc/passwd", "LISTEN_PID", "\x7f", "ünï"} {
 		say("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", null)
-		say("FDSTORE=1\nFDNAME=" + name) // with nothing
+		say("FDSTORE=1\nFDNAME=" + name) // without a descriptor
 		say("FDSTOREREMOVE=1\nFDNAME=" + name)
 		say("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", null, null, null, null, null, null, null, null)
 	}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// boundaryAttacks are those of a daemon gone bad, or of its user, against root's keeper and helper, and of whoever
-// starts it with a strange environment.
+// boundaryAttacks are those of a compromised daemon, or of its user, on root's keeper and helper, and those of somebody who
+// starts imdsfs with a strange environment.
 var boundaryAttacks = []attack{
 	{name: "root's terminal", by: bad, tries: "TIOCSTI, job control and reading from the terminal on which root has started `--keep --user NAME`", holds: "the daemon has no controlling terminal and a session of its own", run: func(w *world) error {
 		worker, err := w.kept.worker()
@@ -227,7 +227,7 @@ var boundaryAttacks = []attack{
 		"WATCHDOG_USEC=-1 WATCHDOG_PID=$$", "WATCHDOG_USEC=1 WATCHDOG_PID=$$ NOTIFY_SOCKET=/missing", "WATCHDOG_USEC=99999999999999999999", "JOURNAL_STREAM=x"),
 }
 
-// handedOver opens the descriptors that the environments speak of: else those are the Go runtime's own.
+// handedOver opens the descriptors that the environments name. Otherwise these numbers are the Go runtime's own.
 const handedOver = " 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null 8</dev/null 9</dev/null"
 
 // environs is an attack with strange environments, each as a shell assigns it.

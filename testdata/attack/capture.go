@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A capture holds the TCP segments that a link has carried, with something in them, from port 80.
+// A capture holds the TCP segments with a payload from port 80 that a link has carried.
 type capture struct {
 	socket   *os.File
 	finished chan error
@@ -20,14 +20,14 @@ type capture struct {
 	segments []segment
 }
 
-// A segment is what a TCP packet carried.
+// A segment is a TCP segment with a payload.
 type segment struct {
 	port    int // where it went
 	hops    int // TTL or hop limit
 	payload []byte
 }
 
-// capture records what a link there carries until end.
+// capture records what a link in that place carries until end.
 func (p place) capture(link string) (*capture, error) {
 	c := &capture{finished: make(chan error, 1)}
 	err := p.do(func() error {
@@ -52,7 +52,7 @@ func (p place) capture(link string) (*capture, error) {
 func htons(n uint16) uint16 { return n<<8 | n>>8 }
 
 func (c *capture) read() error {
-	frame := make([]byte, 1<<16+100) // segments are not cut before they reach real hardware
+	frame := make([]byte, 1<<16+100) // segments are large until they reach real hardware
 	for {
 		n, err := c.socket.Read(frame)
 		if err != nil {
@@ -66,7 +66,7 @@ func (c *capture) read() error {
 	}
 }
 
-// end stops recording. It is an error if anything was missed.
+// end stops recording. It fails if a frame was lost.
 func (c *capture) end() error {
 	raw, err := c.socket.SyscallConn()
 	if err != nil {
@@ -86,7 +86,7 @@ func (c *capture) end() error {
 	return missed
 }
 
-// parseSegment reads an Ethernet frame; ok tells whether it is TCP over IPv4 from port 80 and carries something.
+// parseSegment reads an Ethernet frame. ok says whether it is TCP over IPv4 from port 80 with a payload.
 func parseSegment(frame []byte) (s segment, ok bool) {
 	if len(frame) < 14+20 || binary.BigEndian.Uint16(frame[12:]) != unix.ETH_P_IP {
 		return s, false
@@ -107,7 +107,7 @@ func parseSegment(frame []byte) (s segment, ok bool) {
 	return segment{int(binary.BigEndian.Uint16(tcp[2:])), int(packet[8]), append([]byte(nil), tcp[start:]...)}, true
 }
 
-// tokens counts the segments to a port, 0 for any, that hold a session token, retransmissions too.
+// tokens counts the segments to a port, 0 for any, that hold a session token, including retransmissions.
 func (c *capture) tokens(port int) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +119,7 @@ func (c *capture) tokens(port int) (n int) {
 	return n
 }
 
-// bytes is how many went to a port.
+// bytes counts the bytes to a port.
 func (c *capture) bytes(port int) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

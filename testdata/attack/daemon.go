@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A daemon is a running imdsfs serve, or what was to become one.
+// A daemon is an imdsfs serve that runs, or that failed to start.
 type daemon struct {
 	cmd     *exec.Cmd
 	runtime string
@@ -26,7 +26,7 @@ type daemon struct {
 	end     error // of Wait, when exited is closed
 }
 
-// How a daemon is started that is not like the others.
+// Ways to start a daemon that differ from the default.
 type how struct {
 	prefix   []string // before the program: nsenter, prlimit, …
 	argv0    string
@@ -34,8 +34,8 @@ type how struct {
 	terminal *os.File // its controlling terminal, and standard streams
 }
 
-// serve starts a daemon on an instance file of root's and waits until it is ready. Without --runtime-dir and
-// --state-dir among the flags it gets directories of its own.
+// serve starts a daemon with an instance file of root and waits until it is ready. It gets directories of its own unless
+// the flags have --runtime-dir and --state-dir.
 func (w *world) serve(text string, flags ...string) (*daemon, error) {
 	return w.serveAs(how{}, text, flags...)
 }
@@ -105,7 +105,7 @@ func flagValue(name string, flags []string) string {
 
 var errEnded = errors.New("the daemon ended")
 
-// ready waits until the daemon is.
+// ready waits until the daemon is ready.
 func (d *daemon) ready() error {
 	err := until("ready", func() bool { return strings.Contains(d.log.String(), "msg=ready") || d.ended() })
 	switch {
@@ -142,7 +142,7 @@ func (d *daemon) address() (string, error) {
 	return address, err
 }
 
-// stop ends the daemon as systemd would; by force if it has to.
+// stop ends the daemon as systemd would, by force if necessary.
 func (d *daemon) stop() {
 	d.once.Do(func() {
 		d.cmd.Process.Signal(syscall.SIGTERM)
@@ -158,7 +158,7 @@ func (d *daemon) stop() {
 	})
 }
 
-// serveKept starts a daemon of user nobody behind a keeper of root's, on a terminal of root's.
+// serveKept starts a daemon of user nobody behind a keeper of root, on a terminal of root.
 func (w *world) serveKept() (*daemon, error) {
 	master, slave, err := openTerminal()
 	if err != nil {

@@ -201,7 +201,7 @@ var fileAttacks = []attack{
 	}},
 }
 
-// mine has mallory write an instance file into his folder, after a line of shell there. OUTSIDE is root's directory.
+// mine writes an instance file into mallory's folder as mallory, after a line of shell there. OUTSIDE is root's directory.
 func (w *world) mine(t *trapdoor, text, line string) error {
 	role := func(key string) string {
 		return "[credentials.role]\ntype = \"static\"\naccess-key-id = \"ASIAIOSFODNN7EXAMPLE\"\ntoken = \"x\"\nexpiration = 2099-01-01T00:00:00Z\n" + key
@@ -218,7 +218,7 @@ func (w *world) mine(t *trapdoor, text, line string) error {
 	return first(os.WriteFile(path, []byte(text), 0o644), os.Chown(path, mallory, mallory), w.allowed(mallory, "cd "+t.mine+" && "+line))
 }
 
-// ownFile is an attack with an instance file of mallory's that root serves: it may name only what mallory could read.
+// ownFile is an attack with an instance file of mallory that root serves: it may name only files that mallory can read.
 func ownFile(name, tries, text, line string) attack {
 	return attack{name: name, by: user, tries: "root serves an instance file of his: " + tries, holds: "a fault that names the file's owner, or a daemon that serves no such value", run: func(w *world) error {
 		t, err := w.trapdoor()
@@ -263,7 +263,7 @@ const (
 	checkMemory = 512 << 10 // KiB
 )
 
-// check runs imdsfs check within bounds. code is its exit code.
+// check runs imdsfs check within these bounds. code is its exit code.
 func (w *world) check(path string) (out string, code int, err error) {
 	text, err := exec.Command(actor, "act", "measure", imdsfs, "check", path).CombinedOutput()
 	out = string(text)
@@ -286,7 +286,7 @@ func (w *world) check(path string) (out string, code int, err error) {
 	return out, code, err
 }
 
-// mustFault checks that check, and serve, refuse a file.
+// mustFault checks that check and serve refuse a file.
 func (w *world) mustFault(path string) error {
 	out, code, err := w.check(path)
 	if err == nil && code == 0 {

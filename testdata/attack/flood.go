@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flood has a neighbour connect in vain while a local client asks, in a network of its own with many links.
+// flood is a neighbour that connects in vain while a local client sends requests, in a network of its own with many links.
 func flood(w *world) error {
 	const crowded place = "crowded"
 	var line strings.Builder
@@ -98,8 +98,8 @@ func flood(w *world) error {
 	return nil
 }
 
-// kernelMemory has the kernel's buffers grow by requests with long heads, whose answers are taken, and then takes no
-// answer any more.
+// kernelMemory makes the kernel's buffers grow with requests that have long heads. It first reads the answers and then
+// stops reading.
 func kernelMemory(w *world) error {
 	d, err := w.serve(instance(mainID, ""), "--listen", "127.0.0.4:80", "--mount", "none")
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// hostAttacks are those of a page whose name was pointed at the service (DNS rebinding): it comes from this machine,
-// and its browser says the page's name.
+// hostAttacks are those of a web page whose name was pointed at the service (DNS rebinding): its requests come from this
+// machine, and its browser sends the page's name.
 var hostAttacks = []attack{
 	hostForms("foreign names", "evil.test", "evil.test:80", "EVIL.TEST", "evil.test.", "xn--evil-9la.test", "a.b.c.d.evil.test", "-", "_"),
 	hostForms("the address in a foreign name", "169.254.169.254.evil.test", "169.254.169.254.nip.io", "127.0.0.1.nip.io", "169-254-169-254.sslip.io", "a9fea9fe.nip.io", "fd00-ec2--254.sslip.io"),
@@ -24,7 +24,7 @@ var hostAttacks = []attack{
 	{name: "an absolute target with a foreign authority", by: page, tries: "`GET http://evil.test/…` with a good Host", holds: "the authority counts: 403 or 400", run: func(w *world) error {
 		for _, authority := range []string{"evil.test", "evil.test:80", "169.254.169.254.evil.test", "user@169.254.169.254", "", "169.254.169.254@evil.test", "%31%36%39.254.169.254", "2852039166", "[fe80::1%25eth0@evil.test]"} {
 			for _, scheme := range []string{"http://", "HTTP://", "https://", "ftp://", "//"} {
-				if scheme == "//" { // an empty segment, and no authority
+				if scheme == "//" { // an empty segment, not an authority
 					continue
 				}
 				if err := w.deny(door, "GET "+scheme+authority+idPath+" HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"); err != nil {
@@ -104,7 +104,7 @@ func hostForms(name string, hosts ...string) attack {
 	}}
 }
 
-// expect checks the status codes of the answers to a stream, which match the whole pattern.
+// expect checks that the status codes of the answers to a stream match the whole pattern.
 func (w *world) expect(address, stream, pattern string) error {
 	answer, err := server.say(address, stream)
 	if err != nil {
@@ -122,7 +122,7 @@ func (w *world) expect(address, stream, pattern string) error {
 
 var denied = regexp.MustCompile(`^(40[0-9]( close)? ?)*$`)
 
-// deny checks that a stream gets nothing but refusals: no value, no secret, no token.
+// deny checks that a stream gets only refusals: no value, no secret, no token.
 func (w *world) deny(address, stream string) error {
 	answer, err := server.say(address, stream)
 	if err != nil {

@@ -5,13 +5,15 @@
 //	go run ./testdata/attack -run 'host/'     # the attacks whose GROUP/NAME matches
 //	go run ./testdata/attack -write           # put the table into SECURITY.md
 //
-// One table in code ([groups]) says who attacks, what is tried and what must hold. SECURITY.md has the
-// same table, and a test compares the two.
+// One table in code ([groups]) says who attacks, what the attack tries and what must hold. SECURITY.md has the same table,
+// and a test compares the two.
 //
-// The program runs itself in mount, network, IPC and process namespaces of its own, with a new /run, /tmp
-// and /var/lib. Whatever it starts, mounts or makes goes with them. The attackers are further network
-// namespaces (a neighbour on the LAN, a container on a bridge, a client behind a router) and other uids.
-// After each group the program checks that the daemons are well and that both doors tell the truth.
+//	main ──▶ isolate: new namespaces ──▶ newWorld: daemons, places ──▶ runGroup: attacks ──▶ well: the daemons still work
+//
+// The program runs itself in mount, network, IPC and process namespaces of its own, with a new /run, /tmp and /var/lib.
+// Everything that it starts, mounts or creates ends with them. The attackers are in other network namespaces (a neighbour
+// on the LAN, a container on a bridge, a client behind a router) or have other uids. After each group the program checks
+// that the daemons are well and that the mount and HTTP show the right values.
 package main
 
 import (
@@ -105,7 +107,7 @@ func isolate(program string) error {
 
 // run makes the world and tries the attacks.
 func run(program string, short bool, match *regexp.Regexp) error {
-	debug.SetMemoryLimit(256 << 20) // large streams are garbage soon
+	debug.SetMemoryLimit(256 << 20) // large streams soon become garbage
 	begin := time.Now()
 	w, err := newWorld(program)
 	if err != nil {

@@ -85,7 +85,7 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// starve holds n connections to a port of a daemon with few descriptors, and checks that it answers within a limit.
+// starve holds n connections to a port of a daemon with few descriptors and checks that the daemon answers within a limit.
 func (w *world) starve(port func(metrics, door string) string, n int, limit time.Duration) error {
 	mount := w.dir() + "/m"
 	d, err := w.serveAs(how{prefix: []string{"prlimit", "--nofile=256:256"}}, instance(mainID, ""), "--listen", "127.0.0.3:0", "--mount", mount, "--metrics", "127.0.0.3:0")
@@ -122,7 +122,7 @@ func (w *world) starve(port func(metrics, door string) string, n int, limit time
 	return nil
 }
 
-// metricsAddress is where metrics are served, by the log.
+// metricsAddress is the address of the metrics, from the log.
 func (d *daemon) metricsAddress() (string, error) {
 	_, rest, ok := strings.Cut(d.log.String(), `msg="serving metrics" address="`)
 	address, _, _ := strings.Cut(rest, `"`)

@@ -131,7 +131,7 @@ func makes(dir string) []string {
 		"mv " + dir + "/latest " + dir + "/x", "mv " + idFile + " " + dir + "/x", "rm -f " + idFile, "rmdir " + dir + "/latest/meta-data/placement", "rm -rf " + dir + "/latest"}
 }
 
-// lines is an attack by lines of shell, each of which must fail.
+// lines is an attack with lines of shell, each of which must fail.
 func lines(name, tries, holds string, uid int, commands ...string) attack {
 	by := user
 	if uid == 0 {

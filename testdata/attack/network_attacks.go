@@ -79,7 +79,7 @@ var networkAttacks = []attack{
 		}
 		near, err := ask(router)
 		if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOPROTOOPT) {
-			return nil // a kernel without it
+			return nil // the kernel does not have it
 		}
 		if err != nil || !tokenPattern.MatchString(near) {
 			return fmt.Errorf("control: the router gets %q, %w", near, err)
@@ -153,7 +153,7 @@ var networkAttacks = []attack{
 			if err := server.sh("ip address add 192.0.2.9/24 dev wire0"); err != nil {
 				return err
 			}
-			// The daemon has seen the address as its own.
+			// The daemon knows that the address is the machine's.
 			if err := w.answeredFrom(server, door, "192.0.2.9"); err != nil {
 				return err
 			}
@@ -181,7 +181,7 @@ var networkAttacks = []attack{
 	{name: "IPv6 sources that hold an IPv4 one", by: neighbour, tries: "2002:7f00:1::1 (6to4), 64:ff9b::7f00:1, ::127.0.0.1", holds: "closed without a byte, or no connection", run: func(w *world) error {
 		for _, source := range []string{"2002:7f00:1::1", "64:ff9b::7f00:1", "::7f00:1", "::ffff:0:7f00:1"} {
 			if err := lan.sh("ip -6 address add " + source + "/128 dev eth0 nodad"); err != nil {
-				continue // the kernel does not take it at all
+				continue // the kernel does not accept it at all
 			}
 			if err := server.sh("ip -6 route add " + source + "/128 via fd02::2"); err != nil {
 				return err
@@ -257,7 +257,7 @@ func behindRouter(w *world) error {
 			return err
 		}
 	}
-	// A connection that gets its answer, so that the client's link is known to have carried what it carries.
+	// A connection that gets its answer: after it the client's link has carried everything that came before.
 	far, err := distant.dial(strictDoor, "", patience)
 	if err != nil {
 		return err
@@ -279,8 +279,7 @@ func behindRouter(w *world) error {
 	return atClient.end()
 }
 
-// silent checks that a peer gets no byte from an address: no connection, or one that is closed at once. It gives
-// a connection that is not made one second.
+// silent checks that a peer gets no byte from an address: no connection within a second, or one that is closed at once.
 func silent(p place, address, from, stream string) error {
 	conn, err := p.dial(address, strings.TrimSuffix(from, "%eth0"), time.Second)
 	if strings.HasSuffix(from, "%eth0") {
@@ -320,7 +319,7 @@ func (p place) dialZone(address, from string) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// answered checks that a peer gets the main daemon's instance: the control of silent.
+// answered checks that a peer gets the main daemon's instance. It is the counter-test of silent.
 func (w *world) answered(p place, address string) error { return w.answeredFrom(p, address, "") }
 
 func (w *world) answeredFrom(p place, address, from string) error {
@@ -338,7 +337,7 @@ func (w *world) answeredFrom(p place, address, from string) error {
 	return nil
 }
 
-// listening are the TCP ports on which anybody listens here.
+// listening are the TCP ports with a listener in this namespace.
 func listening() (ports []string, err error) {
 	seen := map[string]bool{}
 	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {

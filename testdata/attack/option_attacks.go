@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// optionAttacks are those of whoever may fill in a line of fstab, or a field of a program that writes one, and of users
-// who call the helper themselves.
+// optionAttacks are those of somebody who may fill in a line of fstab, or a field of a program that writes one, and those
+// of users who call the helper themselves.
 var optionAttacks = []attack{
 	{name: "suid, dev, exec, rw", by: user, tries: "`-o suid,dev,exec,rw,allow_other`", holds: "the mount is ro,nosuid,nodev,noexec all the same", run: func(w *world) error {
 		return w.mounting("suid,dev,exec,rw,allow_other,x-evil=1", func(dir string) error {
@@ -119,7 +119,7 @@ func (w *world) mounting(option string, check func(dir string) error) error {
 	return check(dir + "/m")
 }
 
-// badOptions is an attack with options each of which must be refused, with nothing mounted.
+// badOptions is an attack with options. Each must be refused, with nothing mounted.
 func badOptions(name, tries string, options ...string) attack {
 	return attack{name: name, by: user, tries: tries, holds: "refused with the option's name; nothing is mounted, nothing is started", run: func(w *world) error {
 		dir := w.dir()

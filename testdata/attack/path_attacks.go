@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A trapdoor is a directory of mallory's with what he needs for one attack, and one of root's outside that must stay
-// as it is.
+// A trapdoor is a directory of mallory with what he needs for one attack, and a directory of root outside of it that must
+// not change.
 type trapdoor struct {
 	w             *world
 	mine, outside string
@@ -34,7 +34,7 @@ func (w *world) trapdoor() (*trapdoor, error) {
 	return t, nil
 }
 
-// unchanged checks that nothing outside has changed, nor is anything mounted there.
+// unchanged checks that nothing outside has changed and nothing is mounted there.
 func (t *trapdoor) unchanged() error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -49,7 +49,7 @@ func (t *trapdoor) unchanged() error {
 	return nil
 }
 
-// attempt starts a daemon, which may well refuse, and stops it. between, if not nil, is called while it runs.
+// attempt starts a daemon, which may refuse to start, and stops it. between, if not nil, is called while it runs.
 func (t *trapdoor) attempt(between func() error, flags ...string) error {
 	d, err := t.w.launch(how{}, instance(mainID, ""), append([]string{"--listen", "127.0.0.1:0"}, flags...)...)
 	if err != nil {
@@ -259,7 +259,7 @@ func (t *trapdoor) mountAndUnmount(option string) error {
 	return nil
 }
 
-// exchange lets mallory exchange a directory and a link while a daemon starts and stops.
+// exchange lets mallory swap a directory and a link while a daemon starts and stops.
 func exchange(w *world, howLong time.Duration) error {
 	t, err := w.trapdoor()
 	if err != nil {

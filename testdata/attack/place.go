@@ -19,7 +19,7 @@ import (
 // patience is how long anything that has to happen may take on a loaded machine.
 const patience = time.Minute
 
-// A place is a network namespace, by the name that ip(8) knows; "" is the server's, ours.
+// A place is a network namespace, by its name for ip(8); "" is the server's, which is ours.
 type place string
 
 const (
@@ -30,14 +30,14 @@ const (
 	distant place = "distant" // 10.77.2.1
 )
 
-// do calls f there. f must not leave its goroutine for what it does there; sockets that it makes stay there.
+// do calls f in the place. f must do its work in its own goroutine. Sockets that it makes stay in the place.
 func (p place) do(f func() error) error {
 	if p == server {
 		return f()
 	}
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread is of no use to others afterwards
+		runtime.LockOSThread() // and never unlock: the thread must not be used for anything else
 		done <- func() error {
 			there, err := os.Open("/run/netns/" + string(p))
 			if err != nil {
@@ -53,7 +53,7 @@ func (p place) do(f func() error) error {
 	return <-done
 }
 
-// dial connects from there. from is the address to come from, "" for any.
+// dial connects from the place. from is the source address, "" for any.
 func (p place) dial(address, from string, limit time.Duration) (conn net.Conn, err error) {
 	dialer := net.Dialer{Timeout: limit}
 	dialer.SetMultipathTCP(false)
@@ -68,7 +68,7 @@ func (p place) dial(address, from string, limit time.Duration) (conn net.Conn, e
 	return conn, err
 }
 
-// sh runs a line of shell there, which has to succeed.
+// sh runs a line of shell in the place. It has to succeed.
 func (p place) sh(line string) error {
 	cmd := exec.Command("sh", "-ec", line)
 	if p != server {
@@ -80,8 +80,8 @@ func (p place) sh(line string) error {
 	return nil
 }
 
-// say sends a stream and its end to an address, and returns everything that comes back. A reset after the answers
-// is no error: the server may close while there is still something to send.
+// say sends a stream and its end to an address and returns everything that comes back. A reset after the answers is no
+// error: the server may close the connection before everything is sent.
 func (p place) say(address, stream string) (string, error) {
 	conn, err := p.dial(address, "", patience)
 	if err != nil {
@@ -100,7 +100,7 @@ func (p place) say(address, stream string) (string, error) {
 	return string(answer), err
 }
 
-// codes are the status codes of whole answers, with "close" after one that ends the connection: "200 400 close".
+// codes are the status codes of complete answers, with "close" after one that ends the connection: "200 400 close".
 func codes(answer string) (string, error) {
 	var b strings.Builder
 	in := newLineReader(answer)

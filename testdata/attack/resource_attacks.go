@@ -213,7 +213,7 @@ var resourceAttacks = []attack{
 	}},
 }
 
-// prompt checks that both doors of the main daemon answer within a limit.
+// prompt checks that the mount and HTTP of the main daemon answer within a limit.
 func (w *world) prompt(limit time.Duration) error {
 	begin := time.Now()
 	if err := w.answered(server, door); err != nil {
@@ -232,8 +232,8 @@ func (w *world) prompt(limit time.Duration) error {
 	return nil
 }
 
-// exceeds reports whether something took longer than a limit, and far longer than it takes to start a program just now:
-// the limit is for a machine that is not busy.
+// exceeds reports whether something took longer than a limit, and far longer than starting a program takes now. The limit
+// is for a machine that is not busy.
 func exceeds(took, limit time.Duration) bool {
 	if took <= limit {
 		return false
@@ -243,7 +243,7 @@ func exceeds(took, limit time.Duration) bool {
 	return took > 20*time.Since(begin)
 }
 
-// closedWithin waits until the server has closed all.
+// closedWithin waits until the server has closed all connections.
 func closedWithin(conns []net.Conn, limit time.Duration) error {
 	end := time.Now().Add(limit)
 	for i, c := range conns {
@@ -263,8 +263,8 @@ func (d *daemon) memory() (int, error) {
 	return n, err
 }
 
-// atMost checks how many connections with peers whose address begins so are open at port 80, with a little room for
-// those that are just being closed.
+// atMost checks the number of open connections at port 80 with peers whose address has this prefix. It allows a few more,
+// which are being closed.
 func atMost(peer string, n int) error {
 	const room = 16
 	got, begin := 0, time.Now()
@@ -276,7 +276,7 @@ func atMost(peer string, n int) error {
 				got++
 			}
 		}
-		return err == nil && got <= n+room || time.Since(begin) > 2*time.Second // later they are closed for being idle
+		return err == nil && got <= n+room || time.Since(begin) > 2*time.Second // later they are closed because they are idle
 	})
 	if err != nil || got > n+room {
 		return fmt.Errorf("%d connections of %s are open; %w", got, peer, err)

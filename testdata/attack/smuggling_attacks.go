@@ -11,12 +11,12 @@ const (
 	putHead  = "PUT /latest/api/token HTTP/1.1\r\n" + hostLine + "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n"
 )
 
-// request is a GET with further header lines.
+// request is a GET with more header lines.
 func request(target string, lines ...string) string {
 	return "GET " + target + " HTTP/1.1\r\n" + hostLine + strings.Join(lines, "") + "\r\n"
 }
 
-// httpAttacks are streams that another server on the way reads differently, and what is no HTTP/1.
+// httpAttacks are streams that a server in front of us may read differently, and streams that are not HTTP/1.
 var httpAttacks = []attack{
 	wire("a length and chunks", "both, in both orders, with a request behind", "one answer, connection closed",
 		"200 close|400 close", putHead+"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+plainGet,
@@ -170,7 +170,7 @@ var httpAttacks = []attack{
 	}},
 }
 
-// wire is an attack by streams: a pattern of status codes, a stream, a pattern, a stream, …
+// wire is an attack with streams: a pattern of status codes, a stream, a pattern, a stream, …
 func wire(name, tries, holds string, pairs ...string) attack {
 	return attack{name: name, by: client, tries: tries, holds: holds, run: func(w *world) error {
 		for i := 0; i < len(pairs); i += 2 {

@@ -25,14 +25,14 @@ const (
 type attack struct {
 	name  string // unique in its group
 	by    string // who attacks
-	tries string // what is tried
+	tries string // what the attack tries
 	holds string // what must hold
 	slow  bool   // not part of the short form
 	alone bool   // not while others of its group run
 	run   func(*world) error
 }
 
-// A group is attacks on one part.
+// A group holds the attacks on one part.
 type group struct {
 	name, title string
 	attacks     []attack
@@ -54,10 +54,10 @@ var groups = []group{
 	{"trace", "What is left behind", traceAttacks},
 }
 
-// atOnce is how many attacks of a group run at a time.
+// atOnce is the number of attacks of a group that run at the same time.
 const atOnce = 3
 
-// A tally is what has been tried and how that went.
+// A tally counts the attacks and their results.
 type tally struct {
 	short bool
 	match *regexp.Regexp
@@ -69,7 +69,7 @@ type tally struct {
 
 func newTally(short bool, match *regexp.Regexp) *tally { return &tally{short: short, match: match} }
 
-// runGroup tries the attacks of a group, and looks whether the daemons are well.
+// runGroup runs the attacks of a group and checks that the daemons are well.
 func (t *tally) runGroup(w *world, g group) {
 	var together, alone []attack
 	for _, a := range g.attacks {
@@ -125,7 +125,7 @@ func (t *tally) note(group, name string, took time.Duration, err error) {
 	}
 }
 
-// The table stands between these lines.
+// The table is between these lines.
 const (
 	tableBegin = "<!-- table: go run ./testdata/attack -write -->\n"
 	tableEnd   = "<!-- end of the table -->\n"
@@ -145,7 +145,7 @@ func table() string {
 
 func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
-// tableIn is the table that a document holds.
+// tableIn is the table in a document.
 func tableIn(text string) (before, table, after string, ok bool) {
 	before, rest, begun := strings.Cut(text, tableBegin)
 	table, after, ended := strings.Cut(rest, tableEnd)

@@ -114,7 +114,7 @@ var tokenAttacks = []attack{
 		if err := first(errA, errB, w.expect(strictDoor, get(idPath, a), "200|401")); err != nil {
 			return err
 		}
-		time.Sleep(1100 * time.Millisecond) // what is tested is this time
+		time.Sleep(1100 * time.Millisecond) // the test is about this time
 		return first(w.expect(strictDoor, get(idPath, a), "401"), w.expect(door, get(idPath, b), "401"))
 	}},
 	{name: "a token by another method", by: client, tries: "GET, HEAD, POST, PATCH, DELETE, `put`, with `X-HTTP-Method-Override: PUT`", holds: "405, no token", run: func(w *world) error {
@@ -199,7 +199,7 @@ var tokenAttacks = []attack{
 		if err != nil {
 			return err
 		}
-		ahead.cmd.Process.Kill() // unshare, which takes the daemon along
+		ahead.cmd.Process.Kill() // unshare; the daemon ends with it
 		if err := until("the daemon has ended", func() bool { _, err := server.say(address, ""); return err != nil }); err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ var tokenAttacks = []attack{
 	}},
 }
 
-// ttls is an attack with lifetimes that are none.
+// ttls is an attack with invalid lifetimes.
 func ttls(values ...string) func(*world) error {
 	return func(w *world) error {
 		for _, v := range values {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// traceAttacks come last: they look at what all the others have left.
+// traceAttacks come last: they check what all the others have left behind.
 var traceAttacks = []attack{
 	{name: "secrets in logs", by: user, tries: "reading what every daemon of this run has logged", holds: "no secret, no token, no key", alone: true, run: func(w *world) error {
 		w.mu.Lock()

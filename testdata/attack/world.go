@@ -24,12 +24,12 @@ const (
 	imdsfs     = programDir + "/imdsfs"
 	helper     = programDir + "/mount.fuse.imdsfs"
 	actor      = programDir + "/attack"
-	home       = base + "/home"    // mallory's
-	outside    = base + "/outside" // root's, with files that nobody may change
+	home       = base + "/home"    // of mallory
+	outside    = base + "/outside" // of root, with files that nobody may change
 
 	mallory = 40001 // another local user
-	victim  = 40002 // one more
-	nobody  = 65534 // whom the kept daemon runs as
+	victim  = 40002 // a third one
+	nobody  = 65534 // the user of the kept daemon
 
 	door       = "169.254.169.254:80"
 	door6      = "[fd00:ec2::254]:80"
@@ -42,7 +42,7 @@ const (
 	keptID   = "i-0c1b2c3d4e5f67890"
 )
 
-// Values that nobody may see who is not meant to.
+// Values that no attacker may see.
 const (
 	secretKey      = "Zm9yYmlkZGVuIHNlY3JldCBrZXkgb2Ygcm9sZQ"
 	sessionSecret  = "forbidden-session-token-of-role"
@@ -51,19 +51,19 @@ const (
 	environSecret  = "forbidden-variable-of-root"
 )
 
-// A world is the daemons that are attacked, and from where.
+// A world holds the daemons that are attacked.
 type world struct {
-	main   *daemon // both doors, tokens optional, at the real address; a neighbour is not answered, the bridge is
+	main   *daemon // mount and HTTP, tokens optional, at the real address; answers the bridge, but no neighbour
 	strict *daemon // tokens required, hop limit 1, outside of the guests
 	kept   *daemon // --keep --user nobody
 
 	mu      sync.Mutex
-	daemons []*daemon // all that ever ran
-	tokens  []string  // all that were ever issued to us
+	daemons []*daemon // all that have run
+	tokens  []string  // all that were issued to us
 	nextDir int
 }
 
-// instance is an instance file. more are further lines at the end.
+// instance is an instance file. more are lines at the end.
 func instance(id, more string) string {
 	return `user-data = "` + userDataSecret + `"
 [instance]
@@ -112,7 +112,7 @@ func newWorld(program string) (w *world, err error) {
 	return w, err
 }
 
-// makeFiles covers the directories that are used with new ones, and puts the programs where every user can run them.
+// makeFiles mounts new directories over those that are used, and copies the programs to where every user can run them.
 func makeFiles(program string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -186,7 +186,7 @@ ip netns exec router sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 `)
 }
 
-// dir is a new directory of root's that others can enter.
+// dir makes a directory of root that others can enter.
 func (w *world) dir() string {
 	w.mu.Lock()
 	w.nextDir++
@@ -196,7 +196,7 @@ func (w *world) dir() string {
 	return path
 }
 
-// as runs a command as a user, from /, with a short environment. Its output is that of both streams.
+// as runs a command as a user, from /, with a short environment. It returns the output of both streams.
 func (w *world) as(uid int, args ...string) (string, error) { return w.asIn(uid, nil, args...) }
 
 func (w *world) asIn(uid int, env []string, args ...string) (string, error) {
@@ -219,10 +219,10 @@ func (w *world) asIn(uid int, env []string, args ...string) (string, error) {
 
 var errHangs = fmt.Errorf("does not end within %v", patience)
 
-// sh is as with a line of shell.
+// sh is as, for a line of shell.
 func (w *world) sh(uid int, line string) (string, error) { return w.as(uid, "sh", "-c", line) }
 
-// refused checks that a line of shell fails for a user, at once, and shows no secret.
+// refused checks that a line of shell fails for a user at once and shows no secret.
 func (w *world) refused(uid int, lines ...string) error {
 	for _, line := range lines {
 		out, err := w.sh(uid, line)
@@ -239,7 +239,7 @@ func (w *world) refused(uid int, lines ...string) error {
 	return nil
 }
 
-// allowed checks that a line of shell succeeds: the control of refused.
+// allowed checks that a line of shell succeeds. It is the counter-test of refused.
 func (w *world) allowed(uid int, lines ...string) error {
 	for _, line := range lines {
 		if out, err := w.sh(uid, line); err != nil {
@@ -249,7 +249,7 @@ func (w *world) allowed(uid int, lines ...string) error {
 	return nil
 }
 
-// secretIn is an error if the text holds a secret or a token of ours.
+// secretIn returns an error if the text holds a secret or a token of ours.
 func (w *world) secretIn(text string) error {
 	for _, s := range []string{secretKey, sessionSecret, userDataSecret, rootSecret, environSecret} {
 		if strings.Contains(text, s) {
@@ -294,7 +294,7 @@ func (w *world) token(address, ttl string) (string, error) {
 	return token, nil
 }
 
-// well checks that the daemons are alive, and that both doors tell the truth.
+// well checks that the daemons run, and that the mount and HTTP show the right values.
 func (w *world) well() error {
 	for _, d := range []struct {
 		*daemon
@@ -339,7 +339,7 @@ func (w *world) stop() {
 	}
 }
 
-// A logBuffer is a log that is read while it is written.
+// A logBuffer is a log that can be read while it is written.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -359,7 +359,7 @@ func (b *logBuffer) String() string {
 
 func newLineReader(text string) *bufio.Reader { return bufio.NewReader(strings.NewReader(text)) }
 
-// listing describes everything below a directory: names, types, modes, owners, sizes and what regular files hold.
+// listing describes everything below a directory: names, types, modes, owners, sizes and the content of regular files.
 func listing(dir string) string {
 	var b strings.Builder
 	filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
@@ -378,7 +378,7 @@ func listing(dir string) string {
 	return b.String()
 }
 
-// difference is the lines that only one of two texts has.
+// difference are the lines that only one of two texts has.
 func difference(before, after string) string {
 	var b strings.Builder
 	for _, side := range []struct{ sign, text, other string }{{"-", before, after}, {"+", after, before}} {

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// In CI, on a machine that is shared and small, bounds are this much wider.
+// In CI, on a small and shared machine, bounds are this much wider.
 const (
 	ciRatio    = 2
-	ciDuration = 50 // one that waits for processors with six others takes ten times as long
+	ciDuration = 50 // what competes with six others for processors takes ten times as long
 )
 
-// A checks compares what was measured with the bounds of a section.
+// A checks compares measurements with the bounds of a section.
 type checks struct {
 	ci     bool
 	rows   []string
@@ -39,7 +39,7 @@ func (c *checks) atLeast(what string, got, bound float64, unit string) {
 	c.row(what, fmt.Sprintf("%.2f%s", got, unit), fmt.Sprintf("≥ %.2f%s", limit, unit), got >= limit)
 }
 
-// within bounds a duration.
+// within bounds a duration from above.
 func (c *checks) within(what string, got, bound time.Duration) {
 	if c.ci {
 		bound *= ciDuration

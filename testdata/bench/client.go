@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A client makes system calls as a C program does: nothing is allocated, the runtime's scheduler and
-// its poller are not told. What os.ReadFile costs on top would hide what the file systems cost.
+// A client makes system calls as a C program does: it allocates nothing, and bypasses the runtime's scheduler and poller.
+// What os.ReadFile costs in addition would hide the cost of the file systems.
 //
-// Use it on a locked thread, and never on a mount that this very process serves: the runtime counts
-// the thread as running, and would wait for it to collect garbage while it waits for us.
+// Use it on a locked thread, and never on a mount that this process serves: the runtime takes the thread for running, so a
+// garbage collection would wait for it while it waits for us.
 type client struct {
 	buf   []byte // what is read
 	dents [8][]byte
@@ -28,7 +28,7 @@ func newClient() *client {
 	return c
 }
 
-// cString is what the kernel takes as a path.
+// cString is a path as the kernel expects it.
 func cString(s string) *byte {
 	p, err := unix.BytePtrFromString(s)
 	if err != nil {
@@ -68,7 +68,7 @@ func (c *client) into(call uintptr, fd int, buf []byte) (int, error) {
 	}
 }
 
-// readOnce opens, reads once and closes, as a program does that knows how long a value may be.
+// readOnce opens, reads once and closes, as a program does that knows the maximum length of a value.
 func (c *client) readOnce(path *byte) error {
 	fd, err := c.open(cwd, path, unix.O_RDONLY)
 	if err != nil {
@@ -127,8 +127,8 @@ func (c *client) statIs(path *byte, want unix.Errno) error {
 	}
 }
 
-// list reads a directory, as ls(1) without options does, and counts its entries without "." and "..",
-// which go-fuse's fs package leaves out.
+// list reads a directory as ls(1) without options does, and counts its entries without "." and "..", which go-fuse's fs
+// package does not list.
 func (c *client) list(path *byte) (entries int, err error) {
 	fd, err := c.open(cwd, path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

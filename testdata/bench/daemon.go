@@ -66,7 +66,7 @@ func start(mark, mount string, cmd *exec.Cmd) (*server, error) {
 	}
 }
 
-// stop ends the process, and the mount also if the process did not.
+// stop ends the process, and the mount too if the process has left it.
 func (s *server) stop() {
 	s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -91,10 +91,10 @@ func (s *server) mib(key string) float64 {
 	return kib / 1024
 }
 
-// A daemon is a running imdsfs serve with both doors.
+// A daemon is a running imdsfs serve with a mount and HTTP.
 type daemon struct {
 	*server
-	address string // host:port of the HTTP door
+	address string // host:port of HTTP
 }
 
 // serve starts imdsfs on an instance file and mounts it on a directory of that name.

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of the FUSE door. Ratios are to tmpfs.
+// Bounds of the mount. Ratios are to tmpfs.
 const (
 	maxOpenRead = 1.6
 	maxStat     = 1.25
@@ -24,7 +24,7 @@ const (
 	maxFindCat  = 1.25
 )
 
-// A target is one place that holds the tree.
+// A target is a directory that holds the tree.
 type target struct {
 	name, root string
 	// For the operations, as the kernel takes them.
@@ -43,7 +43,7 @@ func newTarget(c *client, name, root string) (*target, error) {
 // An operation is measured on every target.
 type operation struct {
 	name string
-	max  float64 // ratio to tmpfs; 0: none is promised
+	max  float64 // ratio to tmpfs; 0: no promise
 	// batch is how often do runs between two looks at the clock.
 	batch int
 	do    func(c *client, t *target) error
@@ -256,7 +256,7 @@ func (e *env) visit(ctx context.Context, targets []*target) ([][][]float64, erro
 	return times, nil
 }
 
-// measure runs an operation for a while, after two times that warm it up.
+// measure runs an operation for a while, after two calls to warm up.
 func (op *operation) measure(clients [2]*client, t *target, slice time.Duration) (ns float64, err error) {
 	for range 2 {
 		if err := op.do(clients[0], t); err != nil {

@@ -17,13 +17,13 @@ const (
 	maxReload = 20 * time.Millisecond
 	maxReady  = 50 * time.Millisecond
 	maxListed = 200 * time.Millisecond
-	// betweenReloads lets a reload come to its end: what changes before is read without debounce.
+	// betweenReloads lets a reload finish: a change before its end is read without debounce.
 	betweenReloads = 50 * time.Millisecond
 	// maxRSS bounds a daemon with a tree of the usual size, in MiB.
 	maxRSS = 25
 )
 
-// timeReload measures from the rename of the instance file until both doors show a new value.
+// timeReload measures from the rename of the instance file until the mount and HTTP show a new value.
 func (e *env) timeReload(ctx context.Context, c *checks) error {
 	file, err := e.instanceFile("reloaded", usualInstance("ami-00000000000000000"))
 	if err != nil {
@@ -61,7 +61,7 @@ func (e *env) timeReload(ctx context.Context, c *checks) error {
 	return nil
 }
 
-// shown is how long it took until the doors showed a value.
+// shown is how long it took until the mount and HTTP showed a value.
 type shown struct {
 	mount, both time.Duration
 	err         error
@@ -77,7 +77,7 @@ func (d *daemon) waitFor(ctx context.Context, ami string, begin time.Time) (s sh
 	return s
 }
 
-// poll asks again and again, seldom enough to leave the processor to the daemon.
+// poll asks again and again, but leaves the processor to the daemon in between.
 func poll(ctx context.Context, begin time.Time, want string, ask func() (string, error)) (time.Duration, error) {
 	for {
 		got, err := ask()
@@ -96,7 +96,7 @@ func poll(ctx context.Context, begin time.Time, want string, ask func() (string,
 	}
 }
 
-// get is a request by HTTP, on a connection that is kept.
+// get sends a request over HTTP, on a kept connection.
 func (d *daemon) get(path string) (string, error) {
 	resp, err := http.Get("http://" + d.address + "/latest/" + path)
 	if err != nil {
@@ -110,7 +110,7 @@ func (d *daemon) get(path string) (string, error) {
 	return string(body), err
 }
 
-// timeStart measures from exec to both doors.
+// timeStart measures from exec until the mount and HTTP answer.
 func (e *env) timeStart(ctx context.Context, file string, c *checks) error {
 	var ready []time.Duration
 	var rss []float64
@@ -130,7 +130,7 @@ func (e *env) timeStart(ctx context.Context, file string, c *checks) error {
 	return nil
 }
 
-// manyEntries lists a directory that no instance has.
+// manyEntries lists a directory that is larger than that of any instance.
 func (e *env) manyEntries(ctx context.Context, c *checks) error {
 	const entries = 10_000
 	file, err := e.instanceFile("entries", manyInstance(tagsTable, entries, 20))
@@ -145,7 +145,7 @@ func (e *env) manyEntries(ctx context.Context, c *checks) error {
 	what := func(text string) string { return fmt.Sprintf("directory of %d entries: %s", entries, text) }
 	c.report(what("from exec to ready"), pretty(d.ready))
 	c.report(what("resident memory when ready"), fmt.Sprintf("%.1f MiB", d.mib("VmRSS")))
-	// Each version has directories of its own, which nobody has listed yet.
+	// Each version has its own directories, which have not been listed yet.
 	dirs, err := filepath.Glob(filepath.Join(d.mount, "*", tagsDir))
 	if err != nil || len(dirs) < 3 {
 		return fmt.Errorf("%d versions with tags: %w", len(dirs), err)

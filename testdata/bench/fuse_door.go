@@ -26,13 +26,12 @@ const (
 	maxPublishMany = 200 * time.Millisecond
 )
 
-// A door is the FUSE door in this very process, because only there can its requests be counted one by
-// one and a publish be timed by itself: from outside a request is a read(2) of the daemon among
-// others. Whoever reads the mount here does so in another process or through the runtime's system
-// calls, never with a [client].
+// A door is a mount that this process serves. Only here can its requests be counted one by one and a publish be timed
+// separately: from outside a request is one read(2) of the daemon among others. Read this mount in another process or
+// through the runtime's system calls, never with a [client].
 type door struct {
 	*fs.Door
-	fragment *source.Fragment // what the instance file states
+	fragment *source.Fragment // the content of the instance file
 	current  *source.Snapshot
 	serial   int // of the last publish
 }
@@ -63,7 +62,7 @@ func (d *door) snapshot(leaves map[string]source.Value) (*source.Snapshot, error
 	return source.Build(d.current, env, d.fragment, &source.Fragment{Leaves: leaves})
 }
 
-// countRequests does everyday things a thousand times.
+// countRequests does common operations a thousand times.
 func (e *env) countRequests(ctx context.Context, file string, c *checks) error {
 	d, err := e.mountHere(ctx, "counted-mount", file)
 	if err != nil {
@@ -80,12 +79,12 @@ func (e *env) countRequests(ctx context.Context, file string, c *checks) error {
 		}
 		return nil
 	}
-	const portion = 50 // few enough to go on between two drops
+	const portion = 50 // few enough to fit between two drops of the caches
 	requests := map[string]uint64{}
 	for done := 0; done < hotRounds; done += portion {
 		var before, after map[string]uint64
 		err := undisturbed(func() error {
-			if err := rounds(2); err != nil { // makes it hot
+			if err := rounds(2); err != nil { // to fill the caches
 				return err
 			}
 			before = d.Requests()
@@ -112,7 +111,7 @@ func (e *env) countRequests(ctx context.Context, file string, c *checks) error {
 	return nil
 }
 
-// timePublish times the door's Publish by itself, of values that the kernel has in its caches.
+// timePublish times only Publish, for values that the kernel has in its caches.
 func (e *env) timePublish(ctx context.Context, c *checks) error {
 	file, err := e.instanceFile("published", manyInstance(manyTable, manyValues, 20))
 	if err != nil {
@@ -188,7 +187,7 @@ func (d *door) publishOnce(count int, versions []string) (time.Duration, error) 
 	return took, err
 }
 
-// readAll reads files and counts those that do not hold what is stated.
+// readAll reads files and counts those with a wrong content.
 func (d *door) readAll(leaves map[string]source.Value, versions []string) (different int, err error) {
 	buf := make([]byte, 4096)
 	for _, version := range versions {
@@ -205,8 +204,8 @@ func (d *door) readAll(leaves map[string]source.Value, versions []string) (diffe
 	return different, nil
 }
 
-// readHere reads a short file without the runtime's poller, which would ask the mount about it from a
-// thread that may have to answer.
+// readHere reads a short file without the runtime's poller, which would call the mount from a thread that may have to
+// answer.
 func readHere(path string, buf []byte) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

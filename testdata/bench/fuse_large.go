@@ -16,11 +16,11 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// largeFiles of 1 MiB are the most that fits into a tree beside the rest.
+// largeFiles of 1 MiB are the most that fit into a tree next to the rest.
 const largeFiles = source.MaxTree/source.MaxLeaf - 1
 
-// largeTree reports what the largest tree costs. An instance file may not hold that much, so a child
-// ([holdLarge]) puts it on the door without one.
+// largeTree reports what the largest tree costs. An instance file may not be that large, so a child ([holdLarge]) publishes
+// the tree without one.
 func (e *env) largeTree(ctx context.Context, c *checks) error {
 	self, err := os.Executable()
 	if err != nil {

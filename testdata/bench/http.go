@@ -18,7 +18,7 @@ import (
 const (
 	httpRounds   = 3
 	httpRoundsCI = 1
-	httpMore     = 4 // rounds of what has bounds
+	httpMore     = 4 // rounds of loads with bounds
 	httpStarts   = 5
 	httpConns    = 32 // of wrk, where there is more than one
 
@@ -210,7 +210,7 @@ func fetch(method, address, path string, header ...string) (string, error) {
 	return string(body), err
 }
 
-// nginxConfig is nginx at its best with static files: one worker a core, files kept open, no log.
+// nginxConfig is the fastest way to serve static files with nginx: a worker for each core, files kept open, no log.
 const nginxConfig = `
 daemon off;
 user root;
@@ -234,7 +234,7 @@ http {
 }
 `
 
-// nginx starts the one that .ci/deps has unpacked.
+// nginx starts the nginx that .ci/deps has unpacked.
 func (e *env) nginx(root string) (s *server, address string, err error) {
 	binary, err := filepath.Abs(".deps/nginx/usr/sbin/nginx")
 	if err != nil {
@@ -256,7 +256,7 @@ func (e *env) nginx(root string) (s *server, address string, err error) {
 	return s, address, err
 }
 
-// bare starts the handler in the folder of that name.
+// bare starts the server in the folder of that name.
 func (e *env) bare(ctx context.Context, root string) (s *server, address string, err error) {
 	binary, err := e.build(ctx, "bare", "testdata/bench/bare")
 	if err != nil {
@@ -269,7 +269,7 @@ func (e *env) bare(ctx context.Context, root string) (s *server, address string,
 	return s, address, err
 }
 
-// freeAddress is for a server that wants to be told a port.
+// freeAddress is for a server that needs to know its port.
 func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -279,13 +279,13 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// A second is what wrk says of one.
+// A second is what wrk reports of a second.
 type second struct {
 	perSecond float64
 	p50, p99  time.Duration
 }
 
-// wrk is Debian's HTTP load generator: C, one thread, so that what it costs leaves one core alone.
+// wrk runs Debian's HTTP load generator. It is written in C and uses one thread, so it leaves the other core free.
 func wrk(ctx context.Context, address string, l load, p pressure) (second, error) {
 	args := slices.Concat([]string{"-t1", "-d1s", "--latency"}, p.args, l.args, []string{"http://" + address + l.path})
 	out, err := exec.CommandContext(ctx, "wrk", args...).CombinedOutput()

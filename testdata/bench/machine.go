@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// describe is what the numbers were measured on.
+// describe describes the machine on which the numbers were measured.
 func describe() string {
 	var u unix.Utsname
 	var info unix.Sysinfo_t
@@ -62,8 +62,8 @@ func fileSystem(path string) string {
 	return "disk"
 }
 
-// undisturbed does something until nobody has told the kernel to drop its caches meanwhile, as other
-// tests on the machine may: what then costs time, and requests, is not what is measured.
+// undisturbed repeats something until the kernel has not dropped its caches meanwhile. Other tests on the machine may make
+// it do so, and then the measurement would include the time and the requests to fill the caches.
 func undisturbed(do func() error) error {
 	for begin := time.Now(); ; {
 		before := cacheDrops()

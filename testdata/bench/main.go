@@ -1,13 +1,15 @@
-// Command bench measures both doors beside what people would otherwise use, asserts the bounds that
-// the project promises, and writes the tables of README.md.
+// Command bench measures the mount and HTTP next to what people would use instead, checks the bounds that the project
+// promises, and writes the tables of README.md.
 //
 //	go run ./testdata/bench -readme testdata/bench/README.md   # what `make bench` does; needs root
 //	go run ./testdata/bench -only fuse                         # one section, printed only
 //	go run ./testdata/bench -ci                                # fewer rounds, wider bounds
 //
-// A section is a file of its own. It starts the targets, visits them in interleaved rounds whose order
-// rotates, so that whatever disturbs the machine disturbs all of them, and compares medians. Absolute
-// times are those of the machine; the ratios hold elsewhere too.
+//	section ──▶ start the targets ──▶ visit them in rounds ──▶ medians ──▶ checks: bounds ──▶ README.md
+//
+// A section is a file of its own. It starts the targets, visits them in interleaved rounds whose order rotates, so that
+// every disturbance of the machine affects all of them, and compares medians. Absolute times are those of the machine; the
+// ratios hold elsewhere too.
 package main
 
 import (
@@ -25,8 +27,8 @@ import (
 	"github.com/imdsfs/imdsfs/fs"
 )
 
-// A section measures one door. The markdown is its part of README.md, without a marker; it is used
-// also when the error tells of missed bounds ([checks.err]).
+// A section measures the mount or HTTP. The markdown is its part of README.md without a marker. It is used even if the
+// error is about missed bounds ([checks.err]).
 type section struct {
 	name string
 	run  func(ctx context.Context, e *env) (markdown string, err error)
@@ -41,7 +43,7 @@ var sections = []section{
 type env struct {
 	ci     bool   // fewer rounds, wider bounds
 	rounds int    // how often each target is visited
-	dir    string // for this run alone, on a disk, open to every user; removed at the end
+	dir    string // for this run only, on a disk, open to every user; removed at the end
 	imdsfs string // the binary under test
 }
 

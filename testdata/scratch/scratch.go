@@ -1,11 +1,14 @@
-// Package scratch gives a test binary a temporary directory of its own, and removes those of binaries that were killed,
-// panicked or ran out of time.
+// Package scratch gives a test binary a temporary directory of its own, and removes the directories of binaries that were
+// killed, panicked or timed out:
+//
+//	TestMain ──▶ Run ──▶ Make: clean up, make and lock a directory ──▶ TMPDIR ──▶ the tests ──▶ remove
 //
 //	func TestMain(m *testing.M) {
 //		os.Exit(scratch.Run(m))
 //	}
 //
-// Everything that the tests and their programs make with t.TempDir or os.MkdirTemp is then below it: TMPDIR says so.
+// TMPDIR names the directory, so everything that the tests and their programs make with t.TempDir or os.MkdirTemp is below
+// it.
 package scratch
 
 import (
@@ -24,12 +27,12 @@ import (
 // variable names the temporary directory, os.TempDir.
 const variable = "TMPDIR"
 
-// A name is short: paths of sockets have at most 107 bytes.
+// The name is short, because the path of a socket has at most 107 bytes.
 const format = "imdsfs.%04x"
 
 var pattern = regexp.MustCompile(`^imdsfs\.[0-9a-f]{4}$`)
 
-// errGone says that a directory was removed before it was held.
+// errGone says that a directory was removed before it was locked.
 var errGone = errors.New("it was removed meanwhile")
 
 // Run runs tests with a temporary directory of their own. The result is the exit status.
@@ -47,8 +50,8 @@ func Run(m interface{ Run() int }) int {
 	return code
 }
 
-// Begin has TMPDIR name a new directory of [Make] until remove. A process that another one started which has called
-// Begin shares that one's.
+// Begin sets TMPDIR to a new directory of [Make] until remove is called. A process whose parent has called Begin shares the
+// parent's directory.
 func Begin() (remove func() error, err error) {
 	parent := os.TempDir()
 	if pattern.MatchString(filepath.Base(parent)) {
@@ -61,9 +64,9 @@ func Begin() (remove func() error, err error) {
 	return remove, os.Setenv(variable, dir)
 }
 
-// Make makes a directory below parent. Root's is one in which everybody may work, like /tmp. It is held by a lock that
-// ends with this process; first those below parent that nobody holds are removed. remove fails if something is mounted
-// below it: then it stays.
+// Make makes a directory below parent and locks it until this process ends. Root's directory is one that everybody may
+// use, like /tmp. Before that Make removes directories below parent that nobody has locked. remove fails, and the
+// directory stays, if something is mounted below it.
 func Make(parent string) (dir string, remove func() error, err error) {
 	clean(parent)
 	for range 1000 {
@@ -75,7 +78,7 @@ func Make(parent string) (dir string, remove func() error, err error) {
 		if err == nil {
 			held, err = hold(dir, unix.LOCK_SH)
 		}
-		if errors.Is(err, errGone) || errors.Is(err, unix.EWOULDBLOCK) { // somebody who cleans was quicker
+		if errors.Is(err, errGone) || errors.Is(err, unix.EWOULDBLOCK) { // another process that cleans up was faster
 			continue
 		}
 		if err == nil && os.Geteuid() == 0 {
@@ -92,7 +95,7 @@ func Make(parent string) (dir string, remove func() error, err error) {
 	return "", nil, fmt.Errorf("make a directory in %s: %w", parent, err)
 }
 
-// hold opens a directory, without following a link, and locks it.
+// hold opens a directory without following a symbolic link, and locks it.
 func hold(dir string, how int) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +121,7 @@ func hold(dir string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// clean removes the directories of ours below parent that nobody holds. What it cannot remove stays.
+// clean removes our directories below parent that nobody has locked. What it cannot remove stays.
 func clean(parent string) {
 	entries, _ := os.ReadDir(parent)
 	for _, e := range entries {
@@ -138,13 +141,13 @@ func clean(parent string) {
 	}
 }
 
-// endPrograms kills what tests have started that are no more. It has their temporary directory in its environment.
+// endPrograms kills programs that tests have left running. They have the tests' temporary directory in their environment.
 func endPrograms(dir string) {
 	environments, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range environments {
 		var pid int
 		fmt.Sscanf(path, "/proc/%d/", &pid)
-		p, err := os.FindProcess(pid) // held, so that the number is not another's later
+		p, err := os.FindProcess(pid) // a handle, so that the number cannot mean another process later
 		if err != nil {
 			continue
 		}
@@ -156,7 +159,7 @@ func endPrograms(dir string) {
 	}
 }
 
-// unmountBelow reports whether nothing is mounted below dir afterwards.
+// unmountBelow unmounts everything below dir. It reports whether nothing is mounted there afterwards.
 func unmountBelow(dir string) bool {
 	for range 16 { // mounts may be stacked
 		left := mountsBelow(dir)
@@ -170,7 +173,7 @@ func unmountBelow(dir string) bool {
 	return false
 }
 
-// mountsBelow reads the kernel's list; to look at the paths could hang.
+// mountsBelow reads the kernel's list. Looking at the paths could hang.
 func mountsBelow(dir string) (points []string) {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -17,12 +17,12 @@ type board struct {
 	readers      [maxReaders]tally
 }
 
-// progress is how far a writer is: no process may see a version before published, or behind started.
+// progress is how far a writer is: no process may see a version older than published or newer than started.
 type progress struct{ started, published atomic.Int64 }
 
 // A tally is what one reader counts.
 type tally struct {
-	rounds, versions                atomic.Int64 // versions: that it saw, each once
+	rounds, versions                atomic.Int64 // versions: different ones that it saw
 	stale, torn, size, held, errors atomic.Int64
 	longest                         atomic.Int64 // round, ns
 }
@@ -35,7 +35,7 @@ func openBoard(path string, flags int) (*board, error) {
 	defer f.Close()
 	size := int(unsafe.Sizeof(board{}))
 	if flags&os.O_CREATE != 0 {
-		if err := f.Chmod(0o666); err != nil { // readers are all kinds of users
+		if err := f.Chmod(0o666); err != nil { // readers run as different users
 			return nil, err
 		}
 		if err := f.Truncate(int64(size)); err != nil {

@@ -14,7 +14,7 @@ import (
 const (
 	readerEnv = "IMDSFS_STRESS_READER"
 	heldMost  = 64  // descriptors that the holder keeps
-	saidMost  = 10  // faults that a reader describes
+	saidMost  = 10  // faults that a reader reports in words
 	chunk     = 999 // bytes of one read(2), so that most values take several
 )
 
@@ -23,7 +23,7 @@ var roles = map[string]func(*reader){
 	"open": (*reader).open, "held": (*reader).hold, "list": (*reader).list,
 }
 
-// Main makes this program a reader, and does not return, if [Run] started it as one.
+// Main makes this program a reader if [Run] started it as one. Then it does not return.
 func Main() {
 	role := os.Getenv(readerEnv)
 	if role == "" {
@@ -67,7 +67,7 @@ func read(role string, args []string) error {
 	return nil
 }
 
-// A reader uses plain system calls, so that nothing in between hides or repeats one.
+// A reader uses plain system calls, so that no library hides or repeats one.
 type reader struct {
 	dir, file string
 	board     *board
@@ -97,7 +97,7 @@ func (r *reader) saw(version int64) {
 	}
 }
 
-// openValue opens and reads the value, and judges it. The descriptor is -1 after an error.
+// openValue opens, reads and checks the value. The descriptor is -1 after an error.
 func (r *reader) openValue() (fd int, text string) {
 	least := r.board.value.published.Load()
 	fd, err := unix.Open(r.file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -146,14 +146,14 @@ func readAll(fd int) (string, error) {
 	}
 }
 
-// open opens, reads and closes.
+// open opens, reads and closes the value.
 func (r *reader) open() {
 	if fd, _ := r.openValue(); fd >= 0 {
 		unix.Close(fd)
 	}
 }
 
-// hold opens one more, and reads one that it holds again after its pages were evicted.
+// hold opens one more descriptor, evicts the pages of one that it holds, and reads that again.
 func (r *reader) hold() {
 	r.turn++
 	h := &r.held[r.turn%heldMost]
@@ -183,7 +183,7 @@ func (r *reader) hold() {
 	r.checkSize(h.fd, again)
 }
 
-// list does what ls -l does, and asks for the name to come, so that its absence is remembered.
+// list does what ls -l does. It also looks up the next name, so that the kernel remembers that the name is absent.
 func (r *reader) list() {
 	least, leastValue := r.board.names.published.Load(), r.board.value.published.Load()
 	entries, err := os.ReadDir(r.dir)
@@ -206,7 +206,7 @@ func (r *reader) list() {
 			r.saw(version)
 		}
 	}
-	// A listing of several parts may miss both of a name that goes and one that comes meanwhile.
+	// If a listing is read in parts, it may miss a name that is removed meanwhile and one that is added.
 	if steady != steadyNames || least == most && current != 1 {
 		r.fault(&r.tally.torn, "%d names that are always there, %d that change, from %d to %d", steady, current, least, most)
 	}

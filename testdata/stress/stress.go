@@ -1,13 +1,15 @@
-// Package stress reads a mount from processes of its own while it changes, and counts what they saw
-// and must not see: a value that is older than what was published, a mixture of two, a size that is
-// not the length, a descriptor that does not keep what it opened, a name that is missing or should
-// be gone. It is for tests, which call [Main] first thing in their TestMain:
+// Package stress reads a mount from several processes while it changes, and counts what they must not see: a value older
+// than the published one, a mixture of two values, a size that is not the length, a descriptor whose content changes, a
+// name that is missing or should be gone.
+//
+//	writers ──▶ Target.Change ──▶ the mount ──▶ readers (processes) ──▶ board (shared memory) ──▶ judge
+//
+// It is for tests, which call [Main] first in their TestMain:
 //
 //	stress.Run(t, stress.Target{Dir: dir, Bind: bind, Change: change})
 //
-// The directory holds what [Names] lists and the file "value", which holds [Payload]. One writer
-// raises the version of the value, another that of the names; the versions that every process must
-// see by now stand in shared memory.
+// The directory holds the files of [Names], and the file "value" with a [Payload]. One writer raises the version of the
+// value, another that of the names. The versions that every process must see by now are in shared memory.
 package stress
 
 import (
@@ -26,13 +28,13 @@ import (
 
 const (
 	steadyNames = 60
-	// dropEvery is how often the kernel drops what it keeps of directories and inodes, in the
-	// middle of whatever goes on, unless the Target says otherwise.
+	// dropEvery is how often the kernel drops its cached directories and inodes, at any point of the test, unless the Target
+	// sets another time.
 	dropEvery = 10 * time.Millisecond
 	endLimit  = 30 * time.Second // for a reader to end on a loaded machine
 )
 
-// Payload is what "value" holds: its version at both ends, and a length of its own, of 32 bytes to 9 kB.
+// Payload is the content of "value" in a version: the version at both ends, and a length of its own from 32 bytes to 9 kB.
 func Payload(version int64) string {
 	return fmt.Sprintf("%015d %s %015d", version, strings.Repeat("x", int(version*7919%9000)), version)
 }
@@ -44,8 +46,8 @@ func versionOf(text string) (int64, bool) {
 	return version, err == nil && version >= 0 && text == Payload(version)
 }
 
-// Names are the files beside "value" at a version of the names, by content: some that are there
-// throughout, one that is replaced by each version, and "at", which holds the version.
+// Names are the files next to "value" in a version of the names, with their content: some that always exist, one that each
+// version replaces, and "at", which holds the version.
 func Names(version int64) map[string]string {
 	names := map[string]string{name(version): "name", "at": fmt.Sprint(version)}
 	for i := range steadyNames {
@@ -60,42 +62,39 @@ func name(version int64) string { return fmt.Sprintf("n%d", version) }
 type Target struct {
 	Dir  string // on the mount
 	Bind string // the same directory through a bind mount
-	// Change states these versions. It is called by one writer at a time.
+	// Change publishes these versions. One writer at a time calls it.
 	Change func(value, names int64) error
-	// Wait returns when every process must see these versions, or newer ones. It is called by both
-	// writers; nil if they do when Change returns.
+	// Wait returns when every process must see these versions, or newer ones. Both writers call it. nil means that they must
+	// when Change returns.
 	Wait func(value, names int64) error
-	// Duration is how long to go on.
+	// Duration is how long Run takes.
 	Duration time.Duration
-	// Meanwhile, if not nil, is called when the readers have been started, and lasts as long as Run does;
-	// Duration is zero then.
+	// Meanwhile, if not nil, is called after the readers have started, and Run takes as long as it does. Then Duration is
+	// zero.
 	Meanwhile func()
 	// Places are where the readers are; nil: on this machine, in Dir and in Bind.
 	Places []Place
-	// DropEvery is how often the kernel drops what it keeps of directories and inodes, of all file systems;
-	// zero: every 10 ms.
+	// DropEvery is how often the kernel drops its cached directories and inodes of all file systems; zero: every 10 ms.
 	DropEvery time.Duration
-	// Board is the file that the readers share with us, in a directory that is there; "" if all of them see
-	// our files.
+	// Board is the file that the readers share with us, in an existing directory; "" if all of them see our files.
 	Board string
-	// Least is how many versions of the value and of the names must have been published for the
-	// result to mean something.
+	// Least is the number of versions of the value and of the names that must be published for the result to count.
 	Least int64
 }
 
-// A Place is where processes read the directory, one for each role: a container, say.
+// A Place is where processes read the directory, one for each role: for example a container.
 type Place struct {
 	Name  string
 	Roles []string      // of "open", "held", "list"
-	Dir   string        // that of the Target, as seen there
+	Dir   string        // the Target's, as seen from there
 	Pause time.Duration // of a reader, after each round
-	// Command is a process there, with a variable in its environment ("NAME=value") and these arguments,
-	// that calls Main; nil: this program. The board is the path of the Target's as seen there.
+	// Command makes a process there that calls Main, with a variable in its environment ("NAME=value") and these arguments;
+	// nil: this program. board is the path of the Target's Board, as seen from there.
 	Command func(variable string, args ...string) *exec.Cmd
 	Board   string
 }
 
-// Duration is what IMDSFS_STRESS says, else otherwise.
+// Duration is the value of IMDSFS_STRESS, else otherwise.
 func Duration(t testing.TB, otherwise time.Duration) time.Duration {
 	t.Helper()
 	text := os.Getenv("IMDSFS_STRESS")
@@ -109,8 +108,7 @@ func Duration(t testing.TB, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// Run changes the target, which is at version 0 of both, and fails the test for all that must not be
-// seen meanwhile.
+// Run changes the target, which begins with version 0 of both, and fails the test if a reader sees what it must not see.
 func Run(t testing.TB, target Target) {
 	t.Helper()
 	if target.Board == "" {
@@ -140,7 +138,7 @@ func Run(t testing.TB, target Target) {
 // write runs both writers to the end, while the kernel's caches are dropped.
 func write(t testing.TB, target Target, b *board) {
 	end := time.Now().Add(target.Duration)
-	var over atomic.Bool // what is done meanwhile
+	var over atomic.Bool // Meanwhile has returned
 	over.Store(target.Meanwhile == nil)
 	var mu sync.Mutex
 	var value, names int64
@@ -186,8 +184,7 @@ func dropCaches(t testing.TB, every time.Duration, stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-tick.C:
-			// 2: dentries and inodes with their pages. The pages of files that are held open are
-			// evicted by who holds them.
+			// 2: dentries and inodes with their pages. The reader that holds a file open evicts its pages.
 			if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
 				t.Errorf("drop_caches: %v", err)
 				return
@@ -196,7 +193,7 @@ func dropCaches(t testing.TB, every time.Duration, stop <-chan struct{}) {
 	}
 }
 
-// judge fails the test for what the readers counted, and if they did too little.
+// judge fails the test if the readers saw what they must not see, or did too little.
 func judge(t testing.TB, target Target, b *board, readers []*process) {
 	t.Helper()
 	v, n := b.value.published.Load(), b.names.published.Load()

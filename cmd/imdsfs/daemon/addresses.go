@@ -2,14 +2,12 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/source"
-	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // addAddresses puts the link-local addresses on a link of our own, if that is wanted.
@@ -19,7 +17,7 @@ func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
 	}
 	var err error
 	if d.ports.link, err = d.openLink(ctx, d.Snapshot().Options()); err != nil {
-		return part{}, AddressProblem(err)
+		return part{}, err
 	}
 	return part{Close: d.removeAddresses, HandOver: stays}, nil
 }
@@ -68,15 +66,6 @@ func (d *Daemon) removeAddresses() {
 	if err := d.ports.link.Remove(); err != nil {
 		d.Log.WithError(err).Error("take the link-local addresses away")
 	}
-}
-
-// AddressProblem adds to an error of package linklocal what to do about it.
-func AddressProblem(err error) error {
-	var refused *linklocal.Error
-	if errors.As(err, &refused) {
-		return problem.Failed(refused.Hint, err)
-	}
-	return err
 }
 
 // LinkOwner is the name under which the mount helper makes the link and the daemon finds it, whatever the working directory

@@ -82,7 +82,7 @@ func provideAddresses(ctx context.Context, s *daemon.Settings) error {
 	if !s.Addresses.Add {
 		return WithdrawAddresses(s) // an earlier daemon may have asked for them
 	}
-	return daemon.AddressProblem(linklocal.Provide(ctx, s.LinkOwner(), linklocal.Config{Force: s.Addresses.Force, Warn: warnOnStderr}))
+	return linklocal.Provide(ctx, s.LinkOwner(), linklocal.Config{Force: s.Addresses.Force, Warn: warnOnStderr})
 }
 
 // account returns the account that the daemon runs as.
