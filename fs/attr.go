@@ -2,8 +2,7 @@ package fs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -16,14 +15,14 @@ const (
 // variable for tests.
 var linkMax uint32 = 65000
 
-func fileType(v source.View) uint32 {
+func fileType(v tree.View) uint32 {
 	if v.IsDir() {
 		return fuse.S_IFDIR
 	}
 	return fuse.S_IFREG
 }
 
-func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v source.View) {
+func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v tree.View) {
 	at := v.Attr()
 	out.Ino = number
 	out.Mode = fileType(v) | at.Mode
@@ -52,4 +51,4 @@ func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v source.View) {
 	}
 }
 
-func sectors(v source.View) uint64 { return (uint64(v.Size()) + sector - 1) / sector }
+func sectors(v tree.View) uint64 { return (uint64(v.Size()) + sector - 1) / sector }

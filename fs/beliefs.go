@@ -2,15 +2,14 @@ package fs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // beliefs is what the kernel may hold besides the trees old and next, for a successor to know: changes that
 // it has not taken yet, because somebody hangs in the directory; files that are open although they were
 // replaced; directories in which somebody works although they are gone. all looks everywhere, not only
 // where something was touched since a successor was thought of.
-func (p *publisher) beliefs(old, next *source.Snapshot, all bool) *treeRecord {
+func (p *publisher) beliefs(old, next *build.Snapshot, all bool) *treeRecord {
 	t := &treeRecord{}
 	if p.record.keeper == nil {
 		return t
@@ -24,7 +23,7 @@ func (p *publisher) beliefs(old, next *source.Snapshot, all bool) *treeRecord {
 		t.Late = append(t.Late, lateRecord{dir, e.names, e.attr, e.below})
 	}
 	p.mu.Unlock()
-	isIn := func(s *source.Snapshot, id uint64, n *inode) bool {
+	isIn := func(s *build.Snapshot, id uint64, n *inode) bool {
 		v, ok := s.Find(n.path)
 		return ok && v.IsDir() == n.dir && p.fs.key.node(n.path, v) == id
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // A gated source waits in Load, and so holds the store's writer lock, while gate is not nil.
@@ -21,7 +22,7 @@ type gated struct {
 	entered chan struct{}
 }
 
-func (g *gated) Load(ctx context.Context) (*source.Fragment, error) {
+func (g *gated) Load(ctx context.Context) (*build.Fragment, error) {
 	if g.gate != nil {
 		close(g.entered)
 		<-g.gate

@@ -6,8 +6,7 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // list reads a directory in answers of size bytes, calling between after each, and returns the names.
@@ -71,8 +70,8 @@ func TestListingNamesEverythingOnce(t *testing.T) {
 
 func TestListingNeverLacksANameThatIsThereThroughout(t *testing.T) {
 	stay := tags(200)
-	var all []*source.Snapshot
-	var prev *source.Snapshot
+	var all []*build.Snapshot
+	var prev *build.Snapshot
 	for i := range 5 {
 		come := fmt.Sprintf("meta-data/tags/instance/c%d", i)
 		prev = build(t, prev, append(slices.Clone(stay), come, "x", come+"b", "y")...)

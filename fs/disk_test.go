@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // mountFile mounts a tree with one file of its own and returns its path.
@@ -242,10 +242,10 @@ func TestNamesWithEveryLegalTagCharacter(t *testing.T) {
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	f := fragment(nil)
-	f.Options = map[string]source.Value{source.OptionInstanceMetadataTags: {Bytes: []byte("enabled"), Mtime: fileTime}}
-	f.Tags = map[string]source.Value{}
+	f.Options = map[string]tree.Value{ec2.OptionInstanceMetadataTags: {Bytes: []byte("enabled"), Mtime: fileTime}}
+	f.Tags = map[string]tree.Value{}
 	for _, key := range keys {
-		f.Tags[key] = source.Value{Bytes: []byte("value of " + key), Mtime: fileTime}
+		f.Tags[key] = tree.Value{Bytes: []byte("value of " + key), Mtime: fileTime}
 	}
 	s := buildFrom(t, nil, f)
 	d := mountSnapshot(t, s)

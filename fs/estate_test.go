@@ -8,9 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/source/build"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // A shelf is a Keeper within the process.
@@ -89,7 +88,7 @@ type estate struct {
 	warnings warnings
 }
 
-func newEstate(t *testing.T, s *source.Snapshot) *estate {
+func newEstate(t *testing.T, s *build.Snapshot) *estate {
 	t.Helper()
 	requireMount(t)
 	e := &estate{t: t, dir: filepath.Join(t.TempDir(), "mnt"), runtime: t.TempDir(), keeper: newShelf(t)}
@@ -106,7 +105,7 @@ func newEstate(t *testing.T, s *source.Snapshot) *estate {
 	return e
 }
 
-func (e *estate) mount(s *source.Snapshot, pre *Predecessor) {
+func (e *estate) mount(s *build.Snapshot, pre *Predecessor) {
 	e.t.Helper()
 	d, err := patientMount(Config{Dir: e.dir, RuntimeDir: e.runtime, Warn: e.warnings.add, Keeper: e.keeper, Predecessor: pre}, s)
 	if err != nil {
@@ -125,7 +124,7 @@ func (e *estate) kill() {
 }
 
 // succeed has a successor go on. What it builds is made after the last tree that was kept.
-func (e *estate) succeed(build func(prev *source.Snapshot) *source.Snapshot) {
+func (e *estate) succeed(build func(prev *build.Snapshot) *build.Snapshot) {
 	e.t.Helper()
 	pre := Inherit(e.keeper.take())
 	if pre == nil {

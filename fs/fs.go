@@ -5,7 +5,7 @@
 //	…
 //	err = door.Unmount() // within 2 s, whoever uses the files
 //
-// The mount shows [source.Snapshot.Root]: a directory for each EC2 version beside latest.
+// The mount shows [build.Snapshot.Root]: a directory for each EC2 version beside latest.
 //
 // It is built on go-fuse's wire level, because only that can do without OPENDIR, choose node ids and
 // later resume a live connection. Four ideas carry it:
@@ -52,8 +52,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 var _ fuse.RawFileSystem = (*rawFS)(nil)
@@ -74,7 +74,7 @@ type rawFS struct {
 	fuse.RawFileSystem // ENOSYS to what is not here: the kernel then does without
 
 	key     key
-	clock   source.Clock
+	clock   clock.Clock
 	table   *table
 	current atomic.Pointer[tree]
 	// allotment is the publisher's.
@@ -90,14 +90,14 @@ type rawFS struct {
 
 // A tree is the snapshot that is served.
 type tree struct {
-	snapshot   *source.Snapshot
+	snapshot   *build.Snapshot
 	generation uint64 // counts the trees of a mount
 	numbering
 }
 
-func newRawFS(k key, clock source.Clock, s *source.Snapshot) *rawFS {
+func newRawFS(k key, clock clock.Clock, s *build.Snapshot) *rawFS {
 	f := &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), key: k, clock: clock, table: newTable()}
-	f.serve(f.prepare(s, source.Change{}))
+	f.serve(f.prepare(s, build.Change{}))
 	return f
 }
 
@@ -106,24 +106,24 @@ func (f *rawFS) serve(t *tree) { f.current.Store(t) }
 
 // directory resolves a node that must be a directory. The tree is loaded last: whoever still sees
 // the old one entered the table before the swap, so the publisher finds him there.
-func (f *rawFS) directory(id uint64) (path string, dir source.View, t *tree, status fuse.Status) {
+func (f *rawFS) directory(id uint64) (path string, dir tree.View, t *tree, status fuse.Status) {
 	path, _, isDir, ok := f.table.place(id)
 	if !ok {
-		return "", source.View{}, nil, stale
+		return "", tree.View{}, nil, stale
 	}
 	if !isDir {
-		return "", source.View{}, nil, fuse.ENOTDIR
+		return "", tree.View{}, nil, fuse.ENOTDIR
 	}
 	t = f.current.Load()
 	dir, ok = t.snapshot.Find(path)
 	if !ok || !dir.IsDir() {
-		return "", source.View{}, nil, fuse.ENOENT
+		return "", tree.View{}, nil, fuse.ENOENT
 	}
 	return path, dir, t, fuse.OK
 }
 
 // found fills in the answer for a node and counts the kernel's lookup of it.
-func (f *rawFS) found(id, number uint64, path string, v source.View, out *fuse.EntryOut) {
+func (f *rawFS) found(id, number uint64, path string, v tree.View, out *fuse.EntryOut) {
 	f.table.enter(id, path, v, v.IsDir())
 	valid := f.validity(path, v)
 	out.NodeId = id
@@ -133,7 +133,7 @@ func (f *rawFS) found(id, number uint64, path string, v source.View, out *fuse.E
 }
 
 // validity is how long the kernel may keep what it was told of a node.
-func (f *rawFS) validity(path string, v source.View) time.Duration {
+func (f *rawFS) validity(path string, v tree.View) time.Duration {
 	switch {
 	case f.stopping.Load():
 		return 0
@@ -145,7 +145,7 @@ func (f *rawFS) validity(path string, v source.View) time.Duration {
 	return max(0, min(credentialValidity, v.Expires().Sub(f.clock.Now())))
 }
 
-func isCredential(path string, v source.View) bool {
+func isCredential(path string, v tree.View) bool {
 	return v.Secret() && (!v.Expires().IsZero() ||
 		strings.Contains(path, "/iam/security-credentials") || strings.Contains(path, "/identity-credentials/"))
 }

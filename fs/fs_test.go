@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 func TestWhatWouldChangeSomethingIsRefused(t *testing.T) {
@@ -61,10 +61,10 @@ func TestOpenIsLeftOutWhereTheKernelCanDoWithout(t *testing.T) {
 
 func TestCredentialsAreKeptTenMinutesAndNeverPastExpiry(t *testing.T) {
 	now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
-	clock := source.NewManualClock(now)
-	role := func(expires time.Time) *source.Snapshot {
+	clock := clock.NewManual(now)
+	role := func(expires time.Time) *build.Snapshot {
 		f := fragment(nil)
-		f.Role = &source.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Expiration: expires, Mtime: fileTime}
+		f.Role = &build.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Expiration: expires, Mtime: fileTime}
 		return buildFrom(t, nil, f)
 	}
 	f := newRawFS(key{1}, clock, role(now.Add(time.Hour)))

@@ -11,9 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/source/build"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 const handled = "latest/meta-data/iam/security-credentials/web"
@@ -72,9 +71,9 @@ func tryEscape(t *testing.T, dir string, chroot bool) string {
 }
 
 // withRole has credentials that root alone may read.
-func withRole(t *testing.T) *source.Snapshot {
+func withRole(t *testing.T) *build.Snapshot {
 	f := fragment(nil)
-	f.Role = &source.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Mtime: fileTime}
+	f.Role = &build.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Mtime: fileTime}
 	return buildFrom(t, nil, f)
 }
 
@@ -118,7 +117,7 @@ func TestAFileHandleLeadsNowhere(t *testing.T) {
 func TestOpenFileHandlesAreKnown(t *testing.T) {
 	asks := noFileHandles
 	defer func() { noFileHandles = asks }()
-	same := func(prev *source.Snapshot) *source.Snapshot { return prev }
+	same := func(prev *build.Snapshot) *build.Snapshot { return prev }
 	check := func(e *estate, open bool) {
 		t.Helper()
 		if got := e.door.FileHandles(); got != open {

@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
@@ -68,7 +68,7 @@ func childMount(dir, runtimeDir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	s, err := source.Build(nil, env(), fragment(nil))
+	s, err := build.Build(nil, env(), fragment(nil))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -96,8 +96,8 @@ const nobody = 65534 // uid and gid
 
 var fileTime = time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
 
-func env() source.Env {
-	return source.Env{Now: time.Now(), LaunchTime: fileTime, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+func env() build.Env {
+	return build.Env{Now: time.Now(), LaunchTime: fileTime, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 }
 
 // standard is what every test tree holds unless a test says otherwise.
@@ -112,20 +112,20 @@ var standard = map[string]string{
 }
 
 // fragment states standard with changes on top; "" takes a path away.
-func fragment(changes map[string]string) *source.Fragment {
+func fragment(changes map[string]string) *build.Fragment {
 	all := maps.Clone(standard)
 	maps.Copy(all, changes)
-	f := &source.Fragment{Leaves: map[string]source.Value{}}
+	f := &build.Fragment{Leaves: map[string]tree.Value{}}
 	for path, text := range all {
 		if text != "" {
-			f.Leaves[path] = source.Value{Bytes: []byte(text), Mtime: fileTime, Origin: source.Origin{Place: "test"}}
+			f.Leaves[path] = tree.Value{Bytes: []byte(text), Mtime: fileTime, Origin: tree.Origin{Place: "test"}}
 		}
 	}
 	return f
 }
 
 // build makes a snapshot of standard with changes, which are pairs of a path and a text.
-func build(t testing.TB, prev *source.Snapshot, pairs ...string) *source.Snapshot {
+func build(t testing.TB, prev *build.Snapshot, pairs ...string) *build.Snapshot {
 	t.Helper()
 	changes := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -134,9 +134,9 @@ func build(t testing.TB, prev *source.Snapshot, pairs ...string) *source.Snapsho
 	return buildFrom(t, prev, fragment(changes))
 }
 
-func buildFrom(t testing.TB, prev *source.Snapshot, f *source.Fragment) *source.Snapshot {
+func buildFrom(t testing.TB, prev *build.Snapshot, f *build.Fragment) *build.Snapshot {
 	t.Helper()
-	s, err := source.Build(prev, env(), f)
+	s, err := build.Build(prev, env(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func unmountLater(t testing.TB, dir string) {
 }
 
 // mountSnapshot mounts s on a directory that Mount has to make.
-func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
+func mountSnapshot(t testing.TB, s *build.Snapshot) *Door {
 	t.Helper()
 	requireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
@@ -245,7 +245,7 @@ func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 }
 
 // patientMount mounts for a test that wants to see each change when Publish returns, however loaded the machine.
-func patientMount(cfg Config, s *source.Snapshot) (*Door, error) {
+func patientMount(cfg Config, s *build.Snapshot) (*Door, error) {
 	was := publishWait
 	publishWait = patience
 	defer func() { publishWait = was }()

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A Predecessor is what another process kept of its mount, to go on with.
@@ -29,7 +30,7 @@ type Predecessor struct {
 
 type inheritedTree struct {
 	treeRecord
-	snapshot *source.Snapshot
+	snapshot *build.Snapshot
 }
 
 // Inherit makes sense of what a predecessor kept, by name, and takes the files over. It is nil if there is
@@ -77,7 +78,7 @@ func Inherit(kept map[string]*os.File) *Predecessor {
 			_, err = readRecord(f, &t.treeRecord, false)
 		}
 		if err == nil {
-			t.snapshot, err = source.ParseSnapshot(t.Snapshot)
+			t.snapshot, err = build.ParseSnapshot(t.Snapshot)
 		}
 		if err == nil && t.Number != number {
 			err = fmt.Errorf("it is number %d", t.Number)
@@ -107,7 +108,7 @@ func isOwn(record *os.File) error {
 }
 
 // Snapshot is the last tree of the predecessor, nil if there is none to go on from.
-func (p *Predecessor) Snapshot() *source.Snapshot {
+func (p *Predecessor) Snapshot() *build.Snapshot {
 	if p == nil || len(p.trees) == 0 {
 		return nil
 	}
@@ -200,7 +201,7 @@ func isConnected(device *os.File) bool {
 }
 
 // adopt enters all nodes that the predecessor may have handed out, and goes on with their inode numbers.
-func (f *rawFS) adopt(p *Predecessor, next *source.Snapshot) {
+func (f *rawFS) adopt(p *Predecessor, next *build.Snapshot) {
 	f.adoptNumbers(p, next)
 	for _, t := range p.trees {
 		for path, v := range t.snapshot.Root().Walk() {
@@ -208,11 +209,11 @@ func (f *rawFS) adopt(p *Predecessor, next *source.Snapshot) {
 			f.table.inherit(f.key.node(path, v), path, v, v.IsDir())
 		}
 		for _, old := range t.Files {
-			v := source.NewLeaf(old.Content, old.Attr, old.Mtime)
+			v := tree.NewLeaf(old.Content, old.Attr, old.Mtime)
 			f.table.inherit(f.key.node(old.Path, v), old.Path, v, false)
 		}
 		for _, path := range t.Dirs {
-			f.table.inherit(f.key.dir(path), path, source.View{}, true)
+			f.table.inherit(f.key.dir(path), path, tree.View{}, true)
 		}
 	}
 	fault.At("nodes adopted")
@@ -223,7 +224,7 @@ func (f *rawFS) adopt(p *Predecessor, next *source.Snapshot) {
 // An older one showed 64 bits. The kernel keeps those with the attributes, which ask has it drop after each handover, and
 // in the listings of directories. Those it drops when a directory has another mtime: therefore that of each
 // is moved by what no one sees, once and for as long as the mount lasts.
-func (f *rawFS) adoptNumbers(p *Predecessor, next *source.Snapshot) {
+func (f *rawFS) adoptNumbers(p *Predecessor, next *build.Snapshot) {
 	if len(p.trees) == 0 {
 		return
 	}
@@ -235,10 +236,10 @@ func (f *rawFS) adoptNumbers(p *Predecessor, next *source.Snapshot) {
 		f.dirShift = time.Nanosecond
 	}
 	var held []holding
-	var others []*source.Snapshot
+	var others []*build.Snapshot
 	for _, t := range slices.Backward(p.trees) {
 		for _, file := range t.Files {
-			held = append(held, holding{file.Path, source.NewLeaf(file.Content, file.Attr, file.Mtime), false})
+			held = append(held, holding{file.Path, tree.NewLeaf(file.Content, file.Attr, file.Mtime), false})
 		}
 		for _, path := range t.Dirs {
 			held = append(held, holding{path: path, dir: true})
@@ -252,12 +253,12 @@ func (f *rawFS) adoptNumbers(p *Predecessor, next *source.Snapshot) {
 
 // owed is all that the kernel may believe wrongly when next is served: what the predecessor did not get to
 // telling, and what is different in next.
-func (p *publisher) owed(pre *Predecessor, next *source.Snapshot) round {
+func (p *publisher) owed(pre *Predecessor, next *build.Snapshot) round {
 	r := round{}
-	var old *source.Snapshot
+	var old *build.Snapshot
 	for _, t := range pre.trees {
 		if old != nil {
-			p.differences(r, old, t.snapshot, source.Diff(old, t.snapshot))
+			p.differences(r, old, t.snapshot, build.Diff(old, t.snapshot))
 		}
 		for _, late := range t.Late {
 			p.tell(r, late.Dir, errand{late.Names, late.Attr, late.Below})
@@ -268,7 +269,7 @@ func (p *publisher) owed(pre *Predecessor, next *source.Snapshot) round {
 		p.tell(r, "/", errand{attr: true}) // ask does it for the others
 	}
 	if old != nil {
-		p.differences(r, old, next, source.Diff(old, next))
+		p.differences(r, old, next, build.Diff(old, next))
 	}
 	return r
 }

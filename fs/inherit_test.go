@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 func TestAMountOutlivesItsDoor(t *testing.T) {
@@ -44,7 +43,7 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 
 			for turn := range 5 {
 				end(e)
-				e.succeed(func(prev *source.Snapshot) *source.Snapshot {
+				e.succeed(func(prev *build.Snapshot) *build.Snapshot {
 					return build(t, prev, "meta-data/x", fmt.Sprint("turn ", turn), "meta-data/new", "here", "meta-data/sub/dir/leaf", "2")
 				})
 				e.expect("meta-data/x", fmt.Sprint("turn ", turn))
@@ -74,12 +73,12 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 
 // TestWhatWasNotToldIsToldByTheSuccessor has the door end at each step of a change.
 func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
-	for name, change := range map[string]func(e *estate, next *source.Snapshot){
-		"before the tree is kept": func(*estate, *source.Snapshot) {},
-		"before it is served": func(e *estate, next *source.Snapshot) {
+	for name, change := range map[string]func(e *estate, next *build.Snapshot){
+		"before the tree is kept": func(*estate, *build.Snapshot) {},
+		"before it is served": func(e *estate, next *build.Snapshot) {
 			e.door.publisher.record.tree(e.door.publisher.beliefs(e.door.fs.current.Load().snapshot, next, false), next)
 		},
-		"before the kernel is told": func(e *estate, next *source.Snapshot) {
+		"before the kernel is told": func(e *estate, next *build.Snapshot) {
 			e.door.publisher.kernel = silence{}
 			e.door.Publish(next)
 		},
@@ -93,7 +92,7 @@ func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
 			next := build(t, one, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
 			change(e, next)
 			e.kill()
-			e.succeed(func(prev *source.Snapshot) *source.Snapshot {
+			e.succeed(func(prev *build.Snapshot) *build.Snapshot {
 				return build(t, prev, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
 			})
 			e.expect("meta-data/x", "two")
@@ -131,7 +130,7 @@ func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 	}
 	for turn := 5; turn < 8; turn++ {
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = build(t, prev, state(turn)...); return s })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { s = build(t, prev, state(turn)...); return s })
 		e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn))
 	}
 	// The children of the doors before wait for the directory as well, longer than for a successor: they notice that
@@ -166,7 +165,7 @@ func TestInheritedNodesAreForgotten(t *testing.T) {
 			e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:%02x:%02x", turn, i))
 		}
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = prev; return prev })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { s = prev; return prev })
 	}
 	// The kernel does not drop what somebody looks at just then; a change asks about what is in doubt.
 	turn := 0
@@ -274,7 +273,7 @@ func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 			}
 			// And the next one goes on again.
 			e.kill()
-			e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+			e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 			e.expect("meta-data/x", "three")
 		})
 	}

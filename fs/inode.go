@@ -11,8 +11,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A key makes node ids and directory cookies: pure functions of what they name, so that they stay
@@ -57,7 +57,7 @@ func (k *key) sum(domain byte, fixed []byte, name string) uint64 {
 
 // node is the node id of what stands at the absolute path. That of a file is another one when its
 // bytes, owner, group or mode are others: an inode never changes.
-func (k *key) node(path string, v source.View) uint64 {
+func (k *key) node(path string, v tree.View) uint64 {
 	if v.IsDir() {
 		return k.dir(path)
 	}

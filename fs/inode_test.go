@@ -7,8 +7,9 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 func TestKeyIsMadeOnceAndKept(t *testing.T) {
@@ -48,15 +49,15 @@ func TestKeyIsMadeOnceAndKept(t *testing.T) {
 
 func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 	k, other := key{1}, key{2}
-	rule := func(r source.AccessRule) *source.Snapshot {
+	rule := func(r build.AccessRule) *build.Snapshot {
 		f := fragment(nil)
 		r.Path = "meta-data/mac"
-		f.Access = []source.AccessRule{r}
+		f.Access = []build.AccessRule{r}
 		return buildFrom(t, nil, f)
 	}
 	one, mode := uint32(1), uint32(0o400)
 	base := build(t, nil)
-	id := func(k *key, s *source.Snapshot, path string) uint64 {
+	id := func(k *key, s *build.Snapshot, path string) uint64 {
 		v, ok := s.Find(path)
 		if !ok {
 			t.Fatalf("no %s", path)
@@ -71,9 +72,9 @@ func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 	for name, n := range map[string]uint64{
 		"file":            id(&k, base, file),
 		"another value":   id(&k, build(t, nil, "meta-data/mac", "06:00:00:00:00:01"), file),
-		"another owner":   id(&k, rule(source.AccessRule{UID: &one}), file),
-		"another group":   id(&k, rule(source.AccessRule{GID: &one}), file),
-		"another mode":    id(&k, rule(source.AccessRule{Mode: &mode}), file),
+		"another owner":   id(&k, rule(build.AccessRule{UID: &one}), file),
+		"another group":   id(&k, rule(build.AccessRule{GID: &one}), file),
+		"another mode":    id(&k, rule(build.AccessRule{Mode: &mode}), file),
 		"another version": id(&k, base, "/2011-01-01/meta-data/mac"),
 		"another key":     id(&other, base, file),
 		"directory":       id(&k, base, dir),
@@ -97,14 +98,14 @@ func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 }
 
 // door is a rawFS without a kernel.
-func door(t testing.TB, s *source.Snapshot) *rawFS {
+func door(t testing.TB, s *build.Snapshot) *rawFS {
 	t.Helper()
-	return newRawFS(key{1}, source.SystemClock(), s)
+	return newRawFS(key{1}, clock.System(), s)
 }
 
 // swap serves s from now on, without a kernel to tell.
-func (f *rawFS) swap(s *source.Snapshot) {
-	f.serve(f.prepare(s, source.Diff(f.current.Load().snapshot, s)))
+func (f *rawFS) swap(s *build.Snapshot) {
+	f.serve(f.prepare(s, build.Diff(f.current.Load().snapshot, s)))
 }
 
 // lookup walks to a path as the kernel would and returns the answer for its last name.
@@ -187,7 +188,7 @@ func TestTableCostsWhatTheKernelKnows(t *testing.T) {
 	var ids []uint64
 	for i := range 10_000 {
 		id := uint64(i + 1000)
-		f.table.enter(id, "/x", source.View{}, false)
+		f.table.enter(id, "/x", tree.View{}, false)
 		ids = append(ids, id)
 	}
 	if f.table.size() != before+len(ids) {

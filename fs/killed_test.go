@@ -10,16 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/source/build"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // childDeaf is a daemon at the worst moment to be killed: somebody waits for the answer to a LOOKUP, and so
 // holds the directory's lock, and a notify waits for the lock. It prints "deaf" when it answers no more,
 // and then, as soon as standard input ends, changes a value in latest/meta-data.
 func childDeaf(dir, runtimeDir string, keeper Keeper) int {
-	s, err := source.Build(nil, env(), fragment(nil))
+	s, err := build.Build(nil, env(), fragment(nil))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -29,8 +28,8 @@ func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 		fmt.Println(err)
 		return 1
 	}
-	change := func(prev *source.Snapshot, mac string) *source.Snapshot {
-		next, err := source.Build(prev, env(), fragment(map[string]string{"meta-data/mac": mac}))
+	change := func(prev *build.Snapshot, mac string) *build.Snapshot {
+		next, err := build.Build(prev, env(), fragment(map[string]string{"meta-data/mac": mac}))
 		if err != nil {
 			panic(err)
 		}

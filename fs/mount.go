@@ -12,6 +12,8 @@ import (
 
 	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 var _ source.Door = (*Door)(nil)
@@ -40,7 +42,7 @@ type Config struct {
 	// the tree, may be called from any goroutine, and may be nil.
 	Warn func(text string)
 	// Clock tells when credentials expire; nil is the machine's.
-	Clock source.Clock
+	Clock clock.Clock
 	// Keeper, if not nil, holds all the time what a successor needs to go on with the mount, so that
 	// it outlives a kill of this process.
 	Keeper Keeper
@@ -74,12 +76,12 @@ type Door struct {
 //
 // As root the mount is open to every user and container, as far as owner, group and mode allow. An
 // ordinary user's mount goes through fusermount3 and is readable for that user alone.
-func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
+func Mount(cfg Config, s *build.Snapshot) (*Door, error) {
 	if cfg.Warn == nil {
 		cfg.Warn = func(string) {}
 	}
 	if cfg.Clock == nil {
-		cfg.Clock = source.SystemClock()
+		cfg.Clock = clock.System()
 	}
 	k, err := loadKey(cfg.RuntimeDir)
 	if err != nil {
@@ -135,7 +137,7 @@ func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
 }
 
 // connect mounts, and settles with the kernel how to talk.
-func (d *Door) connect(cfg *Config, k key, s *source.Snapshot) (err error) {
+func (d *Door) connect(cfg *Config, k key, s *build.Snapshot) (err error) {
 	dir := d.point.dir
 	d.fs = newRawFS(k, cfg.Clock, s)
 	if d.device, d.private, err = attach(d.point, cfg.Source, cfg.Keeper != nil, d.warn); err != nil {
@@ -173,7 +175,7 @@ func (d *Door) assemble(cfg *Config) {
 }
 
 // greet takes the kernel's first request. What a successor needs is kept before it is answered.
-func (d *Door) greet(s *source.Snapshot) error {
+func (d *Door) greet(s *build.Snapshot) error {
 	return d.answerer.begin(func(init []byte) error {
 		d.init = slices.Clone(init)
 		d.handles = parseInit(init).Flags64()&noFileHandles == 0
@@ -200,7 +202,7 @@ func (d *Door) keepDevice(inherited bool) error {
 
 // keepTree keeps a tree that no other process has kept, with what the kernel is owed besides, and the record of the
 // mount if there is none.
-func (d *Door) keepTree(s *source.Snapshot, owed round) error {
+func (d *Door) keepTree(s *build.Snapshot, owed round) error {
 	r := &d.publisher.record
 	if err := r.begin(mountRecord{format, d.point.dir, d.number, d.private, d.fs.key, d.init, !d.handles}); err != nil {
 		return err
@@ -218,7 +220,7 @@ func (d *Door) keepTree(s *source.Snapshot, owed round) error {
 }
 
 // resume goes on with the mount of a predecessor.
-func (d *Door) resume(cfg *Config, k key, s *source.Snapshot) error {
+func (d *Door) resume(cfg *Config, k key, s *build.Snapshot) error {
 	pre := cfg.Predecessor
 	d.device = pre.device
 	if conn, err := d.device.SyscallConn(); err == nil {
@@ -305,7 +307,7 @@ func (d *Door) await() {
 // waits 1 s at most for a kernel that does not answer, on a busy machine up to 10 s; the change is completed as soon as
 // it does. For a Keeper it waits as long as that takes.
 // Of snapshots that pile up meanwhile the last one counts.
-func (d *Door) Publish(next *source.Snapshot) { d.publisher.publish(next) }
+func (d *Door) Publish(next *build.Snapshot) { d.publisher.publish(next) }
 
 // Dir is the mount point, absolute and without symbolic links.
 func (d *Door) Dir() string { return d.point.dir }

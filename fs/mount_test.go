@@ -12,15 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // compare walks the mount and the snapshot side by side.
-func compare(t *testing.T, dir string, s *source.Snapshot) {
+func compare(t *testing.T, dir string, s *build.Snapshot) {
 	t.Helper()
-	want := map[string]source.View{}
+	want := map[string]tree.View{}
 	for path, v := range s.Root().Walk() {
 		want[path] = v
 	}
@@ -33,7 +33,7 @@ func compare(t *testing.T, dir string, s *source.Snapshot) {
 		delete(want, rel)
 		if rel == "." {
 			v = s.Root()
-		} else if v == (source.View{}) {
+		} else if v == (tree.View{}) {
 			t.Errorf("%s is on the mount only", rel)
 			return nil
 		}
@@ -300,9 +300,9 @@ func TestGatedDirectoryComesAndGoes(t *testing.T) {
 }
 
 func TestVersionsComeAndGo(t *testing.T) {
-	with := func(prev *source.Snapshot, versions string) *source.Snapshot {
+	with := func(prev *build.Snapshot, versions string) *build.Snapshot {
 		f := fragment(nil)
-		f.Instance = map[string]source.Value{"versions": {Bytes: []byte(versions), Mtime: fileTime}}
+		f.Instance = map[string]tree.Value{"versions": {Bytes: []byte(versions), Mtime: fileTime}}
 		return buildFrom(t, prev, f)
 	}
 	one := with(nil, "1.0\n2009-04-04")
@@ -334,7 +334,7 @@ func TestMountsOnADirectorySurvivePublish(t *testing.T) {
 	unmountLater(t, on)
 	uid := uint32(7)
 	f := fragment(map[string]string{"meta-data/placement/group-name": "g", "meta-data/mac": "06:00:00:00:00:01"})
-	f.Access = []source.AccessRule{{Path: "meta-data/placement", UID: &uid}}
+	f.Access = []build.AccessRule{{Path: "meta-data/placement", UID: &uid}}
 	d.Publish(buildFrom(t, first, f))
 	if !isMounted(t, on) {
 		t.Error("a mount on a directory was detached by a publish")
@@ -425,7 +425,7 @@ func TestTheMountIsReadOnly(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			change := func(prev *source.Snapshot, turn int) *source.Snapshot {
+			change := func(prev *build.Snapshot, turn int) *build.Snapshot {
 				var pairs []string
 				for i := range n {
 					pairs = append(pairs, fmt.Sprintf("meta-data/tags/instance/k%d", i), fmt.Sprint(turn))

@@ -13,13 +13,13 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // restrict has f number s anew with few numbers, so that many collide.
-func (f *rawFS) restrict(s *source.Snapshot) {
+func (f *rawFS) restrict(s *build.Snapshot) {
 	f.renumber(numbering{bits: 11}, s, nil)
 	f.serve(&tree{snapshot: s, numbering: f.allotment.numbering})
 	f.allotment.shared = true
@@ -105,9 +105,9 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 }
 
 func TestNumbersFollowTheVersions(t *testing.T) {
-	offer := func(versions ...string) *source.Fragment {
+	offer := func(versions ...string) *build.Fragment {
 		f := fragment(nil)
-		f.Instance = map[string]source.Value{"versions": {Bytes: []byte(strings.Join(versions, "\n"))}}
+		f.Instance = map[string]tree.Value{"versions": {Bytes: []byte(strings.Join(versions, "\n"))}}
 		return f
 	}
 	var all []string
@@ -202,7 +202,7 @@ func TestNumbersStayOverARestart(t *testing.T) {
 	expectUnique(t, before)
 	for range 3 {
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 		if n := len(e.door.fs.allotment.odd); odd < 20 || n < 5 {
 			t.Errorf("%d nodes with another number than the first choice, then %d", odd, n)
 		}

@@ -11,7 +11,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // publishWait is how long a change waits for the kernel, as we experience it; then what the kernel has not taken is told
@@ -40,8 +41,8 @@ type publisher struct {
 	busy    atomic.Pointer[time.Time] // since when; nil if idle
 
 	mu    sync.Mutex
-	next  *source.Snapshot // the newest that is not published yet, or nil
-	ready chan struct{}    // closed when next is published
+	next  *build.Snapshot // the newest that is not published yet, or nil
+	ready chan struct{}   // closed when next is published
 	// tellers are of the directories that the kernel is being told of, by path.
 	tellers map[string]*teller
 	wake    chan struct{}
@@ -66,7 +67,7 @@ func newPublisher(f *rawFS, k kernel, warn func(string)) *publisher {
 
 // publish hands s over and waits until it, or a newer one, is what every process sees, as far as the kernel
 // takes it in time. Of several that wait only the newest counts.
-func (p *publisher) publish(s *source.Snapshot) {
+func (p *publisher) publish(s *build.Snapshot) {
 	p.mu.Lock()
 	p.next = s
 	ready := p.ready
@@ -131,12 +132,12 @@ func (p *publisher) stop() { close(p.quit) }
 // the same effect. FUSE_NOTIFY_INC_EPOCH (Linux 6.17) takes no lock, but after it readers still opened old values
 // when many changes came (measured on 6.18). It also detaches what is mounted on our directories, and every name has
 // to be looked up again.
-func (p *publisher) bring(next *source.Snapshot) {
+func (p *publisher) bring(next *build.Snapshot) {
 	old := p.fs.current.Load().snapshot
 	if old == next {
 		return
 	}
-	change := source.Diff(old, next)
+	change := build.Diff(old, next)
 	t := p.fs.prepare(next, change)
 	p.record.tree(p.beliefs(old, next, false), next)
 	p.fs.serve(t)
@@ -150,8 +151,8 @@ func (p *publisher) bring(next *source.Snapshot) {
 }
 
 // differences adds what the kernel has to be told when next takes the place of old, with c between them.
-func (p *publisher) differences(r round, old, next *source.Snapshot, c source.Change) {
-	for _, s := range []*source.Snapshot{old, next} {
+func (p *publisher) differences(r round, old, next *build.Snapshot, c build.Change) {
+	for _, s := range []*build.Snapshot{old, next} {
 		for name := range s.Root().Children() {
 			p.versions[name] = true
 		}
@@ -173,7 +174,7 @@ type drop struct {
 }
 
 // plan sorts a change by directory, relative to a version.
-func plan(c source.Change, next *source.Snapshot) map[string]*drop {
+func plan(c build.Change, next *build.Snapshot) map[string]*drop {
 	work := map[string]*drop{}
 	at := func(dir string) *drop {
 		if work[dir] == nil {
@@ -194,7 +195,7 @@ func plan(c source.Change, next *source.Snapshot) map[string]*drop {
 		}
 	}
 	for _, p := range c.Changed {
-		if v, ok := next.Find("/" + source.Latest + "/" + p); !ok || !v.IsDir() {
+		if v, ok := next.Find("/" + tree.Latest + "/" + p); !ok || !v.IsDir() {
 			d, name := split(p)
 			d.names = append(d.names, name)
 			continue
@@ -209,7 +210,7 @@ func plan(c source.Change, next *source.Snapshot) map[string]*drop {
 }
 
 // rootDifferences is for "/".
-func (p *publisher) rootDifferences(r round, old, next *source.Snapshot) {
+func (p *publisher) rootDifferences(r round, old, next *build.Snapshot) {
 	a, b := old.Root(), next.Root()
 	var e errand
 	for name := range p.versions {
@@ -224,7 +225,7 @@ func (p *publisher) rootDifferences(r round, old, next *source.Snapshot) {
 }
 
 // dirDifferences is for the directory at an absolute path.
-func (p *publisher) dirDifferences(r round, dir string, d *drop, old, next *source.Snapshot) {
+func (p *publisher) dirDifferences(r round, dir string, d *drop, old, next *build.Snapshot) {
 	e := errand{names: slices.Clone(d.names), attr: true}
 	for _, name := range d.dirs {
 		full := join(dir, name)

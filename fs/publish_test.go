@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A recorder is a kernel that writes down what it is told, and may be held up.
@@ -75,20 +75,20 @@ func (r *recorder) heard() []string {
 
 func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
 	uid := uint32(5)
-	rule := func(path string) func(*source.Fragment) {
-		return func(f *source.Fragment) { f.Access = []source.AccessRule{{Path: path, UID: &uid}} }
+	rule := func(path string) func(*build.Fragment) {
+		return func(f *build.Fragment) { f.Access = []build.AccessRule{{Path: path, UID: &uid}} }
 	}
-	versions := func(list string) func(*source.Fragment) {
-		return func(f *source.Fragment) {
-			f.Instance = map[string]source.Value{"versions": {Bytes: []byte(list), Mtime: fileTime}}
+	versions := func(list string) func(*build.Fragment) {
+		return func(f *build.Fragment) {
+			f.Instance = map[string]tree.Value{"versions": {Bytes: []byte(list), Mtime: fileTime}}
 		}
 	}
-	none := func(*source.Fragment) {}
+	none := func(*build.Fragment) {}
 	for _, c := range []struct {
 		name     string
 		known    []string // directories that the kernel has looked up
 		old, new map[string]string
-		edit     func(*source.Fragment)
+		edit     func(*build.Fragment)
 		want     []string
 	}{
 		{"nothing changed", []string{"latest/meta-data"}, nil, nil, none, nil},
@@ -151,7 +151,7 @@ func TestGatingIsTold(t *testing.T) {
 	f := door(t, both)
 	lookup(t, f, "2009-04-04", "meta-data")
 	lookup(t, f, "latest", "meta-data")
-	for i, next := range []*source.Snapshot{young, build(t, young)} {
+	for i, next := range []*build.Snapshot{young, build(t, young)} {
 		kernel := &recorder{fs: f}
 		newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) }).bring(next)
 		got := kernel.heard()

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A Keeper holds descriptors for a successor of this process, whatever becomes of it: systemd's file
@@ -83,7 +84,7 @@ type lateRecord struct {
 type fileRecord struct {
 	Path    string
 	Content []byte
-	Attr    source.Attr
+	Attr    tree.Attr
 	Mtime   time.Time
 }
 
@@ -185,7 +186,7 @@ func (r *record) resume(pre *Predecessor) {
 
 // tree keeps a tree that is about to be served. Of those before, one stays. A failure is no obstacle to the
 // change: a successor would notice that the tree is missing, and mount afresh.
-func (r *record) tree(t *treeRecord, s *source.Snapshot) {
+func (r *record) tree(t *treeRecord, s *build.Snapshot) {
 	if r.keeper == nil {
 		return
 	}
@@ -206,7 +207,7 @@ func (r *record) tree(t *treeRecord, s *source.Snapshot) {
 	}
 }
 
-func (r *record) keep(t *treeRecord, s *source.Snapshot) (err error) {
+func (r *record) keep(t *treeRecord, s *build.Snapshot) (err error) {
 	t.Number = r.number
 	if t.Snapshot, err = s.MarshalBinary(); err != nil {
 		return err

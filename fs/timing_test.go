@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // TestPublishingIsQuick has the kernel know every directory of every version, the worst case. The
@@ -19,7 +19,7 @@ func TestPublishingIsQuick(t *testing.T) {
 		values int
 		bound  time.Duration
 	}{{1, 20 * time.Millisecond}, {1000, 2 * time.Second}} {
-		change := func(prev *source.Snapshot, turn int) *source.Snapshot {
+		change := func(prev *build.Snapshot, turn int) *build.Snapshot {
 			var pairs []string
 			for i := range c.values {
 				pairs = append(pairs, fmt.Sprintf("meta-data/tags/instance/k%d", i), fmt.Sprint(turn))

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // wideFS answers as older versions did: inode numbers are the node ids, and cookies have 63 bits.
@@ -30,11 +30,11 @@ func (f wideFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 }
 
 func (f wideFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.list(in, func(e fuse.DirEntry, _ string, _ source.View) bool { return out.AddDirEntry(e) })
+	return f.list(in, func(e fuse.DirEntry, _ string, _ tree.View) bool { return out.AddDirEntry(e) })
 }
 
 func (f wideFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.list(in, func(e fuse.DirEntry, path string, v source.View) bool {
+	return f.list(in, func(e fuse.DirEntry, path string, v tree.View) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry != nil && path != "" {
 			f.found(e.Ino, e.Ino, path, v, entry)
@@ -43,7 +43,7 @@ func (f wideFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	})
 }
 
-func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v source.View) bool) fuse.Status {
+func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v tree.View) bool) fuse.Status {
 	path, dir, _, status := f.directory(in.NodeId)
 	if !status.Ok() {
 		return status
@@ -62,7 +62,7 @@ func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v s
 		return 1
 	})
 	for _, e := range entries {
-		full, v := "", source.View{}
+		full, v := "", tree.View{}
 		if e.Off >= cookieFirst {
 			full = join(path, e.Name)
 			v, _ = dir.Child(e.Name)
@@ -185,7 +185,7 @@ func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
 
 	e.kill()
 	e.ageRecords()
-	e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+	e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 	for i, s := range streams {
 		s.read(1 << 20)
 		if len(s.seen) != 302 {
@@ -214,7 +214,7 @@ func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
 	want := e.expectNumbers()
 	for turn := range 2 {
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 		if got := e.expectNumbers(); len(got) != len(want) || got["/latest/meta-data/x"] != want["/latest/meta-data/x"] || !mtime(t, e.path("meta-data")).Equal(moved) {
 			t.Errorf("successor %d shows other numbers or times", turn)
 		}

@@ -32,7 +32,8 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -46,7 +47,7 @@ var tokenPath = []string{"latest", "api", "token"}
 
 // Respond answers one request from snap, which is nil before the first one is published. now is the
 // wall clock, for the Date header. The same arguments give the same response, a new token apart.
-func Respond(snap *source.Snapshot, tokens *token.Authority, now time.Time, hosts Hosts, req *Request) Response {
+func Respond(snap *build.Snapshot, tokens *token.Authority, now time.Time, hosts Hosts, req *Request) Response {
 	var room [12]string // for the segments of any path that exists
 	target, ok := parseTarget(req.Target, room[:]...)
 	if !ok || req.Minor >= 1 && req.Host == "" {
@@ -119,7 +120,7 @@ func parseTTL(values []string) (seconds int, ok bool) {
 }
 
 // respondData answers on every path but the token's, for every method but PUT.
-func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segments []string, req *Request) Response {
+func respondData(a answer, snap *build.Snapshot, tokens *token.Authority, segments []string, req *Request) Response {
 	switch given := req.Header[tokenHeader]; {
 	case len(given) > 0:
 		if req.has("X-Forwarded-For") {
@@ -152,11 +153,11 @@ func respondData(a answer, snap *source.Snapshot, tokens *token.Authority, segme
 
 // lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded
 // segment that does finds nothing; nor is there anything below a leaf.
-func lookup(snap *source.Snapshot, segments []string) (v source.View, ok bool) {
+func lookup(snap *build.Snapshot, segments []string) (v tree.View, ok bool) {
 	v = snap.Root()
 	for _, name := range segments {
 		if v, ok = v.Child(name); !ok {
-			return source.View{}, false
+			return tree.View{}, false
 		}
 	}
 	return v, true

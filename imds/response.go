@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A Response is one answer. [Response.AppendHead] writes its status line and headers.
@@ -132,14 +132,14 @@ type entity struct {
 }
 
 // data is a leaf or a listing, which is rendered once for as long as the tree holds it.
-func (a answer) data(v source.View) Response {
+func (a answer) data(v tree.View) Response {
 	e := v.Memo(newEntity).(*entity)
 	r := a.response(http.StatusOK, e.headers, e.body)
 	r.ttl = a.remaining
 	return r
 }
 
-func newEntity(v source.View) any {
+func newEntity(v tree.View) any {
 	var body []byte
 	if v.IsDir() {
 		body = v.Listing()

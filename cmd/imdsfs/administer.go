@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
@@ -81,9 +82,9 @@ func (p *process) startAdmin(ctx context.Context, running *sync.WaitGroup) error
 }
 
 // reloadNow has the loop reload, and returns how it went.
-func (p *process) reloadNow(ctx context.Context) (source.Change, error) {
+func (p *process) reloadNow(ctx context.Context) (build.Change, error) {
 	type outcome struct {
-		change source.Change
+		change build.Change
 		err    error
 	}
 	done := make(chan outcome, 1)
@@ -94,13 +95,13 @@ func (p *process) reloadNow(ctx context.Context) (source.Change, error) {
 	select {
 	case p.asked <- ask:
 	case <-ctx.Done():
-		return source.Change{}, ctx.Err()
+		return build.Change{}, ctx.Err()
 	}
 	select {
 	case o := <-done:
 		return o.change, o.err
 	case <-ctx.Done():
-		return source.Change{}, ctx.Err()
+		return build.Change{}, ctx.Err()
 	}
 }
 
@@ -131,7 +132,7 @@ func (p *process) faults() []string {
 	if err == nil {
 		return nil
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(*err, &faults) {
 		return strings.Split(faults.Error(), "\n")
 	}
@@ -142,7 +143,7 @@ const maxPeers = 64 // that status remembers
 
 // A peerLog remembers who was not answered or got no token.
 type peerLog struct {
-	clock source.Clock
+	clock clock.Clock
 	mu    sync.Mutex
 	peers map[peerKey]*control.Peer
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
@@ -67,7 +69,7 @@ type checkRequest struct {
 }
 
 func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths []string) error {
-	var faults source.Faults
+	var faults problem.Faults
 	var failed error
 	for _, path := range paths {
 		r, err := c.look(ctx, path)
@@ -114,9 +116,9 @@ func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 // A checked is what check found out about one file.
 type checked struct {
 	path             string
-	faults, warnings source.Faults
-	err              error            // why it could not be looked at
-	snap             *source.Snapshot // nil unless it is good
+	faults, warnings problem.Faults
+	err              error           // why it could not be looked at
+	snap             *build.Snapshot // nil unless it is good
 	server           tomlfile.Server
 	stated           string           // the instance id that the file gives
 	stateDir         string           // where changes for it would be kept
@@ -140,7 +142,7 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	})
 	var denied *tomlfile.DeniedError
 	if err == nil && errors.As(r.err, &denied) {
-		r.faults, r.err = source.Faults{{Place: path, Text: denied.Error(), Hint: denied.Hint}}, nil
+		r.faults, r.err = problem.Faults{{Place: path, Text: denied.Error(), Hint: denied.Hint}}, nil
 	}
 	return r, err
 }
@@ -155,8 +157,8 @@ func lookAt(ctx context.Context, path, stateDir string) *checked {
 		r.server = file.Server
 		s.settle(&file.Server)
 		sources, _ := s.instanceSources()
-		now := source.SystemClock().Now()
-		store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
+		now := clock.System().Now()
+		store := source.NewStore(func() build.Env { return environment(now, now) }, sources...)
 		if _, err = store.Reload(ctx); err == nil {
 			r.snap = store.Snapshot()
 			r.stated, _ = store.StatedID()
@@ -172,7 +174,7 @@ func lookAt(ctx context.Context, path, stateDir string) *checked {
 }
 
 // environment is what a build needs to know of this process.
-func environment(now, launch time.Time) source.Env {
+func environment(now, launch time.Time) build.Env {
 	uid, gid := ids()
-	return source.Env{Now: now, LaunchTime: launch, UID: uid, GID: gid}
+	return build.Env{Now: now, LaunchTime: launch, UID: uid, GID: gid}
 }

@@ -24,6 +24,8 @@ import (
 	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/imds/metrics"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
@@ -33,7 +35,7 @@ import (
 type process struct {
 	settings  *settings
 	log       *logrus.Logger
-	clock     source.Clock
+	clock     clock.Clock
 	started   time.Time
 	kept      *fdstore.Store // for a successor
 	store     *source.Store
@@ -56,7 +58,7 @@ type process struct {
 	instance     *string                    // the id for which the log has the changes made at run time, nil before the first
 	upgrades     chan upgrade
 	lastFault    atomic.Pointer[error]
-	warned       map[source.Fault]int // how often, without their places; by the last good reload
+	warned       map[problem.Fault]int // how often, without their places; by the last good reload
 	publishes    atomic.Uint64
 	reloads      atomic.Uint64
 	failures     atomic.Uint64 // of reloads
@@ -83,7 +85,7 @@ func runDaemon(parent context.Context, s *settings, kept *fdstore.Store, others 
 	// goes on then.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	fault.At("started")
-	clock := source.SystemClock()
+	clock := clock.System()
 	p := &process{
 		settings: s, log: log, clock: clock, started: clock.Now(), kept: kept, peers: peerLog{clock: clock},
 		asked: make(chan func(context.Context)), upgrades: make(chan upgrade),
@@ -208,7 +210,7 @@ func (p *process) run(parent context.Context, others map[string][]*os.File) erro
 
 // load reads the sources for the first time. If a predecessor served a tree, what is wrong with the sources by
 // now is no reason to serve nothing.
-func (p *process) load(ctx context.Context, served *source.Snapshot) error {
+func (p *process) load(ctx context.Context, served *build.Snapshot) error {
 	launch, err := launchTime(p.settings.stateDir, p.clock.Now())
 	if err != nil {
 		return err
@@ -239,15 +241,15 @@ func (p *process) openStore(launch time.Time) (err error) {
 	}
 	var sources []source.Source
 	sources, p.file = p.settings.instanceSources()
-	env := func() source.Env { return environment(p.clock.Now(), launch) }
+	env := func() build.Env { return environment(p.clock.Now(), launch) }
 	p.store = source.NewStore(env, append(sources, p.overlay)...)
 	return nil
 }
 
 // A doorFunc is a door that only wants to know.
-type doorFunc func(next *source.Snapshot)
+type doorFunc func(next *build.Snapshot)
 
-func (f doorFunc) Publish(next *source.Snapshot) { f(next) }
+func (f doorFunc) Publish(next *build.Snapshot) { f(next) }
 
 // loop does what happens by itself, one thing at a time, until ctx ends or a door does.
 func (p *process) loop(ctx context.Context, signals <-chan os.Signal) error {

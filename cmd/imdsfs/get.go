@@ -4,9 +4,8 @@ import (
 	"errors"
 	"io"
 
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/spf13/cobra"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 func newGetCommand(out io.Writer) *cobra.Command {
@@ -38,7 +37,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
   imdsfs get --wait 30s instance-id`,
 		Args: exactArgs(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := source.Absolute(args[0])
+			path := ec2.Absolute(args[0])
 			body, c, err := wait.get(cmd.Context(), &flags, path)
 			if errors.Is(err, errNotFound) {
 				return wait.tried(c.noSuch(cmd.Context(), args[0], path))

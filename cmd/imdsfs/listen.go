@@ -15,8 +15,8 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/fdstore"
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -73,7 +73,7 @@ func (p *process) listenAll(ctx context.Context, handedOver []net.Listener) (*li
 	return l, nil
 }
 
-func expand(address string, opts *source.Options) []string {
+func expand(address string, opts *build.Options) []string {
 	switch {
 	case address == none:
 		return nil

@@ -12,7 +12,8 @@ import (
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/metrics"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // counters are what status tells of the HTTP door and of changes.
@@ -100,8 +101,8 @@ func (p *process) sample() metrics.Sample {
 }
 
 // credentialsExpiry is when the credentials end that end first; zero without any.
-func credentialsExpiry(snap *source.Snapshot) (first time.Time) {
-	latest, _ := snap.View(source.Latest)
+func credentialsExpiry(snap *build.Snapshot) (first time.Time) {
+	latest, _ := snap.View(tree.Latest)
 	for _, v := range latest.Walk() {
 		if at := v.Expires(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
 			first = at
@@ -111,9 +112,9 @@ func credentialsExpiry(snap *source.Snapshot) (first time.Time) {
 }
 
 // publishing and published are told of every snapshot before and after the doors show it.
-func (p *process) publishing(*source.Snapshot) { p.publishStart = time.Now() }
+func (p *process) publishing(*build.Snapshot) { p.publishStart = time.Now() }
 
-func (p *process) published(next *source.Snapshot) {
+func (p *process) published(next *build.Snapshot) {
 	p.publishes.Add(1)
 	p.metrics.ObservePublish(time.Since(p.publishStart))
 	if err := p.followIPv6(next.Options().HTTPProtocolIPv6); err != nil {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -70,7 +69,7 @@ func (m *mountRequest) flags() ([]string, error) {
 // hintForOption names the option that is meant by an unknown one, or what comes near to it.
 func hintForOption(name string) string {
 	ours := slices.Concat(valueOptions, pathOptions, switchOptions, []string{logOption})
-	if near := source.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
+	if near := problem.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
 		return "did you mean " + near + "?"
 	}
 	slices.Sort(ours)

@@ -6,14 +6,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
-	shortForm     = "/" + source.Latest + "/" + source.MetaData + "/" // may be left out
-	maxNearDepth  = 12                                                // names of a path that is searched for
-	maxNearListed = 1000                                              // names of a directory that are compared
+	shortForm     = "/" + tree.Latest + "/" + ec2.MetaData + "/" // may be left out
+	maxNearDepth  = 12                                           // names of a path that is searched for
+	maxNearListed = 1000                                         // names of a directory that are compared
 )
 
 // noSuch says that the service has nothing at path, which somebody typed as typed, and what may be meant.
@@ -38,7 +39,7 @@ func shortPath(path string) string {
 	if rest, ok := strings.CutPrefix(path, shortForm); ok && rest != "" {
 		return rest
 	}
-	return strings.TrimPrefix(path, "/"+source.Latest+"/")
+	return strings.TrimPrefix(path, "/"+tree.Latest+"/")
 }
 
 // near is the path nearest to one that the service does not have; "" if none is near. It is one that the service has.
@@ -59,20 +60,20 @@ func meantBy(path string) []string {
 	names := namesOf(path)
 	candidates := []treePath{names}
 	for i := len(names) - 1; i > 0; i-- {
-		if names[i] == source.Latest || source.ValidVersion(names[i]) {
+		if names[i] == tree.Latest || ec2.ValidVersion(names[i]) {
 			candidates = append(candidates, names[i:])
 		}
 	}
-	if len(names) > 0 && (names[0] == source.Latest || source.ValidVersion(names[0])) {
+	if len(names) > 0 && (names[0] == tree.Latest || ec2.ValidVersion(names[0])) {
 		names = names[1:]
 	}
 	relative := strings.Join(names, "/")
 	if relative != "" {
-		candidates = append(candidates, namesOf(source.Absolute(relative)), namesOf("/"+source.Latest+"/"+relative))
+		candidates = append(candidates, namesOf(ec2.Absolute(relative)), namesOf("/"+tree.Latest+"/"+relative))
 	}
-	if below, err := source.InEveryVersion(relative); err == nil {
-		if near := source.NearestPath(below); near != "" {
-			candidates = append(candidates, namesOf("/"+source.Latest+"/"+near))
+	if below, err := ec2.InEveryVersion(relative); err == nil {
+		if near := ec2.NearestPath(below); near != "" {
+			candidates = append(candidates, namesOf("/"+tree.Latest+"/"+near))
 		}
 	}
 	var paths []string
@@ -109,7 +110,7 @@ func (c *client) correct(ctx context.Context, path string) string {
 			names = append(names, e.name)
 		}
 		if !slices.Contains(names, name) {
-			name = source.Nearest(name, names)
+			name = problem.Nearest(name, names)
 		}
 		i := slices.IndexFunc(entries, func(e listed) bool { return e.name == name })
 		if i < 0 {

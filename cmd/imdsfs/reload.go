@@ -9,7 +9,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func (p *process) startWatching(ctx context.Context) {
@@ -28,12 +29,12 @@ func (p *process) startWatching(ctx context.Context) {
 
 // reload reads the sources again, and returns what changed. What is wrong with them is logged with its places, and
 // the running tree stays.
-func (p *process) reload(ctx context.Context, asked bool) (source.Change, error) {
+func (p *process) reload(ctx context.Context, asked bool) (build.Change, error) {
 	before := p.store.Snapshot()
 	for ; ; asked = false {
 		change, err := p.store.Reload(ctx)
 		if ctx.Err() != nil {
-			return source.Change{}, ctx.Err()
+			return build.Change{}, ctx.Err()
 		}
 		p.reloads.Add(1)
 		if err != nil {
@@ -49,7 +50,7 @@ func (p *process) reload(ctx context.Context, asked bool) (source.Change, error)
 		}
 		// The file may refer to others now, which nobody watched while they were read.
 		if p.watch == nil || !p.watch.follow(ctx, p.file.Refers()) {
-			return source.Diff(before, p.store.Snapshot()), err
+			return build.Diff(before, p.store.Snapshot()), err
 		}
 	}
 }
@@ -69,7 +70,7 @@ func (p *process) warnOfServerKeys() {
 
 // report logs what a reload did. If nobody asked for it, faults that were reported before and the
 // lack of changes are for debugging only.
-func (p *process) report(done string, change source.Change, err error, asked bool) {
+func (p *process) report(done string, change build.Change, err error, asked bool) {
 	if err == nil {
 		level := logrus.InfoLevel
 		if change.Empty() && !asked {
@@ -91,7 +92,7 @@ func (p *process) report(done string, change source.Change, err error, asked boo
 		p.log.Debug("the input is as faulty as before")
 		return
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		for _, f := range faults[:min(len(faults), maxLogged)] {
 			p.log.Error(f.String())
@@ -111,8 +112,8 @@ const maxLogged = 20
 // logWarnings logs the warnings of the tree that were not logged before. One that has only moved to another line is not
 // new.
 func (p *process) logWarnings() {
-	logged := map[source.Fault]int{}
-	var fresh source.Faults
+	logged := map[problem.Fault]int{}
+	var fresh problem.Faults
 	for _, w := range p.store.Snapshot().Warnings() {
 		same := w
 		same.Place = ""

@@ -137,7 +137,7 @@ func (s *settings) resolve(before *tomlfile.Server) error {
 
 // invalid makes err end the program as invalid input.
 func invalid(path string, err error) error {
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		return problem.Invalid("see all of it with: imdsfs check "+path, err)
 	}

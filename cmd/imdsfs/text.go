@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -54,7 +53,7 @@ func noRoom(err error, dir, flag string) error {
 
 // kindOf is the kind of an error; faults of the input are no other error's business.
 func kindOf(err error) problem.Kind {
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		return problem.KindInvalid
 	}
@@ -75,7 +74,7 @@ func report(w io.Writer, err error) int {
 			return code
 		}
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	var several lines
 	if errors.As(err, &faults) {
 		for _, f := range faults {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -91,11 +91,11 @@ func (p treePath) path(dir bool) string {
 func (p treePath) child(name string) treePath { return append(p[:len(p):len(p)], name) }
 
 // secret reports whether the value at p is nobody else's business.
-func (p treePath) secret() bool { return len(p) > 1 && source.IsSecret(strings.Join(p[1:], "/")) }
+func (p treePath) secret() bool { return len(p) > 1 && ec2.IsSecret(strings.Join(p[1:], "/")) }
 
 // run prints what is below a path as somebody types it.
 func (w *treeWalk) run(ctx context.Context, typed string) error {
-	path := source.Absolute(typed)
+	path := ec2.Absolute(typed)
 	p := namesOf(path)
 	dir, err := w.isDir(ctx, p, strings.HasSuffix(path, "/"))
 	if err == nil && dir {
@@ -113,7 +113,7 @@ func (w *treeWalk) run(ctx context.Context, typed string) error {
 // guess says so.
 func (w *treeWalk) isDir(ctx context.Context, p treePath, guess bool) (bool, error) {
 	if len(p) <= 2 {
-		return len(p) < 2 || p[1] != source.UserData, nil
+		return len(p) < 2 || p[1] != ec2.UserData, nil
 	}
 	above := p[:len(p)-1]
 	body, err := w.client.get(ctx, above.path(true))
@@ -159,7 +159,7 @@ func (w *treeWalk) directory(ctx context.Context, p treePath, name, indent strin
 			err = w.leaf(ctx, child, name, indent)
 		}
 		if errors.Is(err, errNotFound) {
-			if len(child) == 2 && e.name == source.UserData {
+			if len(child) == 2 && e.name == ec2.UserData {
 				continue
 			}
 			err = w.print(indent, name, notThere)
@@ -175,7 +175,7 @@ func (w *treeWalk) directory(ctx context.Context, p treePath, name, indent strin
 // in any case.
 func (w *treeWalk) leaf(ctx context.Context, p treePath, name, indent string) error {
 	hidden := p.secret() && !w.secrets
-	isUserData := len(p) == 2 && p[1] == source.UserData
+	isUserData := len(p) == 2 && p[1] == ec2.UserData
 	var body []byte
 	if isUserData || w.values && !hidden {
 		var err error
@@ -256,7 +256,7 @@ func parseListing(p treePath, body string) ([]listed, error) {
 			continue
 		}
 		name, dir := strings.CutSuffix(line, "/")
-		e := listed{name: name, dir: dir || len(p) == 0 || len(p) == 1 && name != source.UserData}
+		e := listed{name: name, dir: dir || len(p) == 0 || len(p) == 1 && name != ec2.UserData}
 		if m := numberedKey.FindStringSubmatch(name); isPublicKeys && m != nil {
 			e = listed{name: m[1], dir: true, key: m[2]}
 		}

@@ -7,9 +7,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/imdsfs/imdsfs/source/clock"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // try is a start up to where it would act: it refuses what a start refuses for its settings, its files and the tree
@@ -28,7 +27,7 @@ func (s *settings) try(ctx context.Context) error {
 
 // lookAtTree builds the tree that would be served, with what was changed at run time, and prints warnings.
 func (s *settings) lookAtTree(ctx context.Context, warnings io.Writer) error {
-	p := &process{settings: s, clock: source.SystemClock()}
+	p := &process{settings: s, clock: clock.System()}
 	launch, err := readLaunchTime(s.stateDir)
 	if errors.Is(err, os.ErrNotExist) {
 		launch, err = p.clock.Now(), nil

@@ -18,7 +18,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
@@ -35,7 +35,7 @@ type values struct {
 
 // accept is what an instance file has to pass, besides being one: together with the flags it must say what the daemon
 // can be built from. It changes nothing.
-func (s *settings) accept(server *tomlfile.Server) source.Faults {
+func (s *settings) accept(server *tomlfile.Server) problem.Faults {
 	trial := *s.given
 	faults, _ := trial.settle(server)
 	return faults
@@ -44,7 +44,7 @@ func (s *settings) accept(server *tomlfile.Server) source.Faults {
 // settle works every setting out: what the flag says, else the file's [server], else the default; and what that means.
 // Nothing else decides whether a setting is good: check, serve, a reload and an upgrade all ask it. inFile is what is
 // wrong with the file, also where a flag wins over it; inFlags is what is wrong without any fault of the file.
-func (s *settings) settle(server *tomlfile.Server) (inFile source.Faults, inFlags error) {
+func (s *settings) settle(server *tomlfile.Server) (inFile problem.Faults, inFlags error) {
 	j := &judge{server: server}
 	s.server = *server
 	s.mountFlag = s.mount
@@ -107,7 +107,7 @@ func (s *settings) settleTogether(j *judge) {
 // A judge gathers what is wrong with settings.
 type judge struct {
 	server *tomlfile.Server
-	faults source.Faults
+	faults problem.Faults
 	err    error // the first of flags and defaults
 	// flags are the keys for which a flag is given.
 	flags []string
@@ -252,8 +252,8 @@ func parseAddress(text, orElse string) (string, error) {
 // collide reports whether the kernel refuses to listen on one of two addresses while the other is listened on: a
 // wildcard is both IPv4's and IPv6's.
 func collide(a, b string) bool {
-	for _, x := range expand(a, &source.Options{HTTPProtocolIPv6: true}) {
-		for _, y := range expand(b, &source.Options{HTTPProtocolIPv6: true}) {
+	for _, x := range expand(a, &build.Options{HTTPProtocolIPv6: true}) {
+		for _, y := range expand(b, &build.Options{HTTPProtocolIPv6: true}) {
 			hostX, portX, _ := net.SplitHostPort(x)
 			hostY, portY, _ := net.SplitHostPort(y)
 			if portX != portY || portX == "0" {

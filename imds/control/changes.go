@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
 
@@ -125,7 +125,7 @@ type Reloaded struct {
 }
 
 // ReloadedBy names at most [MostPaths] paths of a change.
-func ReloadedBy(change source.Change) Reloaded {
+func ReloadedBy(change build.Change) Reloaded {
 	r := Reloaded{Options: append([]string{}, change.Options...)}
 	left := MostPaths
 	for _, l := range []struct {

@@ -19,7 +19,11 @@ import (
 	"sync"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Codes of refusals, as in EC2's API (ModifyInstanceMetadataOptions).
@@ -48,9 +52,9 @@ func refuse(code, format string, args ...any) error {
 type Control struct {
 	Store   *source.Store
 	Overlay *overlay.Overlay
-	Clock   source.Clock
-	// Reload reads the sources again and tells what changed; the error may be [source.Faults].
-	Reload func(context.Context) (source.Change, error)
+	Clock   clock.Clock
+	// Reload reads the sources again and tells what changed; the error may be [problem.Faults].
+	Reload func(context.Context) (build.Change, error)
 	// Upgrade has another program, by its absolute path, take the daemon's place as soon as it has
 	// returned nil. by is the user who asks, root or the daemon's own. Any error is a refusal.
 	Upgrade func(ctx context.Context, program string, by uint32) error
@@ -72,7 +76,7 @@ type Option struct {
 func (c *Control) Options() []Option {
 	o := c.Store.Snapshot().Options()
 	var all []Option
-	for _, name := range source.OptionNames() {
+	for _, name := range ec2.OptionNames() {
 		all = append(all, Option{name, o.Text(name), o.Origins[name].String(), slices.Contains(o.Lock, name)})
 	}
 	return all
@@ -90,7 +94,7 @@ func apiName(name string) string {
 // SetOptions changes options by name. What is not named stays.
 func (c *Control) SetOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
-		return refuse(CodeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
+		return refuse(CodeInvalidValue, "no option is named. The options are %s", strings.Join(ec2.OptionNames(), ", "))
 	}
 	_, err := c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		current := c.Store.Snapshot()
@@ -121,24 +125,24 @@ func (c *Control) SetOptions(changes map[string]string, by string) error {
 // (EC2 user guide, "Configure instance metadata options for existing instances"). Which code it refuses
 // with is not documented. Tags are not among them: the mount shows them whatever HTTP does.
 func needsEndpoint(name string) bool {
-	return name == source.OptionHTTPTokens || name == source.OptionHopLimit || name == source.OptionHTTPProtocolIPv6
+	return name == ec2.OptionHTTPTokens || name == ec2.OptionHopLimit || name == ec2.OptionHTTPProtocolIPv6
 }
 
 // fixedOnSnowball are the options that cannot be changed there (Snowball Edge developer guide, "IMDS versions").
-var fixedOnSnowball = map[string]string{source.OptionHopLimit: "1", source.OptionHTTPProtocolIPv6: "disabled"}
+var fixedOnSnowball = map[string]string{ec2.OptionHopLimit: "1", ec2.OptionHTTPProtocolIPv6: "disabled"}
 
 // parseOption sets one option in o, or refuses it in EC2's words.
-func parseOption(o *source.Options, name, value string) error {
+func parseOption(o *build.Options, name, value string) error {
 	err := o.Set(name, value)
 	if err == nil {
 		return nil
 	}
-	if !slices.Contains(source.OptionNames(), name) {
-		return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+	if !slices.Contains(ec2.OptionNames(), name) {
+		return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(ec2.OptionNames(), ", "))
 	}
 	allowed := map[string]string{
-		source.OptionHTTPTokens: "either 'required' or 'optional'",
-		source.OptionHopLimit:   "a whole number from 1 to 64",
+		ec2.OptionHTTPTokens: "either 'required' or 'optional'",
+		ec2.OptionHopLimit:   "a whole number from 1 to 64",
 	}[name]
 	if allowed == "" {
 		allowed = "either 'enabled' or 'disabled'"
@@ -149,12 +153,12 @@ func parseOption(o *source.Options, name, value string) error {
 // ResetOptions forgets what was set at run time; no names mean all.
 func (c *Control) ResetOptions(names []string, by string) error {
 	for _, name := range names {
-		if !slices.Contains(source.OptionNames(), name) {
-			return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+		if !slices.Contains(ec2.OptionNames(), name) {
+			return refuse(CodeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(ec2.OptionNames(), ", "))
 		}
 	}
 	if len(names) == 0 {
-		names = source.OptionNames()
+		names = ec2.OptionNames()
 	}
 	_, err := c.change(by, func(d *overlay.Draft, _ string, _ overlay.Stamp) error {
 		for _, name := range names {
@@ -175,13 +179,13 @@ const (
 )
 
 // ChangeTag acts on the tag with this key. It returns what a check of a file would warn of, and did not before.
-func (c *Control) ChangeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
+func (c *Control) ChangeTag(action Action, key string, value []byte, by string) (problem.Faults, error) {
 	if key == "" || len(key) > 255 {
 		return nil, refuse(CodeInvalidValue, "a tag key has 1 to 255 characters")
 	}
-	var absent source.Faults
+	var absent problem.Faults
 	if c.Store.Snapshot().Options().InstanceMetadataTags { // else nobody sees any
-		absent = c.absent(action, source.TagPath(key))
+		absent = c.absent(action, ec2.TagPath(key))
 	}
 	warnings, err := c.act(overlay.Tags, action, key, value, by)
 	return append(warnings, absent...), err
@@ -189,15 +193,15 @@ func (c *Control) ChangeTag(action Action, key string, value []byte, by string) 
 
 // ChangeValue acts on a path relative to a version: "meta-data/spot/termination-time", "user-data".
 // It returns what a check of a file would warn of, and did not before.
-func (c *Control) ChangeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
+func (c *Control) ChangeValue(action Action, path string, value []byte, by string) (problem.Faults, error) {
 	switch {
 	case len(path) > maxPath:
 		return nil, refuse(CodeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
-	case path == source.UserData, strings.HasPrefix(path, source.MetaData+"/"), strings.HasPrefix(path, source.Dynamic+"/"):
+	case path == ec2.UserData, strings.HasPrefix(path, ec2.MetaData+"/"), strings.HasPrefix(path, ec2.Dynamic+"/"):
 	default:
 		return nil, refuse(CodeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
 	}
-	if key, ok := strings.CutPrefix(path, source.TagPath("")); ok && action != Forget {
+	if key, ok := strings.CutPrefix(path, ec2.TagPath("")); ok && action != Forget {
 		return nil, refuse(CodeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
 	}
 	absent := c.absent(action, path)
@@ -205,7 +209,7 @@ func (c *Control) ChangeValue(action Action, path string, value []byte, by strin
 	return append(warnings, absent...), err
 }
 
-func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (source.Faults, error) {
+func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (problem.Faults, error) {
 	return c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		switch action {
 		case Set:
@@ -223,24 +227,24 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 
 // change makes a draft for the running instance, lets edit change it, and brings it into force. edit is told the
 // instance's id. It returns the warnings that come with the change.
-func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (source.Faults, error) {
+func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (problem.Faults, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.Store.Snapshot().Warnings()
 	var draft *overlay.Draft
-	_, err := c.Store.Update(c.Overlay.Name(), func(id string) (*source.Fragment, error) {
+	_, err := c.Store.Update(c.Overlay.Name(), func(id string) (*build.Fragment, error) {
 		draft = c.Overlay.Draft(id)
 		if err := edit(draft, id, overlay.Stamp{Time: c.Clock.Now(), By: by}); err != nil {
 			return nil, err
 		}
 		return draft.Fragment(), nil
-	}, func(next *source.Snapshot) error {
+	}, func(next *build.Snapshot) error {
 		if err := refuseWeaker(c.Store.Snapshot().Options(), next.Options()); err != nil {
 			return err
 		}
 		return draft.Commit()
 	})
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		texts := make([]string, len(faults))
 		for i, f := range faults {
@@ -251,11 +255,11 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f source.Fault) bool { return slices.Contains(before, f) }), nil
+	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f problem.Fault) bool { return slices.Contains(before, f) }), nil
 }
 
 // refuseWeaker enforces the lock, also on root: whoever may weaken an option edits the file.
-func refuseWeaker(current, next *source.Options) error {
+func refuseWeaker(current, next *build.Options) error {
 	for _, name := range current.Lock {
 		if current.Weakens(name, next) {
 			return refuse(CodeUnauthorized, "%s is locked at '%s': it may be tightened at run time, never weakened. "+

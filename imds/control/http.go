@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -245,7 +245,7 @@ type Edit struct {
 	Value  []byte       `json:"value,omitempty"` // base64; for set
 }
 
-func (c *Control) apply(e Edit, by string) (source.Faults, error) {
+func (c *Control) apply(e Edit, by string) (problem.Faults, error) {
 	switch e.Kind {
 	case overlay.Tags:
 		return c.ChangeTag(e.Action, e.Name, e.Value, by)
@@ -297,7 +297,7 @@ type Problem struct {
 func problemOf(err error) Problem {
 	var refused *Error
 	var bad *badRequest
-	var faults source.Faults
+	var faults problem.Faults
 	switch {
 	case errors.As(err, &refused) && refused.Code == CodeUnauthorized:
 		return Problem{status: http.StatusForbidden, Code: refused.Code, Message: refused.Message}

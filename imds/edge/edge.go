@@ -2,7 +2,7 @@
 // server cannot send EC2's status lines and header order, answers some bad requests by itself, and
 // hides the connection whose hop limit has to be set.
 //
-//	s := edge.New(edge.Config{Tokens: tokens, Clock: source.SystemClock()})
+//	s := edge.New(edge.Config{Tokens: tokens, Clock: clock.System()})
 //	store.Attach(s)                       // the door: every reload is published to it
 //	listener, err := edge.Listen(ctx, "127.0.0.1:1338")
 //	err = s.Serve(ctx, listener)          // once for each listener, until ctx ends
@@ -72,6 +72,8 @@ import (
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // Limits of a server where [Config] says nothing else.
@@ -109,7 +111,7 @@ const (
 // A Config is what a server needs. Only Tokens must be given.
 type Config struct {
 	Tokens *token.Authority
-	Clock  source.Clock // nil: the system's
+	Clock  clock.Clock // nil: the system's
 	Hosts  imds.Hosts
 	Allow  []Rule // who is answered; nil: [Local] alone
 	// Addresses are those of the machine; nil: no address is local but the loopback ones.
@@ -138,7 +140,7 @@ type Config struct {
 // A Server answers requests on any number of listeners from one snapshot.
 type Server struct {
 	config   Config
-	snapshot atomic.Pointer[source.Snapshot]
+	snapshot atomic.Pointer[build.Snapshot]
 	conns    registry
 	gate     *gate
 	counters counters
@@ -154,7 +156,7 @@ var _ source.Door = (*Server)(nil)
 // New returns a server. It answers 503 until the first Publish.
 func New(config Config) *Server {
 	if config.Clock == nil {
-		config.Clock = source.SystemClock()
+		config.Clock = clock.System()
 	}
 	config.MaxConns = cmp.Or(config.MaxConns, DefaultMaxConns)
 	config.MaxConnsPerPeer = cmp.Or(config.MaxConnsPerPeer, min(DefaultMaxConnsPerPeer, max(1, config.MaxConns/2)))
@@ -173,7 +175,7 @@ func New(config Config) *Server {
 
 // Publish implements [source.Door]: whatever request has not been read to the end of its headers when
 // it returns is answered from next.
-func (s *Server) Publish(next *source.Snapshot) { s.snapshot.Store(next) }
+func (s *Server) Publish(next *build.Snapshot) { s.snapshot.Store(next) }
 
 // Listen opens a listener for [Server.Serve] on a TCP address, "host:port". It does without Multipath
 // TCP, which net.Listen takes: the kernel knows no hop limit for that, and so would not let a client

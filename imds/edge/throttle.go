@@ -4,21 +4,21 @@ import (
 	"sync"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A throttle lets one report through for each key in reportEvery, and remembers at most max keys:
 // while that many are fresh, other keys are not reported. A call costs the same however many there are:
 // keys are forgotten in the order in which they came.
 type throttle[K comparable] struct {
-	clock source.Clock
+	clock clock.Clock
 	max   int
 	mu    sync.Mutex
 	last  map[K]time.Duration // of Clock.Boot
 	order []K                 // of last, the oldest first
 }
 
-func newThrottle[K comparable](clock source.Clock, max int) *throttle[K] {
+func newThrottle[K comparable](clock clock.Clock, max int) *throttle[K] {
 	return &throttle[K]{clock: clock, max: max, last: map[K]time.Duration{}}
 }
 

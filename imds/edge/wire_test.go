@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 func TestBytesOnTheWire(t *testing.T) {
@@ -288,7 +288,7 @@ func BenchmarkGet(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := New(Config{Tokens: token.New([32]byte{7}, source.SystemClock())})
+	s := New(Config{Tokens: token.New([32]byte{7}, clock.System())})
 	s.Publish(snapshot(b))
 	ctx, cancel := context.WithCancel(b.Context())
 	var done sync.WaitGroup

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const (
@@ -29,7 +29,7 @@ const (
 // from boot. So is a file that is damaged, that others can read or own, or that is no regular file:
 // the tokens it would have verified are void, and clients ask for new ones. Errors are those of
 // writing a new file.
-func Open(dir string, clock source.Clock) (*Authority, error) {
+func Open(dir string, clock clock.Clock) (*Authority, error) {
 	bootID, err := os.ReadFile(bootIDPath)
 	if err != nil {
 		return nil, fmt.Errorf("token key: %w (is /proc mounted?)", err)
@@ -37,7 +37,7 @@ func Open(dir string, clock source.Clock) (*Authority, error) {
 	return open(dir, strings.TrimSpace(string(bootID)), clock)
 }
 
-func open(dir, bootID string, clock source.Clock) (*Authority, error) {
+func open(dir, bootID string, clock clock.Clock) (*Authority, error) {
 	path := filepath.Join(dir, keyName)
 	key, err := readKey(path, bootID)
 	if err != nil {

@@ -4,7 +4,7 @@
 // daemon knows, so any number may be in use and none is stored. [Open] keeps the key in the
 // run-time directory: tokens outlive a restart of the daemon, and end with the boot.
 //
-//	tokens, err := token.Open("/run/imdsfs", source.SystemClock())
+//	tokens, err := token.Open("/run/imdsfs", clock.System())
 //	t := tokens.Issue("i-0a1b2c3d4e5f67890", 21600)
 //	remaining, ok := tokens.Verify("i-0a1b2c3d4e5f67890", t)
 //
@@ -30,7 +30,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const (
@@ -51,7 +51,7 @@ var encoding = base64.URLEncoding.Strict()
 // An Authority issues and verifies tokens. It is safe for concurrent use.
 type Authority struct {
 	aead  cipher.AEAD
-	clock source.Clock
+	clock clock.Clock
 }
 
 // New returns an authority that seals with key, which must be random and kept secret.
@@ -59,7 +59,7 @@ type Authority struct {
 // Random nonces under one key are safe for 2³² tokens (NIST SP 800-38D §8.3). Beyond that the chance
 // that two nonces agree grows from 2⁻³³, and with it that of someone who holds both tokens and could
 // make more of what he is given for the asking. So uses are not counted.
-func New(key [32]byte, clock source.Clock) *Authority {
+func New(key [32]byte, clock clock.Clock) *Authority {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
 		panic("aes: " + err.Error()) // 32 bytes is a valid key size

@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const instance = "i-0a1b2c3d4e5f67890"
 
-func authority(t testing.TB) (*Authority, *source.ManualClock) {
+func authority(t testing.TB) (*Authority, *clock.Manual) {
 	t.Helper()
-	clock := source.NewManualClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	clock := clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	return New([32]byte{1, 2, 3}, clock), clock
 }
 
@@ -65,7 +65,7 @@ func TestNoTokenLivesLongerThanTheLongestLife(t *testing.T) {
 	a, clock := authority(t)
 	clock.Advance(10 * time.Hour)
 	long, short := a.Issue(instance, MaxTTLSeconds), a.Issue(instance, 60)
-	back := New([32]byte{1, 2, 3}, source.NewManualClock(clock.Now())) // has just booted
+	back := New([32]byte{1, 2, 3}, clock.NewManual(clock.Now())) // has just booted
 	for _, tok := range []string{long, short} {
 		if got, ok := back.Verify(instance, tok); ok || got != 0 {
 			t.Errorf("10 h back Verify = %d, %t; want it refused", got, ok)
