@@ -136,6 +136,12 @@ func primaryMAC(s *scope) (string, bool) {
 	return mac, mac != ""
 }
 
+// primaryNumber is the device number of the primary interface.
+func primaryNumber(s *scope) (string, bool) {
+	s.from = []string{macKey}
+	return primarySlot.device, true
+}
+
 // ownMAC follows from the name of the interface's directory.
 func ownMAC(s *scope) (string, bool) {
 	s.from = []string{macsPath + s.mac}

@@ -78,7 +78,7 @@ var rules = []rule{
 	{target: primary + "security-groups", needs: []string{groupsKey}, value: same, fact: aboutMetadata},
 
 	// Each interface.
-	{target: primary + "device-number", needs: []string{macKey}, value: constant(primarySlot.device), fact: aboutCards},
+	{target: primary + "device-number", value: primaryNumber, fact: aboutCards},
 	{target: each + "device-number", assumes: "the next free number, in the order of the addresses", value: deviceNumber, fact: aboutCards},
 	{target: primary + "mac", needs: []string{macKey}, value: same, fact: aboutMetadata},
 	{target: each + "mac", value: ownMAC, fact: aboutMetadata},
@@ -96,10 +96,10 @@ var rules = []rule{
 	{target: localKey, needs: []string{ipKey, regionKey}, uses: []string{nameTypeKey}, value: ipName, fact: aboutHostnames},
 	{target: localKey, needs: []string{idKey, regionKey}, value: resourceName, fact: aboutHostnames},
 	{target: publicKey, needs: []string{publicIPKey, regionKey, domainKey}, value: publicName, fact: aboutHostnames},
-	{target: primary + "local-hostname", needs: []string{localKey}, value: same, fact: aboutMetadata},
+	{target: primary + "local-hostname", needs: []string{localKey}, uses: []string{macKey}, value: sameIfShown, fact: aboutMetadata},
 	{target: each + "local-hostname", needs: []string{each + "local-ipv4s", regionKey}, value: privateName, fact: aboutHostnames},
 	{target: each + "local-hostname", needs: []string{idKey, regionKey}, value: resourceName, fact: aboutHostnames},
-	{target: primary + "public-hostname", needs: []string{publicKey}, value: same, fact: aboutMetadata},
+	{target: primary + "public-hostname", needs: []string{publicKey}, uses: []string{macKey}, value: sameIfShown, fact: aboutMetadata},
 	{target: each + "public-hostname", needs: []string{each + "public-ipv4s", regionKey, domainKey}, value: publicName, fact: aboutHostnames},
 
 	// What an ordinary instance has.
@@ -145,6 +145,12 @@ func of(f func(string) string) func(*scope) (string, bool) {
 
 // same repeats the rule's first need.
 func same(s *scope) (string, bool) { return s.need(0), true }
+
+// sameIfShown is same, of an instance that shows which interface is the primary one: mac may have been unset at run time.
+func sameIfShown(s *scope) (string, bool) {
+	_, ok := s.get(macKey)
+	return s.need(0), ok
+}
 
 func firstLine(s *scope) (string, bool) {
 	line, _, _ := strings.Cut(s.need(0), "\n")

@@ -18,6 +18,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tree"
+	"github.com/imdsfs/imdsfs/source/watch"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -136,7 +137,7 @@ func TestTwelveFaultsAreReportedAtOnce(t *testing.T) {
 
 // decode is for a file of ours.
 func decode(path, text string, mtime time.Time) (*File, error) {
-	return reader{}.decode(path, text, mtime)
+	return reader{}.decode(path, text, mtime, watch.Marks{})
 }
 
 type faultWant struct {
