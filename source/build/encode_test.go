@@ -2,10 +2,12 @@ package build
 
 import (
 	"bytes"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
@@ -130,5 +132,28 @@ func BenchmarkMarshal(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.SetBytes(int64(len(data)))
+	}
+}
+
+func TestTheEncodingOfASnapshotForgetsNoField(t *testing.T) {
+	origin := tree.Origin{Place: "web.toml:1"}
+	old := &Snapshot{
+		Tree: build(t, nil, testEnv, least()).Tree, instance: "i-0a1b2c3d4e5f67890", snowball: true, settings: []Setting{{"instance.platform", "snowball", origin}},
+		options: Options{ec2.Options{HTTPEndpoint: true, TokensRequired: true, HopLimit: 2, HTTPProtocolIPv6: true, InstanceMetadataTags: true},
+			[]string{"http-tokens"}, map[string]tree.Origin{"http-tokens": origin}},
+		rolled: map[string]rolling{"role web": {[32]byte{1}, startTime}}, refresh: startTime,
+		warnings: problem.Faults{{Place: "web.toml:1", Text: "odd"}},
+	}
+	for _, s := range []any{*old, old.options, old.options.Options, old.settings[0], old.rolled["role web"]} {
+		for i, v := 0, reflect.ValueOf(s); i < v.NumField(); i++ {
+			if v.Field(i).IsZero() {
+				t.Fatalf("this test forgets %s of %T", v.Type().Field(i).Name, s)
+			}
+		}
+	}
+	again := reborn(t, old)
+	again.Tree, again.warnings = old.Tree, old.warnings // the tree has a test of its own; warnings are made anew
+	if !reflect.DeepEqual(again, old) {
+		t.Errorf("saved and read again it is\n%+v\nand was\n%+v", again, old)
 	}
 }
