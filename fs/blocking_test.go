@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -22,7 +23,7 @@ type gated struct {
 	entered chan struct{}
 }
 
-func (g *gated) Load(ctx context.Context) (*source.Fragment, error) {
+func (g *gated) Load(ctx context.Context) (*build.Fragment, error) {
 	if g.gate != nil {
 		close(g.entered)
 		<-g.gate

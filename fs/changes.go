@@ -5,12 +5,13 @@ import (
 	"path"
 	"slices"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // collect adds what the kernel has to drop when next takes the place of old, with c between them.
-func (p *publisher) collect(set invalidations, old, next *source.Snapshot, c source.Change) {
-	for _, s := range []*source.Snapshot{old, next} {
+func (p *publisher) collect(set invalidations, old, next *build.Snapshot, c build.Change) {
+	for _, s := range []*build.Snapshot{old, next} {
 		for name := range s.Root().Children() {
 			p.everyVersion[name] = true
 		}
@@ -32,7 +33,7 @@ type dirChange struct {
 }
 
 // changesByDir sorts a change by directory, relative to a version.
-func changesByDir(c source.Change, next *source.Snapshot) map[string]*dirChange {
+func changesByDir(c build.Change, next *build.Snapshot) map[string]*dirChange {
 	byDir := map[string]*dirChange{}
 	at := func(dir string) *dirChange {
 		if byDir[dir] == nil {
@@ -53,7 +54,7 @@ func changesByDir(c source.Change, next *source.Snapshot) map[string]*dirChange 
 		}
 	}
 	for _, p := range c.Changed {
-		if v, ok := next.Find("/" + source.Latest + "/" + p); !ok || !v.IsDir() {
+		if v, ok := next.Find("/" + tree.Latest + "/" + p); !ok || !v.IsDir() {
 			d, name := split(p)
 			d.names = append(d.names, name)
 			continue
@@ -68,7 +69,7 @@ func changesByDir(c source.Change, next *source.Snapshot) map[string]*dirChange 
 }
 
 // collectRoot is for "/", whose names are the versions.
-func (p *publisher) collectRoot(set invalidations, old, next *source.Snapshot) {
+func (p *publisher) collectRoot(set invalidations, old, next *build.Snapshot) {
 	a, b := old.Root(), next.Root()
 	var inv invalidation
 	for name := range p.everyVersion {
@@ -83,7 +84,7 @@ func (p *publisher) collectRoot(set invalidations, old, next *source.Snapshot) {
 }
 
 // collectDir is for the directory at an absolute path.
-func (p *publisher) collectDir(set invalidations, dir string, d *dirChange, old, next *source.Snapshot) {
+func (p *publisher) collectDir(set invalidations, dir string, d *dirChange, old, next *build.Snapshot) {
 	inv := invalidation{names: slices.Clone(d.names), attr: true}
 	for _, name := range d.dirs {
 		full := join(dir, name)

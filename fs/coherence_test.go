@@ -12,20 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/stress"
 )
 
 // A given source states what it was given last.
 type given struct {
-	fragment atomic.Pointer[source.Fragment]
+	fragment atomic.Pointer[build.Fragment]
 }
 
 func (g *given) Name() string { return "given" }
 
-func (g *given) Load(context.Context) (*source.Fragment, error) { return g.fragment.Load(), nil }
+func (g *given) Load(context.Context) (*build.Fragment, error) { return g.fragment.Load(), nil }
 
 // stressed is a tree at versions of a value and of the names beside it.
-func stressed(value, names int64) *source.Fragment {
+func stressed(value, names int64) *build.Fragment {
 	changes := map[string]string{"meta-data/tags/instance/value": stress.Payload(value)}
 	for name, text := range stress.Names(names) {
 		changes["meta-data/tags/instance/"+name] = text

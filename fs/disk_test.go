@@ -11,14 +11,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // mountFile mounts a tree with one file of its own and returns its path.
 func mountFile(t testing.TB, content string) string {
 	t.Helper()
-	d := mountSnapshot(t, build(t, nil, "meta-data/file", content))
+	d := mountSnapshot(t, snapshotOf(t, nil, "meta-data/file", content))
 	return filepath.Join(d.Dir(), "latest/meta-data/file")
 }
 
@@ -46,11 +47,11 @@ func TestReadsAtAnyOffsetThroughTheKernel(t *testing.T) {
 }
 
 func TestDirectReadsOfAHeldDescriptor(t *testing.T) {
-	first := build(t, nil, "meta-data/file", "old value")
+	first := snapshotOf(t, nil, "meta-data/file", "old value")
 	d := mountSnapshot(t, first)
 	path := filepath.Join(d.Dir(), "latest/meta-data/file")
 	fd := openForTest(t, path, unix.O_DIRECT)
-	d.Publish(build(t, first, "meta-data/file", "a new and longer value"))
+	d.Publish(snapshotOf(t, first, "meta-data/file", "a new and longer value"))
 	before := d.Requests()["READ"]
 	if got, err := readFrom(fd); err != nil || got != "old value" {
 		t.Errorf("the held one: %q, %v", got, err)
@@ -84,7 +85,7 @@ func mapped(t testing.TB, mem []byte) string {
 
 func TestMmap(t *testing.T) {
 	content := pattern(5*4096 + 100)
-	old := build(t, nil, "meta-data/file", content)
+	old := snapshotOf(t, nil, "meta-data/file", content)
 	d := mountSnapshot(t, old)
 	fd := openForTest(t, filepath.Join(d.Dir(), "latest/meta-data/file"), 0)
 	for name, flags := range map[string]int{"shared": unix.MAP_SHARED, "private": unix.MAP_PRIVATE} {
@@ -95,7 +96,7 @@ func TestMmap(t *testing.T) {
 		if mapped(t, mem) != content {
 			t.Errorf("%s: other bytes", name)
 		}
-		old = build(t, old, "meta-data/file", "new "+name)
+		old = snapshotOf(t, old, "meta-data/file", "new "+name)
 		d.Publish(old)
 		if err := unix.Madvise(mem, unix.MADV_DONTNEED); err != nil {
 			t.Error(err)
@@ -191,7 +192,7 @@ func TestThousandsOfOpenDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	kit.Require(t, limit.Cur >= count+200, fmt.Sprintf("a limit of %d open files (ulimit -n says %d)", count+200, limit.Cur))
-	prev := build(t, nil, tags(100)...)
+	prev := snapshotOf(t, nil, tags(100)...)
 	d := mountSnapshot(t, prev)
 	dir := filepath.Join(d.Dir(), "latest/meta-data/tags/instance")
 	var fds []int
@@ -206,7 +207,7 @@ func TestThousandsOfOpenDescriptors(t *testing.T) {
 			for j := 1; j < len(changes); j += 2 {
 				changes[j] = fmt.Sprintf("%d after %d", j/2, i)
 			}
-			prev = build(t, prev, changes...)
+			prev = snapshotOf(t, prev, changes...)
 			d.Publish(prev)
 		}
 		fd, err := unix.Open(fmt.Sprintf("%s/k%05d", dir, i%100), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -243,10 +244,10 @@ func TestNamesWithEveryLegalTagCharacter(t *testing.T) {
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	f := fragment(nil)
-	f.Options = map[string]source.Value{source.OptionInstanceMetadataTags: {Bytes: []byte("enabled"), Mtime: fileTime}}
-	f.Tags = map[string]source.Value{}
+	f.Options = map[string]tree.Value{ec2.OptionInstanceMetadataTags: {Bytes: []byte("enabled"), Mtime: fileTime}}
+	f.Tags = map[string]tree.Value{}
 	for _, key := range keys {
-		f.Tags[key] = source.Value{Bytes: []byte("value of " + key), Mtime: fileTime}
+		f.Tags[key] = tree.Value{Bytes: []byte("value of " + key), Mtime: fileTime}
 	}
 	s := buildFrom(t, nil, f)
 	d := mountSnapshot(t, s)
@@ -310,7 +311,7 @@ func TestInodeNumbersAgreeAndStayOverARestart(t *testing.T) {
 	dir, runtimeDir := filepath.Join(t.TempDir(), "mnt"), t.TempDir()
 	unmountLater(t, dir)
 	look := func() map[string]face {
-		d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil, tags(300)...))
+		d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, snapshotOf(t, nil, tags(300)...))
 		if err != nil {
 			t.Fatal(err)
 		}

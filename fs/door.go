@@ -8,6 +8,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 var _ source.Door = (*Door)(nil)
@@ -58,7 +59,7 @@ func (d *Door) await() {
 // bind mount of it; descriptors that are open keep what they opened. It waits at most 1 s for a kernel that does not
 // answer, on a busy machine up to 10 s; the change is completed as soon as the kernel answers. For a Keeper it waits as long
 // as that takes. Of snapshots that pile up meanwhile the last one counts.
-func (d *Door) Publish(next *source.Snapshot) { d.publisher.publish(next) }
+func (d *Door) Publish(next *build.Snapshot) { d.publisher.publish(next) }
 
 // Dir is the mount point, absolute and without symbolic links.
 func (d *Door) Dir() string { return d.point.Dir() }

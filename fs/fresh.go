@@ -8,11 +8,11 @@ import (
 
 	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // mountFresh mounts on a directory where nobody of ours answers.
-func mountFresh(cfg *Config, k key, s *source.Snapshot) (*Door, error) {
+func mountFresh(cfg *Config, k key, s *build.Snapshot) (*Door, error) {
 	p, err := mountpoint.Claim(cfg.Dir, cfg.RuntimeDir)
 	if err != nil {
 		return nil, err
@@ -21,7 +21,7 @@ func mountFresh(cfg *Config, k key, s *source.Snapshot) (*Door, error) {
 }
 
 // mountOn mounts on a point that is claimed, and settles with the kernel how to talk. After an error the point is released.
-func mountOn(p *mountpoint.Point, cfg *Config, k key, s *source.Snapshot) (*Door, error) {
+func mountOn(p *mountpoint.Point, cfg *Config, k key, s *build.Snapshot) (*Door, error) {
 	d := newDoor(p, cfg)
 	if err := p.Prepare(); err != nil {
 		return nil, errors.Join(err, p.Release())
@@ -57,7 +57,7 @@ func attach(p *mountpoint.Point, cfg *Config) (device *os.File, private bool, er
 }
 
 // connect has the device kept, and answers the kernel's first request.
-func (d *Door) connect(cfg *Config, s *source.Snapshot) error {
+func (d *Door) connect(cfg *Config, s *build.Snapshot) error {
 	top, ok, err := mountpoint.Topmost(d.point.Dir())
 	if err != nil {
 		return err

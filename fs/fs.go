@@ -5,7 +5,7 @@
 //	…
 //	err = door.Unmount() // within 2 s, whoever uses the files
 //
-// The mount shows [source.Snapshot.Root]: a directory for each EC2 version beside latest.
+// The mount shows [build.Snapshot.Root]: a directory for each EC2 version beside latest.
 //
 // # The way of a value
 //
@@ -73,8 +73,9 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 var _ fuse.RawFileSystem = (*rawFS)(nil)
@@ -87,9 +88,9 @@ type rawFS struct {
 	fuse.RawFileSystem // ENOSYS to what is not here: the kernel then does without
 
 	key     key
-	clock   source.Clock
+	clock   clock.Clock
 	table   *table
-	current atomic.Pointer[tree]
+	current atomic.Pointer[servedTree]
 	// numbers is the publisher's.
 	numbers *allocator
 	// dirShift is added to the mtimes of directories, so that the kernel drops listings that it has cached (successor.go).
@@ -101,36 +102,36 @@ type rawFS struct {
 	noOpen, noOpenDir bool
 }
 
-// A tree is the snapshot that is served.
-type tree struct {
-	snapshot   *source.Snapshot
+// A servedTree is the snapshot that is served.
+type servedTree struct {
+	snapshot   *build.Snapshot
 	generation uint64 // counts the trees of a mount
 	numbering
 }
 
-func newRawFS(k key, clock source.Clock, s *source.Snapshot) *rawFS {
-	f := &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), key: k, clock: clock, table: newTable()}
-	f.serve(f.prepare(s, source.Change{}))
+func newRawFS(k key, now clock.Clock, s *build.Snapshot) *rawFS {
+	f := &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), key: k, clock: now, table: newTable()}
+	f.serve(f.prepare(s, build.Change{}))
 	return f
 }
 
 // serve serves t from now on. Only the publisher calls it, and notifies the kernel afterwards.
-func (f *rawFS) serve(t *tree) { f.current.Store(t) }
+func (f *rawFS) serve(t *servedTree) { f.current.Store(t) }
 
 // directory resolves a node that must be a directory. It loads the tree last: a request that still sees the old tree has
 // entered the table before the swap, so the publisher finds it there.
-func (f *rawFS) directory(id uint64) (path string, dir source.View, t *tree, status fuse.Status) {
+func (f *rawFS) directory(id uint64) (path string, dir tree.View, t *servedTree, status fuse.Status) {
 	path, _, isDir, ok := f.table.place(id)
 	if !ok {
-		return "", source.View{}, nil, stale
+		return "", tree.View{}, nil, stale
 	}
 	if !isDir {
-		return "", source.View{}, nil, fuse.ENOTDIR
+		return "", tree.View{}, nil, fuse.ENOTDIR
 	}
 	t = f.current.Load()
 	dir, ok = t.snapshot.Find(path)
 	if !ok || !dir.IsDir() {
-		return "", source.View{}, nil, fuse.ENOENT
+		return "", tree.View{}, nil, fuse.ENOENT
 	}
 	return path, dir, t, fuse.OK
 }

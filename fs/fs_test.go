@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 func TestWhatWouldChangeSomethingIsRefused(t *testing.T) {
-	f := door(t, build(t, nil))
+	f := door(t, snapshotOf(t, nil))
 	written := func(_ uint32, s fuse.Status) fuse.Status { return s }
 	for name, status := range map[string]fuse.Status{
 		"SetAttr":       f.SetAttr(nil, &fuse.SetAttrIn{}, &fuse.AttrOut{}),
@@ -47,7 +47,7 @@ func TestOpenIsLeftOutWhereTheKernelCanDoWithout(t *testing.T) {
 		{fuse.CAP_NO_OPEN_SUPPORT, fuse.ENOSYS, fuse.OK, 0, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR},
 		{0, fuse.OK, fuse.OK, fuse.FOPEN_KEEP_CACHE, fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR},
 	} {
-		f := door(t, build(t, nil))
+		f := door(t, snapshotOf(t, nil))
 		f.negotiate(&fuse.InitIn{Flags: c.flags})
 		var file, dir fuse.OpenOut
 		if s := f.Open(nil, &fuse.OpenIn{}, &file); s != c.file || file.OpenFlags != c.fileOp {
@@ -61,10 +61,10 @@ func TestOpenIsLeftOutWhereTheKernelCanDoWithout(t *testing.T) {
 
 func TestCredentialsAreKeptTenMinutesAndNeverPastExpiry(t *testing.T) {
 	now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
-	clock := source.NewManualClock(now)
-	role := func(expires time.Time) *source.Snapshot {
+	clock := clock.NewManual(now)
+	role := func(expires time.Time) *build.Snapshot {
 		f := fragment(nil)
-		f.Role = &source.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Expiration: expires, Mtime: fileTime}
+		f.Role = &build.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Expiration: expires, Mtime: fileTime}
 		return buildFrom(t, nil, f)
 	}
 	f := newRawFS(key{1}, clock, role(now.Add(time.Hour)))
@@ -108,7 +108,7 @@ func TestCredentialsAreKeptTenMinutesAndNeverPastExpiry(t *testing.T) {
 
 func TestAttributes(t *testing.T) {
 	long := strings.Repeat("x", 513)
-	s := build(t, nil, "meta-data/long", long, "meta-data/dir/sub/x", "1")
+	s := snapshotOf(t, nil, "meta-data/long", long, "meta-data/dir/sub/x", "1")
 	f := door(t, s)
 	file := lookup(t, f, "latest", "meta-data", "long")
 	if file.Mode != syscall.S_IFREG|0o444 || file.Nlink != 1 || file.Size != 513 || file.Blocks != 2 || !file.ModTime().Equal(fileTime) {
@@ -136,7 +136,7 @@ func TestStatFsIsAConstant(t *testing.T) {
 }
 
 func TestAFileIsNoDirectory(t *testing.T) {
-	f := door(t, build(t, nil))
+	f := door(t, snapshotOf(t, nil))
 	h := fuse.InHeader{NodeId: lookup(t, f, "latest", "meta-data", "mac").NodeId}
 	if s := f.Lookup(nil, &h, "x", &fuse.EntryOut{}); s != fuse.ENOTDIR {
 		t.Errorf("lookup in a file: %v", s)

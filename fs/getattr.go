@@ -2,8 +2,7 @@ package fs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -34,7 +33,7 @@ func (f *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut
 	return fuse.OK
 }
 
-func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v source.View) {
+func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v tree.View) {
 	at := v.Attr()
 	out.Ino = number
 	out.Mode = fileType(v) | at.Mode
@@ -63,11 +62,11 @@ func (f *rawFS) fillAttr(out *fuse.Attr, number uint64, v source.View) {
 	}
 }
 
-func fileType(v source.View) uint32 {
+func fileType(v tree.View) uint32 {
 	if v.IsDir() {
 		return fuse.S_IFDIR
 	}
 	return fuse.S_IFREG
 }
 
-func sectors(v source.View) uint64 { return (uint64(v.Size()) + sector - 1) / sector }
+func sectors(v tree.View) uint64 { return (uint64(v.Size()) + sector - 1) / sector }

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -73,9 +73,9 @@ func tryEscape(t *testing.T, dir string, chroot bool) string {
 }
 
 // withRole has credentials that root alone may read.
-func withRole(t *testing.T) *source.Snapshot {
+func withRole(t *testing.T) *build.Snapshot {
 	f := fragment(nil)
-	f.Role = &source.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Mtime: fileTime}
+	f.Role = &build.Role{Name: "web", AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "s", Token: "t", Mtime: fileTime}
 	return buildFrom(t, nil, f)
 }
 
@@ -119,7 +119,7 @@ func TestAFileHandleLeadsNowhere(t *testing.T) {
 func TestOpenFileHandlesAreKnown(t *testing.T) {
 	asks := noFileHandles
 	defer func() { noFileHandles = asks }()
-	same := func(prev *source.Snapshot) *source.Snapshot { return prev }
+	same := func(prev *build.Snapshot) *build.Snapshot { return prev }
 	check := func(e *keptDoor, open bool) {
 		t.Helper()
 		if got := e.door.FileHandles(); got != open {

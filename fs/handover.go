@@ -3,7 +3,7 @@ package fs
 import (
 	"errors"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // HandOver leaves the mount to a successor. It stops answering between two requests. All that the successor needs is kept by
@@ -44,7 +44,7 @@ func (d *Door) keepDevice(inherited bool) error {
 
 // keepTree keeps a tree that no other process has kept, with what the kernel has outdated besides, and the record of the
 // mount if there is none.
-func (d *Door) keepTree(s *source.Snapshot, outdated invalidations) error {
+func (d *Door) keepTree(s *build.Snapshot, outdated invalidations) error {
 	r := &d.publisher.recorder
 	if err := r.keepMount(mountRecord{format, d.point.Dir(), d.number, d.private, d.fs.key, d.init, !d.handles}); err != nil {
 		return err

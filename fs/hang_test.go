@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -96,7 +96,7 @@ type hungMount struct {
 	door  *Door
 	hung  string // the directory
 	below int    // a descriptor of its sub-directory sub
-	last  *source.Snapshot
+	last  *build.Snapshot
 }
 
 func newHungMount(t *testing.T, w *warnings) *hungMount {
@@ -104,7 +104,7 @@ func newHungMount(t *testing.T, w *warnings) *hungMount {
 	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
-	first := build(t, nil, hungState(0)...)
+	first := snapshotOf(t, nil, hungState(0)...)
 	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir(), Warn: w.add}, first)
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func hungState(turn int) []string {
 // publish publishes the tree of a turn, and returns how long that took.
 func (m *hungMount) publish(turn int) time.Duration {
 	m.t.Helper()
-	m.last = build(m.t, m.last, hungState(turn)...)
+	m.last = snapshotOf(m.t, m.last, hungState(turn)...)
 	start := time.Now()
 	m.door.Publish(m.last)
 	return time.Since(start)

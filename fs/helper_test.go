@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 	"github.com/imdsfs/imdsfs/testdata/stress"
@@ -64,7 +65,7 @@ func serveChild(dir, runtimeDir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	s, err := source.Build(nil, env(), fragment(nil))
+	s, err := build.Build(nil, env(), fragment(nil))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -89,8 +90,8 @@ const nobody = 65534 // uid and gid
 
 var fileTime = time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
 
-func env() source.Env {
-	return source.Env{Now: time.Now(), LaunchTime: fileTime, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+func env() build.Env {
+	return build.Env{Now: time.Now(), LaunchTime: fileTime, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 }
 
 // standard is what every test tree holds unless a test says otherwise.
@@ -105,20 +106,20 @@ var standard = map[string]string{
 }
 
 // fragment states standard with changes on top; "" takes a path away.
-func fragment(changes map[string]string) *source.Fragment {
+func fragment(changes map[string]string) *build.Fragment {
 	all := maps.Clone(standard)
 	maps.Copy(all, changes)
-	f := &source.Fragment{Leaves: map[string]source.Value{}}
+	f := &build.Fragment{Leaves: map[string]tree.Value{}}
 	for path, text := range all {
 		if text != "" {
-			f.Leaves[path] = source.Value{Bytes: []byte(text), Mtime: fileTime, Origin: source.Origin{Place: "test"}}
+			f.Leaves[path] = tree.Value{Bytes: []byte(text), Mtime: fileTime, Origin: tree.Origin{Place: "test"}}
 		}
 	}
 	return f
 }
 
-// build makes a snapshot of standard with changes, which are pairs of a path and a text.
-func build(t testing.TB, prev *source.Snapshot, pairs ...string) *source.Snapshot {
+// snapshotOf makes a snapshot of standard with changes, which are pairs of a path and a text.
+func snapshotOf(t testing.TB, prev *build.Snapshot, pairs ...string) *build.Snapshot {
 	t.Helper()
 	changes := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -127,9 +128,9 @@ func build(t testing.TB, prev *source.Snapshot, pairs ...string) *source.Snapsho
 	return buildFrom(t, prev, fragment(changes))
 }
 
-func buildFrom(t testing.TB, prev *source.Snapshot, f *source.Fragment) *source.Snapshot {
+func buildFrom(t testing.TB, prev *build.Snapshot, f *build.Fragment) *build.Snapshot {
 	t.Helper()
-	s, err := source.Build(prev, env(), f)
+	s, err := build.Build(prev, env(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func unmountLater(t testing.TB, dir string) {
 }
 
 // mountSnapshot mounts s on a directory that Mount has to make.
-func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
+func mountSnapshot(t testing.TB, s *build.Snapshot) *Door {
 	t.Helper()
 	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
@@ -190,7 +191,7 @@ func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 }
 
 // patientMount mounts for a test that expects each change to be visible when Publish returns, however loaded the machine.
-func patientMount(cfg Config, s *source.Snapshot) (*Door, error) {
+func patientMount(cfg Config, s *build.Snapshot) (*Door, error) {
 	was := publishWait
 	publishWait = kit.Patience
 	defer func() { publishWait = was }()

@@ -9,11 +9,11 @@ import (
 
 	"github.com/imdsfs/imdsfs/fs/fault"
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // mountInherited goes on with the mount of a predecessor. If that is not possible, it ends that mount and makes another.
-func mountInherited(cfg *Config, k key, s *source.Snapshot) (*Door, error) {
+func mountInherited(cfg *Config, k key, s *build.Snapshot) (*Door, error) {
 	pre := cfg.Predecessor
 	p, err := mountpoint.ClaimInherited(cfg.Dir, cfg.RuntimeDir, pre.point())
 	if err != nil {
@@ -38,7 +38,7 @@ func mountInherited(cfg *Config, k key, s *source.Snapshot) (*Door, error) {
 }
 
 // resume goes on with a mount on which the predecessor has answered.
-func (d *Door) resume(cfg *Config, s *source.Snapshot) error {
+func (d *Door) resume(cfg *Config, s *build.Snapshot) error {
 	pre := cfg.Predecessor
 	d.number, d.private, d.init = pre.mount.Number, pre.mount.Private, pre.mount.Init
 	d.handles = !pre.mount.NoFileHandles
@@ -71,7 +71,7 @@ func (d *Door) resume(cfg *Config, s *source.Snapshot) error {
 }
 
 // answerFirst goes on with a mount on which nobody has answered yet: root has made it for us.
-func (d *Door) answerFirst(cfg *Config, k key, s *source.Snapshot) error {
+func (d *Door) answerFirst(cfg *Config, k key, s *build.Snapshot) error {
 	top, _, err := mountpoint.Topmost(d.point.Dir())
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (d *Door) answerFirst(cfg *Config, k key, s *source.Snapshot) error {
 }
 
 // replaceInherited ends the mount of a predecessor that cannot be gone on with, and mounts afresh on the same point.
-func replaceInherited(p *mountpoint.Point, cfg *Config, k key, s *source.Snapshot) (*Door, error) {
+func replaceInherited(p *mountpoint.Point, cfg *Config, k key, s *build.Snapshot) (*Door, error) {
 	pre := cfg.Predecessor
 	cfg.Predecessor = nil
 	byRoot := mountedByRoot(pre.private())

@@ -13,7 +13,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -29,7 +29,7 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			one := build(t, nil, "meta-data/x", "one", "meta-data/gone", "soon", "meta-data/sub/dir/leaf", "1")
+			one := snapshotOf(t, nil, "meta-data/x", "one", "meta-data/gone", "soon", "meta-data/sub/dir/leaf", "1")
 			e := newKeptDoor(t, one)
 			bind := t.TempDir()
 			if err := unix.Mount(e.path("meta-data"), bind, "", unix.MS_BIND, ""); err != nil {
@@ -40,14 +40,14 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 			e.expectNone("meta-data/new")
 			heldOne, heldGone := e.hold("meta-data/x"), e.hold("meta-data/gone")
 			below := openForTest(t, e.path("meta-data/sub/dir"), unix.O_DIRECTORY)
-			e.door.Publish(build(t, one, "meta-data/x", "two", "meta-data/gone", "soon"))
+			e.door.Publish(snapshotOf(t, one, "meta-data/x", "two", "meta-data/gone", "soon"))
 			e.expect("meta-data/x", "two")
 			heldTwo := e.hold("meta-data/x")
 
 			for turn := range 5 {
 				end(e)
-				e.succeed(func(prev *source.Snapshot) *source.Snapshot {
-					return build(t, prev, "meta-data/x", fmt.Sprint("turn ", turn), "meta-data/new", "here", "meta-data/sub/dir/leaf", "2")
+				e.succeed(func(prev *build.Snapshot) *build.Snapshot {
+					return snapshotOf(t, prev, "meta-data/x", fmt.Sprint("turn ", turn), "meta-data/new", "here", "meta-data/sub/dir/leaf", "2")
 				})
 				e.expect("meta-data/x", fmt.Sprint("turn ", turn))
 				e.expect("meta-data/new", "here")
@@ -76,27 +76,27 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 
 // TestWhatWasNotToldIsToldByTheSuccessor ends the door at each step of a change.
 func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
-	for name, change := range map[string]func(e *keptDoor, next *source.Snapshot){
-		"before the tree is kept": func(*keptDoor, *source.Snapshot) {},
-		"before it is served": func(e *keptDoor, next *source.Snapshot) {
+	for name, change := range map[string]func(e *keptDoor, next *build.Snapshot){
+		"before the tree is kept": func(*keptDoor, *build.Snapshot) {},
+		"before it is served": func(e *keptDoor, next *build.Snapshot) {
 			e.door.record().keepTree(e.door.publisher.stillKnown(e.door.fs.current.Load().snapshot, next, false), next)
 		},
-		"before the kernel is told": func(e *keptDoor, next *source.Snapshot) {
+		"before the kernel is told": func(e *keptDoor, next *build.Snapshot) {
 			e.door.publisher.invalidator.kernel = silence{}
 			e.door.Publish(next)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			one := build(t, nil, "meta-data/x", "one", "meta-data/y", "same")
+			one := snapshotOf(t, nil, "meta-data/x", "one", "meta-data/y", "same")
 			e := newKeptDoor(t, one)
 			seeAll(t, e.dir)
 			e.expectNone("meta-data/new")
 			heldOne := e.hold("meta-data/x")
-			next := build(t, one, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
+			next := snapshotOf(t, one, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
 			change(e, next)
 			e.kill()
-			e.succeed(func(prev *source.Snapshot) *source.Snapshot {
-				return build(t, prev, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
+			e.succeed(func(prev *build.Snapshot) *build.Snapshot {
+				return snapshotOf(t, prev, "meta-data/x", "two", "meta-data/y", "same", "meta-data/new", "new")
 			})
 			e.expect("meta-data/x", "two")
 			e.expect("meta-data/y", "same")
@@ -122,18 +122,18 @@ func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 	state := func(turn int) []string {
 		return []string{"meta-data/tags/instance/a", fmt.Sprint("a ", turn), "meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn)}
 	}
-	s := build(t, nil, state(0)...)
+	s := snapshotOf(t, nil, state(0)...)
 	e := newKeptDoor(t, s)
 	seeAll(t, e.dir)
 	held := e.hold("meta-data/tags/instance/a")
 	release := startHanging(t, e.path("meta-data/tags/instance"))
 	for turn := 1; turn < 5; turn++ {
-		s = build(t, s, state(turn)...)
+		s = snapshotOf(t, s, state(turn)...)
 		e.door.Publish(s)
 	}
 	for turn := 5; turn < 8; turn++ {
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = build(t, prev, state(turn)...); return s })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { s = snapshotOf(t, prev, state(turn)...); return s })
 		e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn))
 	}
 	// The children of the earlier doors wait for the directory as well, longer than for a successor. They notice that there
@@ -152,18 +152,18 @@ func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 
 // TestInheritedNodesAreForgotten: nodes that the kernel does not know cost nothing, over any number of successors.
 func TestInheritedNodesAreForgotten(t *testing.T) {
-	s := build(t, nil, tags(50)...)
+	s := snapshotOf(t, nil, tags(50)...)
 	e := newKeptDoor(t, s)
 	seeAll(t, e.dir+"/latest")
 	held := e.hold("meta-data/mac")
 	for turn := range 10 {
 		for i := range 5 {
-			s = build(t, s, append(tags(50), "meta-data/mac", fmt.Sprintf("06:00:00:00:%02x:%02x", turn, i))...)
+			s = snapshotOf(t, s, append(tags(50), "meta-data/mac", fmt.Sprintf("06:00:00:00:%02x:%02x", turn, i))...)
 			e.door.Publish(s)
 			e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:%02x:%02x", turn, i))
 		}
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = prev; return prev })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { s = prev; return prev })
 	}
 	// The kernel does not drop what a process looks at just then. Each change asks about the nodes in doubt.
 	turn := 0
@@ -172,7 +172,7 @@ func TestInheritedNodesAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		turn++
-		s = build(t, s, append(tags(50), "meta-data/mac", fmt.Sprintf("06:00:00:00:ff:%02x", turn&0xff))...)
+		s = snapshotOf(t, s, append(tags(50), "meta-data/mac", fmt.Sprintf("06:00:00:00:ff:%02x", turn&0xff))...)
 		e.door.Publish(s)
 		return e.door.Inodes() < 20
 	})
@@ -244,10 +244,10 @@ func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 		}, "its mount is on"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			one := build(t, nil, "meta-data/x", "one")
+			one := snapshotOf(t, nil, "meta-data/x", "one")
 			e := newKeptDoor(t, one)
 			seeAll(t, e.dir)
-			two := build(t, one, "meta-data/x", "two")
+			two := snapshotOf(t, one, "meta-data/x", "two")
 			e.door.Publish(two)
 			dir := e.dir
 			fd := openForTest(t, dir, unix.O_DIRECTORY)
@@ -257,7 +257,7 @@ func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 			if pre == nil {
 				t.Fatal("nothing was kept")
 			}
-			e.mount(build(t, pre.Snapshot(), "meta-data/x", "three"), pre)
+			e.mount(snapshotOf(t, pre.Snapshot(), "meta-data/x", "three"), pre)
 			if e.door.Resumed() {
 				t.Error("it was gone on with")
 			}
@@ -273,7 +273,7 @@ func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 			}
 			// And the next one goes on again.
 			e.kill()
-			e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+			e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 			e.expect("meta-data/x", "three")
 		})
 	}
@@ -288,7 +288,7 @@ func TestNothingButAMountIsInherited(t *testing.T) {
 }
 
 func TestADiscardedMountIsGone(t *testing.T) {
-	e := newKeptDoor(t, build(t, nil))
+	e := newKeptDoor(t, snapshotOf(t, nil))
 	e.kill()
 	pre := Inherit(e.keeper.take())
 	if err := pre.Discard(e.runtime, e.keeper); err != nil {
@@ -303,5 +303,5 @@ func TestADiscardedMountIsGone(t *testing.T) {
 	if len(e.keeper.held) != 0 {
 		t.Errorf("still kept: %v", e.keeper.held)
 	}
-	e.mount(build(t, nil), nil)
+	e.mount(snapshotOf(t, nil), nil)
 }

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -90,7 +90,7 @@ type keptDoor struct {
 	warnings warnings
 }
 
-func newKeptDoor(t *testing.T, s *source.Snapshot) *keptDoor {
+func newKeptDoor(t *testing.T, s *build.Snapshot) *keptDoor {
 	t.Helper()
 	kit.RequireMount(t)
 	e := &keptDoor{t: t, dir: filepath.Join(t.TempDir(), "mnt"), runtime: t.TempDir(), keeper: newMemoryKeeper(t)}
@@ -107,7 +107,7 @@ func newKeptDoor(t *testing.T, s *source.Snapshot) *keptDoor {
 	return e
 }
 
-func (e *keptDoor) mount(s *source.Snapshot, pre *Predecessor) {
+func (e *keptDoor) mount(s *build.Snapshot, pre *Predecessor) {
 	e.t.Helper()
 	d, err := patientMount(Config{Dir: e.dir, RuntimeDir: e.runtime, Warn: e.warnings.add, Keeper: e.keeper, Predecessor: pre}, s)
 	if err != nil {
@@ -126,7 +126,7 @@ func (e *keptDoor) kill() {
 }
 
 // succeed lets a successor go on, with what build makes of the last tree that was kept.
-func (e *keptDoor) succeed(build func(prev *source.Snapshot) *source.Snapshot) {
+func (e *keptDoor) succeed(build func(prev *build.Snapshot) *build.Snapshot) {
 	e.t.Helper()
 	pre := Inherit(e.keeper.take())
 	if pre == nil {

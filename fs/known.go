@@ -2,15 +2,14 @@ package fs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // stillKnown is what the kernel may know besides the trees old and next, for a successor: changes that it has not taken yet,
 // because a process hangs in the directory; files that are open although they were replaced; directories in which a process
 // works although they are gone. all looks at every node, not only where something was replaced since this process began to
 // keep records.
-func (p *publisher) stillKnown(old, next *source.Snapshot, all bool) *treeRecord {
+func (p *publisher) stillKnown(old, next *build.Snapshot, all bool) *treeRecord {
 	t := &treeRecord{}
 	if p.recorder.keeper == nil {
 		return t
@@ -18,7 +17,7 @@ func (p *publisher) stillKnown(old, next *source.Snapshot, all bool) *treeRecord
 	n := &p.fs.numbers.numbering
 	t.Numbers = &numberRecord{n.bits, n.displaced, n.versions, p.fs.dirShift}
 	t.Late = p.invalidator.unsent()
-	isIn := func(s *source.Snapshot, id uint64, n *inode) bool {
+	isIn := func(s *build.Snapshot, id uint64, n *inode) bool {
 		v, ok := s.Find(n.path)
 		return ok && v.IsDir() == n.dir && p.fs.key.node(n.path, v) == id
 	}

@@ -6,8 +6,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -44,7 +43,7 @@ func (f *rawFS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, ou
 }
 
 // found fills in the answer for a node and counts the kernel's lookup of it.
-func (f *rawFS) found(id, number uint64, path string, v source.View, out *fuse.EntryOut) {
+func (f *rawFS) found(id, number uint64, path string, v tree.View, out *fuse.EntryOut) {
 	f.table.enter(id, path, v, v.IsDir())
 	valid := f.validity(path, v)
 	out.NodeId = id
@@ -54,7 +53,7 @@ func (f *rawFS) found(id, number uint64, path string, v source.View, out *fuse.E
 }
 
 // validity is how long the kernel may cache what it was told of a node.
-func (f *rawFS) validity(path string, v source.View) time.Duration {
+func (f *rawFS) validity(path string, v tree.View) time.Duration {
 	switch {
 	case f.stopping.Load():
 		return 0
@@ -66,7 +65,7 @@ func (f *rawFS) validity(path string, v source.View) time.Duration {
 	return max(0, min(credentialValidity, v.Expires().Sub(f.clock.Now())))
 }
 
-func isCredential(path string, v source.View) bool {
+func isCredential(path string, v tree.View) bool {
 	return v.Secret() && (!v.Expires().IsZero() ||
 		strings.Contains(path, "/iam/security-credentials") || strings.Contains(path, "/identity-credentials/"))
 }

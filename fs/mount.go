@@ -4,7 +4,8 @@ import (
 	"slices"
 
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A Config says where to mount.
@@ -20,7 +21,7 @@ type Config struct {
 	// be called from any goroutine, and may be nil.
 	Warn func(text string)
 	// Clock tells when credentials expire; nil is the machine's.
-	Clock source.Clock
+	Clock clock.Clock
 	// Keeper, if not nil, holds all the time what a successor needs to go on with the mount, so that the mount outlives a
 	// kill of this process.
 	Keeper Keeper
@@ -34,12 +35,12 @@ type Config struct {
 //
 // As root the mount is open to every user and container, as far as owner, group and mode allow. An ordinary user's mount
 // goes through fusermount3, and that user alone can read it.
-func Mount(cfg Config, s *source.Snapshot) (*Door, error) {
+func Mount(cfg Config, s *build.Snapshot) (*Door, error) {
 	if cfg.Warn == nil {
 		cfg.Warn = func(string) {}
 	}
 	if cfg.Clock == nil {
-		cfg.Clock = source.SystemClock()
+		cfg.Clock = clock.System()
 	}
 	k, err := loadKey(cfg.RuntimeDir)
 	if err != nil {
@@ -80,7 +81,7 @@ func (d *Door) discard() {
 }
 
 // answerInit answers the kernel's first request. What a successor needs is kept before that.
-func (d *Door) answerInit(s *source.Snapshot) error {
+func (d *Door) answerInit(s *build.Snapshot) error {
 	return d.server.begin(func(init []byte) error {
 		d.init = slices.Clone(init)
 		d.handles = parseInit(init).Flags64()&noFileHandles == 0

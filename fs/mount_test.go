@@ -14,14 +14,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 // compare walks the mount and the snapshot side by side.
-func compare(t *testing.T, dir string, s *source.Snapshot) {
+func compare(t *testing.T, dir string, s *build.Snapshot) {
 	t.Helper()
-	want := map[string]source.View{}
+	want := map[string]tree.View{}
 	for path, v := range s.Root().Walk() {
 		want[path] = v
 	}
@@ -34,7 +35,7 @@ func compare(t *testing.T, dir string, s *source.Snapshot) {
 		delete(want, rel)
 		if rel == "." {
 			v = s.Root()
-		} else if v == (source.View{}) {
+		} else if v == (tree.View{}) {
 			t.Errorf("%s is on the mount only", rel)
 			return nil
 		}
@@ -65,18 +66,18 @@ func compare(t *testing.T, dir string, s *source.Snapshot) {
 }
 
 func TestMountShowsTheSnapshotInEveryVersion(t *testing.T) {
-	s := build(t, nil, append(tags(300), "meta-data/big", strings.Repeat("0123456789abcdef", 20_000), "meta-data/zero\u00e9 x", "1")...)
+	s := snapshotOf(t, nil, append(tags(300), "meta-data/big", strings.Repeat("0123456789abcdef", 20_000), "meta-data/zero\u00e9 x", "1")...)
 	d := mountSnapshot(t, s)
 	compare(t, d.Dir(), s)
 	compare(t, d.Dir(), s) // from the kernel's caches
-	next := build(t, s, "meta-data/big", "small", "meta-data/mac", "", "meta-data/new/sub/leaf", "1")
+	next := snapshotOf(t, s, "meta-data/big", "small", "meta-data/mac", "", "meta-data/new/sub/leaf", "1")
 	d.Publish(next)
 	compare(t, d.Dir(), next)
 }
 
 // TestDfShowsNothingThatAlarms: as proc, no blocks and no files, and "-" in place of a share that is used.
 func TestDfShowsNothingThatAlarms(t *testing.T) {
-	d := mountSnapshot(t, build(t, nil))
+	d := mountSnapshot(t, snapshotOf(t, nil))
 	for _, args := range [][]string{{"-P"}, {"-P", "-i"}} {
 		fields := func(dir string) []string {
 			out, err := run(t, os.Getuid(), "df", append(args, dir)...)
@@ -97,7 +98,7 @@ func TestDfShowsNothingThatAlarms(t *testing.T) {
 }
 
 func TestMountIsHardened(t *testing.T) {
-	d := mountSnapshot(t, build(t, nil))
+	d := mountSnapshot(t, snapshotOf(t, nil))
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +140,7 @@ func hot(t *testing.T, dir string) {
 }
 
 func TestHotUseCostsNoRequest(t *testing.T) {
-	d := mountSnapshot(t, build(t, nil))
+	d := mountSnapshot(t, snapshotOf(t, nil))
 	commands := func() {
 		for _, args := range [][]string{{"cat", d.Dir() + "/latest/meta-data/mac"}, {"ls", "-l", d.Dir() + "/latest/meta-data"}, {"ls", d.Dir() + "/latest"}} {
 			if out, err := run(t, 0, args[0], args[1:]...); err != nil {
@@ -181,7 +182,7 @@ func TestHotUseCostsNoRequest(t *testing.T) {
 }
 
 func TestPublishShowsAtOnce(t *testing.T) {
-	first := build(t, nil, "meta-data/tags/instance/a", "1")
+	first := snapshotOf(t, nil, "meta-data/tags/instance/a", "1")
 	d := mountSnapshot(t, first)
 	meta := filepath.Join(d.Dir(), "latest/meta-data")
 	mac := filepath.Join(meta, "mac")
@@ -205,7 +206,7 @@ func TestPublishShowsAtOnce(t *testing.T) {
 		}
 		before := mtime(tagDir)
 
-		prev = build(t, prev, "meta-data/tags/instance/a", "1", "meta-data/mac", value, "meta-data/tags/instance/"+name, "new")
+		prev = snapshotOf(t, prev, "meta-data/tags/instance/a", "1", "meta-data/mac", value, "meta-data/tags/instance/"+name, "new")
 		d.Publish(prev)
 		if got := mustRead(t, mac); got != value {
 			t.Fatalf("publish %d: %q", i, got)
@@ -230,7 +231,7 @@ func TestPublishShowsAtOnce(t *testing.T) {
 
 func TestOpenDescriptorKeepsWhatItOpened(t *testing.T) {
 	old := strings.Repeat("old value ", 900)
-	first := build(t, nil, "meta-data/x", old)
+	first := snapshotOf(t, nil, "meta-data/x", old)
 	d := mountSnapshot(t, first)
 	path := filepath.Join(d.Dir(), "latest/meta-data/x")
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -241,7 +242,7 @@ func TestOpenDescriptorKeepsWhatItOpened(t *testing.T) {
 	prev := first
 	for i := range 20 {
 		value := fmt.Sprint("value ", i)
-		prev = build(t, prev, "meta-data/x", value)
+		prev = snapshotOf(t, prev, "meta-data/x", value)
 		d.Publish(prev)
 		if got := mustRead(t, path); got != value {
 			t.Fatalf("%q instead of %q", got, value)
@@ -258,18 +259,18 @@ func TestOpenDescriptorKeepsWhatItOpened(t *testing.T) {
 		}
 	}
 	// And back: the old value is the old inode again.
-	d.Publish(build(t, prev, "meta-data/x", old))
+	d.Publish(snapshotOf(t, prev, "meta-data/x", old))
 	if got := mustRead(t, path); got != old {
 		t.Fatalf("changed back: %q", got)
 	}
 }
 
 func TestKernelForgetsWhatWasReplaced(t *testing.T) {
-	prev := build(t, nil)
+	prev := snapshotOf(t, nil)
 	d := mountSnapshot(t, prev)
 	path := filepath.Join(d.Dir(), "latest/meta-data/x")
 	for i := range 300 {
-		prev = build(t, prev, "meta-data/x", fmt.Sprint(i))
+		prev = snapshotOf(t, prev, "meta-data/x", fmt.Sprint(i))
 		d.Publish(prev)
 		mustRead(t, path)
 	}
@@ -277,7 +278,7 @@ func TestKernelForgetsWhatWasReplaced(t *testing.T) {
 }
 
 func TestGatedDirectoryComesAndGoes(t *testing.T) {
-	both := build(t, nil)
+	both := snapshotOf(t, nil)
 	d := mountSnapshot(t, both)
 	dated := filepath.Join(d.Dir(), "2009-04-04/meta-data")
 	latest := filepath.Join(d.Dir(), "latest/meta-data/placement/region")
@@ -290,20 +291,20 @@ func TestGatedDirectoryComesAndGoes(t *testing.T) {
 		if !there() {
 			t.Fatalf("round %d: not there", i)
 		}
-		prev = build(t, prev, "meta-data/placement/availability-zone", "", "meta-data/placement/availability-zone-id", "euw1-az2")
+		prev = snapshotOf(t, prev, "meta-data/placement/availability-zone", "", "meta-data/placement/availability-zone-id", "euw1-az2")
 		d.Publish(prev)
 		if there() || mustRead(t, latest) != "eu-west-1" {
 			t.Fatalf("round %d: still there", i)
 		}
-		prev = build(t, prev)
+		prev = snapshotOf(t, prev)
 		d.Publish(prev)
 	}
 }
 
 func TestVersionsComeAndGo(t *testing.T) {
-	with := func(prev *source.Snapshot, versions string) *source.Snapshot {
+	with := func(prev *build.Snapshot, versions string) *build.Snapshot {
 		f := fragment(nil)
-		f.Instance = map[string]source.Value{"versions": {Bytes: []byte(versions), Mtime: fileTime}}
+		f.Instance = map[string]tree.Value{"versions": {Bytes: []byte(versions), Mtime: fileTime}}
 		return buildFrom(t, prev, f)
 	}
 	one := with(nil, "1.0\n2009-04-04")
@@ -326,7 +327,7 @@ func TestVersionsComeAndGo(t *testing.T) {
 
 // TestMountsOnADirectorySurvivePublish: dropping a directory's entry would detach them.
 func TestMountsOnADirectorySurvivePublish(t *testing.T) {
-	first := build(t, nil)
+	first := snapshotOf(t, nil)
 	d := mountSnapshot(t, first)
 	on := filepath.Join(d.Dir(), "latest/meta-data/placement")
 	if err := unix.Mount("none", on, "tmpfs", 0, ""); err != nil {
@@ -335,7 +336,7 @@ func TestMountsOnADirectorySurvivePublish(t *testing.T) {
 	unmountLater(t, on)
 	uid := uint32(7)
 	f := fragment(map[string]string{"meta-data/placement/group-name": "g", "meta-data/mac": "06:00:00:00:00:01"})
-	f.Access = []source.AccessRule{{Path: "meta-data/placement", UID: &uid}}
+	f.Access = []build.AccessRule{{Path: "meta-data/placement", UID: &uid}}
 	d.Publish(buildFrom(t, first, f))
 	if !isMounted(t, on) {
 		t.Error("a mount on a directory was detached by a publish")
@@ -346,7 +347,7 @@ func TestMountsOnADirectorySurvivePublish(t *testing.T) {
 }
 
 func TestBindMountSeesThePublish(t *testing.T) {
-	first := build(t, nil)
+	first := snapshotOf(t, nil)
 	d := mountSnapshot(t, first)
 	bind := t.TempDir()
 	if err := unix.Mount(filepath.Join(d.Dir(), "latest/meta-data"), bind, "", unix.MS_BIND, ""); err != nil {
@@ -354,7 +355,7 @@ func TestBindMountSeesThePublish(t *testing.T) {
 	}
 	unmountLater(t, bind)
 	mustRead(t, filepath.Join(bind, "mac"))
-	d.Publish(build(t, first, "meta-data/mac", "06:00:00:00:00:09"))
+	d.Publish(snapshotOf(t, first, "meta-data/mac", "06:00:00:00:00:09"))
 	if got := mustRead(t, filepath.Join(bind, "mac")); got != "06:00:00:00:00:09" {
 		t.Errorf("through the bind mount: %q", got)
 	}
@@ -368,7 +369,7 @@ func TestBindMountSeesThePublish(t *testing.T) {
 }
 
 func TestOnlyTheModeDecidesWhoReads(t *testing.T) {
-	d := mountSnapshot(t, build(t, nil))
+	d := mountSnapshot(t, snapshotOf(t, nil))
 	secret, public := filepath.Join(d.Dir(), "latest/user-data"), filepath.Join(d.Dir(), "latest/meta-data/mac")
 	// The way down to the mount is a temporary directory for us alone.
 	for dir := filepath.Dir(d.Dir()); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -389,7 +390,7 @@ func TestOnlyTheModeDecidesWhoReads(t *testing.T) {
 }
 
 func TestTheMountIsReadOnly(t *testing.T) {
-	d := mountSnapshot(t, build(t, nil))
+	d := mountSnapshot(t, snapshotOf(t, nil))
 	dir := filepath.Join(d.Dir(), "latest/meta-data")
 	file := filepath.Join(dir, "mac")
 	open := func(path string, flags int) error {

@@ -11,8 +11,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A key makes node ids and directory cookies. They are pure functions of what they name, so they stay over a restart. They
@@ -57,7 +57,7 @@ func (k *key) sum(domain byte, fixed []byte, name string) uint64 {
 
 // node is the node id of what stands at the absolute path. A file with other bytes or another owner, group or mode has
 // another one: an inode never changes.
-func (k *key) node(path string, v source.View) uint64 {
+func (k *key) node(path string, v tree.View) uint64 {
 	if v.IsDir() {
 		return k.dir(path)
 	}

@@ -7,8 +7,9 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 func TestKeyIsMadeOnceAndKept(t *testing.T) {
@@ -48,15 +49,15 @@ func TestKeyIsMadeOnceAndKept(t *testing.T) {
 
 func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 	k, other := key{1}, key{2}
-	rule := func(r source.AccessRule) *source.Snapshot {
+	rule := func(r build.AccessRule) *build.Snapshot {
 		f := fragment(nil)
 		r.Path = "meta-data/mac"
-		f.Access = []source.AccessRule{r}
+		f.Access = []build.AccessRule{r}
 		return buildFrom(t, nil, f)
 	}
 	one, mode := uint32(1), uint32(0o400)
-	base := build(t, nil)
-	id := func(k *key, s *source.Snapshot, path string) uint64 {
+	base := snapshotOf(t, nil)
+	id := func(k *key, s *build.Snapshot, path string) uint64 {
 		v, ok := s.Find(path)
 		if !ok {
 			t.Fatalf("no %s", path)
@@ -64,16 +65,16 @@ func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 		return k.node(path, v)
 	}
 	const file, dir = "/latest/meta-data/mac", "/latest/meta-data"
-	if id(&k, base, file) != id(&k, build(t, nil, "meta-data/instance-id", "i-1"), file) {
+	if id(&k, base, file) != id(&k, snapshotOf(t, nil, "meta-data/instance-id", "i-1"), file) {
 		t.Error("the number of a file depends on other files")
 	}
 	seen := map[uint64]string{}
 	for name, n := range map[string]uint64{
 		"file":            id(&k, base, file),
-		"another value":   id(&k, build(t, nil, "meta-data/mac", "06:00:00:00:00:01"), file),
-		"another owner":   id(&k, rule(source.AccessRule{UID: &one}), file),
-		"another group":   id(&k, rule(source.AccessRule{GID: &one}), file),
-		"another mode":    id(&k, rule(source.AccessRule{Mode: &mode}), file),
+		"another value":   id(&k, snapshotOf(t, nil, "meta-data/mac", "06:00:00:00:00:01"), file),
+		"another owner":   id(&k, rule(build.AccessRule{UID: &one}), file),
+		"another group":   id(&k, rule(build.AccessRule{GID: &one}), file),
+		"another mode":    id(&k, rule(build.AccessRule{Mode: &mode}), file),
 		"another version": id(&k, base, "/2011-01-01/meta-data/mac"),
 		"another key":     id(&other, base, file),
 		"directory":       id(&k, base, dir),
@@ -83,7 +84,7 @@ func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 		}
 		seen[n] = name
 	}
-	if id(&k, base, dir) != id(&k, build(t, nil, "meta-data/mac", ""), dir) {
+	if id(&k, base, dir) != id(&k, snapshotOf(t, nil, "meta-data/mac", ""), dir) {
 		t.Error("the number of a directory depends on what is in it")
 	}
 	if k.node("/", base.Root()) != fuse.FUSE_ROOT_ID {
@@ -97,14 +98,14 @@ func TestInodeNumbersNameWhatTheyHold(t *testing.T) {
 }
 
 // door is a rawFS without a kernel.
-func door(t testing.TB, s *source.Snapshot) *rawFS {
+func door(t testing.TB, s *build.Snapshot) *rawFS {
 	t.Helper()
-	return newRawFS(key{1}, source.SystemClock(), s)
+	return newRawFS(key{1}, clock.System(), s)
 }
 
 // swap serves s from now on, without a kernel to tell.
-func (f *rawFS) swap(s *source.Snapshot) {
-	f.serve(f.prepare(s, source.Diff(f.current.Load().snapshot, s)))
+func (f *rawFS) swap(s *build.Snapshot) {
+	f.serve(f.prepare(s, build.Diff(f.current.Load().snapshot, s)))
 }
 
 // lookup walks to a path as the kernel would and returns the answer for its last name.
@@ -136,11 +137,11 @@ func content(t testing.TB, f *rawFS, id uint64, offset uint64, size uint32) stri
 }
 
 func TestAnInodeNeverChangesAndGoesWhenForgotten(t *testing.T) {
-	first := build(t, nil)
+	first := snapshotOf(t, nil)
 	f := door(t, first)
 	old := lookup(t, f, "latest", "meta-data", "mac")
 	lookup(t, f, "latest", "meta-data", "mac")
-	f.swap(build(t, first, "meta-data/mac", "06:00:00:00:00:01"))
+	f.swap(snapshotOf(t, first, "meta-data/mac", "06:00:00:00:00:01"))
 	fresh := lookup(t, f, "latest", "meta-data", "mac")
 	if fresh.NodeId == old.NodeId {
 		t.Fatal("another value under the same number")
@@ -167,7 +168,7 @@ func TestAnInodeNeverChangesAndGoesWhenForgotten(t *testing.T) {
 }
 
 func TestReadsAtEveryOffset(t *testing.T) {
-	f := door(t, build(t, nil))
+	f := door(t, snapshotOf(t, nil))
 	id := lookup(t, f, "latest", "meta-data", "instance-id").NodeId
 	want := standard["meta-data/instance-id"]
 	for _, offset := range []uint64{0, 1, 18, 19, 20, 1 << 40, 1<<64 - 1} {
@@ -182,12 +183,12 @@ func TestReadsAtEveryOffset(t *testing.T) {
 }
 
 func TestTableCostsWhatTheKernelKnows(t *testing.T) {
-	f := door(t, build(t, nil))
+	f := door(t, snapshotOf(t, nil))
 	before := f.table.size()
 	var ids []uint64
 	for i := range 10_000 {
 		id := uint64(i + 1000)
-		f.table.enter(id, "/x", source.View{}, false)
+		f.table.enter(id, "/x", tree.View{}, false)
 		ids = append(ids, id)
 	}
 	if f.table.size() != before+len(ids) {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -21,7 +21,7 @@ import (
 // directory's lock, and a notification waits for the lock. It prints "deaf" when it answers no more. As soon as standard
 // input ends, it changes a value in latest/meta-data, and prints "told".
 func childDeaf(dir, runtimeDir string, keeper Keeper) int {
-	s, err := source.Build(nil, env(), fragment(nil))
+	s, err := build.Build(nil, env(), fragment(nil))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -31,8 +31,8 @@ func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 		fmt.Println(err)
 		return 1
 	}
-	change := func(prev *source.Snapshot, mac string) *source.Snapshot {
-		next, err := source.Build(prev, env(), fragment(map[string]string{"meta-data/mac": mac}))
+	change := func(prev *build.Snapshot, mac string) *build.Snapshot {
+		next, err := build.Build(prev, env(), fragment(map[string]string{"meta-data/mac": mac}))
 		if err != nil {
 			panic(err)
 		}
@@ -169,14 +169,14 @@ func childrenOf(pid int) (children []int) {
 }
 
 func TestTheChildThatTellsTheKernelIsReplaced(t *testing.T) {
-	first := build(t, nil)
+	first := snapshotOf(t, nil)
 	d := mountSnapshot(t, first)
 	mac := filepath.Join(d.Dir(), "latest/meta-data/mac")
 	prev := first
 	for turn := range 20 {
 		mustRead(t, mac)
 		want := fmt.Sprintf("06:00:00:00:00:%02x", turn)
-		prev = build(t, prev, "meta-data/mac", want)
+		prev = snapshotOf(t, prev, "meta-data/mac", want)
 		if pid := d.notifier.pid(); pid != 0 && turn%3 == 0 {
 			syscall.Kill(pid, syscall.SIGKILL)
 		} else if turn > 0 && turn%3 == 1 && pid == 0 {

@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // An inode number, which stat and readdir show, has 32 bits: a 32-bit program that was not built for large files gets
@@ -45,12 +45,12 @@ func (n *numbering) node(id uint64) uint32 {
 }
 
 // number is the inode number of the node id at an absolute path. Of a directory nothing but the path counts.
-func (f *rawFS) number(n *numbering, id uint64, path string, v source.View) uint64 {
+func (f *rawFS) number(n *numbering, id uint64, path string, v tree.View) uint64 {
 	if id == fuse.FUSE_ROOT_ID {
 		return id
 	}
 	version, rest := splitVersion(path)
-	if version != source.Latest {
+	if version != tree.Latest {
 		id = f.key.node(inLatest(rest), v)
 	}
 	return uint64(n.node(id))<<versionBits | uint64(n.versions[version])
@@ -64,7 +64,7 @@ func splitVersion(path string) (version, rest string) {
 	return path[1:], ""
 }
 
-func inLatest(rest string) string { return "/" + source.Latest + rest }
+func inLatest(rest string) string { return "/" + tree.Latest + rest }
 
 // An allocator gives out numbers. A node keeps the number that it has; a new node whose first choice is taken gets the next
 // free one. Numbers of nodes that are gone stay taken until they are more than those of the tree, so that a file that stays
@@ -127,13 +127,13 @@ func (a *allocator) addVersion(name string, id uint64) {
 // A heldNode is a node outside the trees that a process may have open.
 type heldNode struct {
 	path string // absolute
-	view source.View
+	view tree.View
 	dir  bool
 }
 
 // renumber gives out all numbers anew. The nodes of first and the held ones keep what they have in n, which may be nothing;
 // the other trees come after them.
-func (f *rawFS) renumber(n numbering, first *source.Snapshot, held []heldNode, others ...*source.Snapshot) {
+func (f *rawFS) renumber(n numbering, first *build.Snapshot, held []heldNode, others ...*build.Snapshot) {
 	a := &allocator{owners: map[uint32]uint64{}}
 	a.numbering = numbering{n.bits, maps.Clone(n.displaced), map[string]uint32{}}
 	if a.displaced == nil {
@@ -173,14 +173,14 @@ func (f *rawFS) renumber(n numbering, first *source.Snapshot, held []heldNode, o
 	f.numbers = a
 }
 
-func (f *rawFS) addVersions(a *allocator, s *source.Snapshot) {
+func (f *rawFS) addVersions(a *allocator, s *build.Snapshot) {
 	for name := range s.Root().Children() {
 		a.addVersion(name, f.key.dir("/"+name))
 	}
 }
 
-func (f *rawFS) addNodes(a *allocator, s *source.Snapshot) {
-	if latest, ok := s.View(source.Latest); ok {
+func (f *rawFS) addNodes(a *allocator, s *build.Snapshot) {
+	if latest, ok := s.View(tree.Latest); ok {
 		a.addNode(f.key.dir(inLatest("")))
 		for path, v := range latest.Walk() {
 			a.addNode(f.key.node(inLatest("/"+path), v))
@@ -189,8 +189,8 @@ func (f *rawFS) addNodes(a *allocator, s *source.Snapshot) {
 }
 
 // prepare is the tree of s, in which what had a number in the tree before keeps it. c is the change from that.
-func (f *rawFS) prepare(s *source.Snapshot, c source.Change) *tree {
-	t := &tree{snapshot: s}
+func (f *rawFS) prepare(s *build.Snapshot, c build.Change) *servedTree {
+	t := &servedTree{snapshot: s}
 	if old := f.current.Load(); old == nil {
 		f.renumber(numbering{bits: nodeBits}, s, nil)
 	} else {

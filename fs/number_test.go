@@ -13,15 +13,15 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // restrict has f number s anew with few numbers, so that many collide.
-func (f *rawFS) restrict(s *source.Snapshot) {
+func (f *rawFS) restrict(s *build.Snapshot) {
 	f.renumber(numbering{bits: 11}, s, nil)
-	f.serve(&tree{snapshot: s, numbering: f.numbers.numbering})
+	f.serve(&servedTree{snapshot: s, numbering: f.numbers.numbering})
 	f.numbers.shared = true
 }
 
@@ -62,7 +62,7 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 		}
 		return pairs
 	}
-	s := build(t, nil, state(0)...)
+	s := snapshotOf(t, nil, state(0)...)
 	f, twin := door(t, s), door(t, s)
 	f.restrict(s)
 	twin.restrict(s)
@@ -78,7 +78,7 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 		out := lookup(t, f, "latest", "meta-data", "tags", "instance", "k1")
 		held[out.NodeId] = out.Ino
 		ids, numbers := f.shown()
-		s = build(t, s, state(turn+1)...)
+		s = snapshotOf(t, s, state(turn+1)...)
 		f.swap(s)
 		if f.numbers != counted {
 			renumbered++
@@ -105,9 +105,9 @@ func TestNumbersAreUniqueAndStay(t *testing.T) {
 }
 
 func TestNumbersFollowTheVersions(t *testing.T) {
-	offer := func(versions ...string) *source.Fragment {
+	offer := func(versions ...string) *build.Fragment {
 		f := fragment(nil)
-		f.Instance = map[string]source.Value{"versions": {Bytes: []byte(strings.Join(versions, "\n"))}}
+		f.Instance = map[string]tree.Value{"versions": {Bytes: []byte(strings.Join(versions, "\n"))}}
 		return f
 	}
 	var all []string
@@ -152,7 +152,7 @@ func TestTooManySubDirectoriesAreNotCounted(t *testing.T) {
 	for i := range linkMax {
 		pairs = append(pairs, fmt.Sprintf("meta-data/many/d%d/x", i), "1")
 	}
-	f := door(t, build(t, nil, pairs...))
+	f := door(t, snapshotOf(t, nil, pairs...))
 	if n := lookup(t, f, "latest", "meta-data", "many").Nlink; n != 1 {
 		t.Errorf("%d links", n)
 	}
@@ -185,7 +185,7 @@ func TestNumbersStayOverARestart(t *testing.T) {
 		}
 		return pairs
 	}
-	s := build(t, nil, state(0)...)
+	s := snapshotOf(t, nil, state(0)...)
 	e := newKeptDoor(t, s)
 	e.door.fs.restrict(s)
 	fd := openForTest(t, e.path("meta-data/tags/instance/k1"), 0)
@@ -194,7 +194,7 @@ func TestNumbersStayOverARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for turn := 1; turn < 12; turn++ {
-		s = build(t, s, state(turn)...)
+		s = snapshotOf(t, s, state(turn)...)
 		e.door.Publish(s)
 	}
 	odd := len(e.door.fs.numbers.displaced)
@@ -202,7 +202,7 @@ func TestNumbersStayOverARestart(t *testing.T) {
 	expectUnique(t, before)
 	for range 3 {
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 		if n := len(e.door.fs.numbers.displaced); odd < 20 || n < 5 {
 			t.Errorf("%d nodes with another number than the first choice, then %d", odd, n)
 		}
@@ -222,7 +222,7 @@ func TestNumbersStayOverARestart(t *testing.T) {
 // TestA32BitProgramSeesTheNumbers has one look at leaves and directories with the calls that 32-bit programs make. Where the kernel runs
 // none, what it would see is known from the numbers alone.
 func TestA32BitProgramSeesTheNumbers(t *testing.T) {
-	d := mountSnapshot(t, build(t, nil, tags(300)...))
+	d := mountSnapshot(t, snapshotOf(t, nil, tags(300)...))
 	want := map[string]uint64{}
 	for path, n := range inodes(t, d.Dir()) {
 		if n == 0 || n > 1<<32-1 {
@@ -290,7 +290,7 @@ func TestA32BitProgramSeesTheNumbers(t *testing.T) {
 // TestOldCookiesGoOn: a listing that an older version began is where it was.
 func TestOldCookiesGoOn(t *testing.T) {
 	k := key{1}
-	s := build(t, nil, tags(2000)...)
+	s := snapshotOf(t, nil, tags(2000)...)
 	dir, _ := s.Find("/latest/meta-data/tags/instance")
 	l := k.list(dir, 0)
 	var old []listed

@@ -24,7 +24,7 @@ func tryMount(t *testing.T, dir, runtimeDir string) error {
 	kit.RequireMount(t)
 	unmountLater(t, dir)
 	start := time.Now()
-	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
+	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, snapshotOf(t, nil))
 	if err == nil {
 		d.Unmount()
 	}
@@ -133,7 +133,7 @@ func TestADeadMountIsReplaced(t *testing.T) {
 	if err := unix.Statfs(dir, &st); err != unix.ENOTCONN {
 		t.Fatalf("the mount of a killed daemon: %v", err)
 	}
-	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil, "meta-data/x", "again"))
+	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, snapshotOf(t, nil, "meta-data/x", "again"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestADirectoryThatAKilledDaemonMadeIsRemoved(t *testing.T) {
 	}
 	next := func() {
 		t.Helper()
-		d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
+		d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, snapshotOf(t, nil))
 		if err == nil {
 			err = d.Unmount()
 		}
@@ -204,7 +204,7 @@ func TestAMissingDirectoryIsMadeAndRemoved(t *testing.T) {
 	defer syscall.Umask(old)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
-	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil))
+	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, snapshotOf(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestAMissingDirectoryIsMadeAndRemoved(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if d, err = Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil)); err != nil {
+	if d, err = Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, snapshotOf(t, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Unmount(); err != nil {
@@ -251,7 +251,7 @@ func TestProbeGivesUpOnAHungPath(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	// The path below a hung mount is refused, not waited for.
-	_, err := Mount(Config{Dir: filepath.Join(dir, "unknown", "mnt"), RuntimeDir: t.TempDir()}, build(t, nil))
+	_, err := Mount(Config{Dir: filepath.Join(dir, "unknown", "mnt"), RuntimeDir: t.TempDir()}, snapshotOf(t, nil))
 	if !errors.Is(err, mountpoint.ErrHangs) {
 		t.Errorf("got %v", err)
 	}

@@ -263,7 +263,7 @@ func TestPosixReading(t *testing.T) {
 			t.Errorf("posixtest has no %s", name)
 		}
 		t.Run(name, func(t *testing.T) {
-			prev := build(t, nil)
+			prev := snapshotOf(t, nil)
 			d := mountSnapshot(t, prev)
 			run(t, d, func(changes map[string]string) {
 				all := map[string]string{}

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // A Predecessor is what another process kept of its mount, to go on with.
@@ -28,7 +28,7 @@ type Predecessor struct {
 
 type inheritedTree struct {
 	treeRecord
-	snapshot *source.Snapshot
+	snapshot *build.Snapshot
 }
 
 // Inherit makes sense of what a predecessor kept, by name, and takes the files over. It is nil if there is no mount among
@@ -95,7 +95,7 @@ func readTree(f *os.File, number uint64) (t inheritedTree, err error) {
 	if _, err := readRecord(f, &t.treeRecord, false); err != nil {
 		return t, err
 	}
-	if t.snapshot, err = source.ParseSnapshot(t.Snapshot); err != nil {
+	if t.snapshot, err = build.ParseSnapshot(t.Snapshot); err != nil {
 		return t, err
 	}
 	if t.Number != number {
@@ -119,7 +119,7 @@ func isOwn(record *os.File) error {
 }
 
 // Snapshot is the last tree of the predecessor, nil if there is none to go on from.
-func (p *Predecessor) Snapshot() *source.Snapshot {
+func (p *Predecessor) Snapshot() *build.Snapshot {
 	if p == nil || len(p.trees) == 0 {
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // A publisher brings snapshots to the kernel, one after the other, from a goroutine of its own. A notification waits until
@@ -19,8 +19,8 @@ type publisher struct {
 	recorder      recorder                  // for a successor
 	busy          atomic.Pointer[time.Time] // since when; nil if idle
 	mu            sync.Mutex
-	next          *source.Snapshot // the newest that is not published yet, or nil
-	ready         chan struct{}    // closed when next is published
+	next          *build.Snapshot // the newest that is not published yet, or nil
+	ready         chan struct{}   // closed when next is published
 	wake          chan struct{}
 	quit          chan struct{}
 	done          chan struct{}
@@ -39,7 +39,7 @@ func newPublisher(f *rawFS, k kernel, warn func(string)) *publisher {
 
 // publish hands s over and waits until every process sees it, or a newer one, as far as the kernel takes the change in
 // time. Of several that wait only the newest counts.
-func (p *publisher) publish(s *source.Snapshot) {
+func (p *publisher) publish(s *build.Snapshot) {
 	p.mu.Lock()
 	p.next = s
 	ready := p.ready
@@ -103,12 +103,12 @@ func (p *publisher) stop() { close(p.quit) }
 // No other way to publish avoids that: a mkdir by anybody takes the same lock before the kernel refuses it, and has the same
 // effect. FUSE_NOTIFY_INC_EPOCH (Linux 6.17) takes no lock, but after it readers still opened old values when many changes
 // came (measured on 6.18). It also detaches what is mounted on our directories, and every name has to be looked up again.
-func (p *publisher) show(next *source.Snapshot) {
+func (p *publisher) show(next *build.Snapshot) {
 	old := p.fs.current.Load().snapshot
 	if old == next {
 		return
 	}
-	change := source.Diff(old, next)
+	change := build.Diff(old, next)
 	t := p.fs.prepare(next, change)
 	p.recorder.keepTree(p.stillKnown(old, next, false), next)
 	p.fs.serve(t)

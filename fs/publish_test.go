@@ -10,7 +10,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -83,20 +84,20 @@ func (i *invalidator) idle() bool {
 
 func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
 	uid := uint32(5)
-	rule := func(path string) func(*source.Fragment) {
-		return func(f *source.Fragment) { f.Access = []source.AccessRule{{Path: path, UID: &uid}} }
+	rule := func(path string) func(*build.Fragment) {
+		return func(f *build.Fragment) { f.Access = []build.AccessRule{{Path: path, UID: &uid}} }
 	}
-	versions := func(list string) func(*source.Fragment) {
-		return func(f *source.Fragment) {
-			f.Instance = map[string]source.Value{"versions": {Bytes: []byte(list), Mtime: fileTime}}
+	versions := func(list string) func(*build.Fragment) {
+		return func(f *build.Fragment) {
+			f.Instance = map[string]tree.Value{"versions": {Bytes: []byte(list), Mtime: fileTime}}
 		}
 	}
-	none := func(*source.Fragment) {}
+	none := func(*build.Fragment) {}
 	for _, c := range []struct {
 		name     string
 		known    []string // directories that the kernel has looked up
 		old, new map[string]string
-		edit     func(*source.Fragment)
+		edit     func(*build.Fragment)
 		want     []string
 	}{
 		{"nothing changed", []string{"latest/meta-data"}, nil, nil, none, nil},
@@ -147,18 +148,18 @@ func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
 
 // TestGatingIsTold: a directory comes and goes in a dated version alone, because all that it holds there does.
 func TestGatingIsTold(t *testing.T) {
-	both := build(t, nil)
+	both := snapshotOf(t, nil)
 	if _, ok := both.Find("/2009-04-04/meta-data/placement"); !ok {
 		t.Fatal("the zone is not in 2009-04-04")
 	}
-	young := build(t, both, "meta-data/placement/availability-zone", "", "meta-data/placement/availability-zone-id", "euw1-az2")
+	young := snapshotOf(t, both, "meta-data/placement/availability-zone", "", "meta-data/placement/availability-zone-id", "euw1-az2")
 	if _, ok := young.Find("/2009-04-04/meta-data/placement"); ok {
 		t.Fatal("without the zone, placement is still in 2009-04-04")
 	}
 	f := door(t, both)
 	lookup(t, f, "2009-04-04", "meta-data")
 	lookup(t, f, "latest", "meta-data")
-	for i, next := range []*source.Snapshot{young, build(t, young)} {
+	for i, next := range []*build.Snapshot{young, snapshotOf(t, young)} {
 		kernel := &fakeKernel{fs: f}
 		newPublisher(f, kernel, func(text string) { t.Errorf("warned of: %s", text) }).show(next)
 		got := kernel.heard()
@@ -172,7 +173,7 @@ func TestGatingIsTold(t *testing.T) {
 }
 
 func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
-	first := build(t, nil)
+	first := snapshotOf(t, nil)
 	f := door(t, first)
 	lookup(t, f, "latest", "meta-data")
 	kernel := &fakeKernel{fs: f, hold: make(chan struct{})}
@@ -182,9 +183,9 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	go p.run()
 	defer func() { p.stop(); <-p.done }()
 
-	second := build(t, first, "meta-data/mac", "06:00:00:00:00:02")
-	third := build(t, second, "meta-data/mac", "06:00:00:00:00:03")
-	fourth := build(t, third, "meta-data/mac", "06:00:00:00:00:04")
+	second := snapshotOf(t, first, "meta-data/mac", "06:00:00:00:00:02")
+	third := snapshotOf(t, second, "meta-data/mac", "06:00:00:00:00:03")
+	fourth := snapshotOf(t, third, "meta-data/mac", "06:00:00:00:00:04")
 	p.publish(second) // returns, although the notification hangs
 	kit.Eventually(t, "the stalls of the directory and of the one above are reported", func() bool { return p.invalidator.stalled.Load() == 2 })
 	if got := w.all(); !strings.Contains(got, "/latest") || strings.Contains(got, "06:") {
@@ -216,7 +217,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 }
 
 func TestPublishReturnsWhenItIsDone(t *testing.T) {
-	first := build(t, nil)
+	first := snapshotOf(t, nil)
 	f := door(t, first)
 	lookup(t, f, "latest", "meta-data")
 	kernel := &fakeKernel{fs: f}
@@ -226,7 +227,7 @@ func TestPublishReturnsWhenItIsDone(t *testing.T) {
 	prev := first
 	// The entry, and the directory's attributes from within and from above.
 	for i := range 50 {
-		next := build(t, prev, "meta-data/x", fmt.Sprint(i))
+		next := snapshotOf(t, prev, "meta-data/x", fmt.Sprint(i))
 		p.publish(next)
 		if f.current.Load().snapshot != next || len(kernel.heard()) != 3*(i+1) {
 			t.Fatalf("returned before the kernel was told: %q", kernel.heard())

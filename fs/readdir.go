@@ -6,8 +6,7 @@ import (
 	"sort"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // Cookies of the two entries that every directory has; those of names are above.
@@ -34,7 +33,7 @@ type listed struct {
 	name   string
 }
 
-func (k *key) list(dir source.View, generation uint64) *listing {
+func (k *key) list(dir tree.View, generation uint64) *listing {
 	l := &listing{generation: generation}
 	for name := range dir.Children() {
 		l.entries = append(l.entries, listed{k.sum('c', nil, name) >> 1, name})
@@ -65,7 +64,7 @@ func (l *listing) after(cookie uint64) []listed {
 }
 
 // An adder puts one entry into an answer and reports whether there was room. id is the node's, 0 for "." and "..".
-type adder func(e fuse.DirEntry, id uint64, path string, child source.View) bool
+type adder func(e fuse.DirEntry, id uint64, path string, child tree.View) bool
 
 // readDir answers READDIR and READDIRPLUS.
 func (f *rawFS) readDir(in *fuse.ReadIn, add adder) fuse.Status {
@@ -75,11 +74,11 @@ func (f *rawFS) readDir(in *fuse.ReadIn, add adder) fuse.Status {
 	}
 	n := &t.numbering
 	if in.Offset < cookieSelf &&
-		!add(fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR, Ino: f.number(n, in.NodeId, path, dir), Off: cookieSelf}, 0, "", source.View{}) {
+		!add(fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR, Ino: f.number(n, in.NodeId, path, dir), Off: cookieSelf}, 0, "", tree.View{}) {
 		return fuse.OK
 	}
 	if up := parent(path); in.Offset < cookieParent &&
-		!add(fuse.DirEntry{Name: "..", Mode: fuse.S_IFDIR, Ino: f.number(n, f.key.dir(up), up, dir), Off: cookieParent}, 0, "", source.View{}) {
+		!add(fuse.DirEntry{Name: "..", Mode: fuse.S_IFDIR, Ino: f.number(n, f.key.dir(up), up, dir), Off: cookieParent}, 0, "", tree.View{}) {
 		return fuse.OK
 	}
 	l := f.table.listing(in.NodeId)
@@ -105,13 +104,13 @@ func (f *rawFS) readDir(in *fuse.ReadIn, add adder) fuse.Status {
 // ReadDir implements [fuse.RawFileSystem].
 func (f *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	f.count(opReadDir)
-	return f.readDir(in, func(e fuse.DirEntry, _ uint64, _ string, _ source.View) bool { return out.AddDirEntry(e) })
+	return f.readDir(in, func(e fuse.DirEntry, _ uint64, _ string, _ tree.View) bool { return out.AddDirEntry(e) })
 }
 
 // ReadDirPlus implements [fuse.RawFileSystem]: each entry but "." and ".." is a lookup as well.
 func (f *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	f.count(opReadDirPlus)
-	return f.readDir(in, func(e fuse.DirEntry, id uint64, path string, child source.View) bool {
+	return f.readDir(in, func(e fuse.DirEntry, id uint64, path string, child tree.View) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry != nil && id != 0 {
 			f.found(id, e.Ino, path, child, entry)

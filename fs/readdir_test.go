@@ -6,8 +6,7 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // list reads a directory in answers of size bytes, calling between after each, and returns the names.
@@ -58,7 +57,7 @@ func tags(n int) []string {
 }
 
 func TestListingNamesEverythingOnce(t *testing.T) {
-	f := door(t, build(t, nil, tags(10_000)...))
+	f := door(t, snapshotOf(t, nil, tags(10_000)...))
 	id := lookup(t, f, "latest", "meta-data", "tags", "instance").NodeId
 	for _, plus := range []bool{false, true} {
 		got := list(t, f, id, 4096, plus, func() {})
@@ -71,11 +70,11 @@ func TestListingNamesEverythingOnce(t *testing.T) {
 
 func TestListingNeverLacksANameThatIsThereThroughout(t *testing.T) {
 	stay := tags(200)
-	var all []*source.Snapshot
-	var prev *source.Snapshot
+	var all []*build.Snapshot
+	var prev *build.Snapshot
 	for i := range 5 {
 		come := fmt.Sprintf("meta-data/tags/instance/c%d", i)
-		prev = build(t, prev, append(slices.Clone(stay), come, "x", come+"b", "y")...)
+		prev = snapshotOf(t, prev, append(slices.Clone(stay), come, "x", come+"b", "y")...)
 		all = append(all, prev)
 	}
 	for _, plus := range []bool{false, true} {
@@ -99,7 +98,7 @@ func TestListingNeverLacksANameThatIsThereThroughout(t *testing.T) {
 }
 
 func TestListingCountsAsLookupOnlyWithAttributes(t *testing.T) {
-	f := door(t, build(t, nil))
+	f := door(t, snapshotOf(t, nil))
 	id := lookup(t, f, "latest", "meta-data").NodeId
 	before := f.table.size()
 	list(t, f, id, 4096, false, func() {})
@@ -134,10 +133,10 @@ func TestListingCountsAsLookupOnlyWithAttributes(t *testing.T) {
 }
 
 func TestADirectoryThatIsGoneIsNotFound(t *testing.T) {
-	first := build(t, nil, "meta-data/extra/x", "1")
+	first := snapshotOf(t, nil, "meta-data/extra/x", "1")
 	f := door(t, first)
 	id := lookup(t, f, "latest", "meta-data", "extra").NodeId
-	f.swap(build(t, first))
+	f.swap(snapshotOf(t, first))
 	h := fuse.InHeader{NodeId: id}
 	if s := f.Lookup(nil, &h, "x", &fuse.EntryOut{}); s != fuse.ENOENT {
 		t.Errorf("lookup: %v", s)
@@ -148,14 +147,14 @@ func TestADirectoryThatIsGoneIsNotFound(t *testing.T) {
 	if s := f.ReadDir(nil, &fuse.ReadIn{InHeader: h}, fuse.NewDirEntryList(nil, 0)); s != fuse.ENOENT {
 		t.Errorf("readdir: %v", s)
 	}
-	f.swap(build(t, first, "meta-data/extra/x", "2"))
+	f.swap(snapshotOf(t, first, "meta-data/extra/x", "2"))
 	if out := lookup(t, f, "latest", "meta-data", "extra"); out.NodeId != id {
 		t.Error("back again, it is another directory")
 	}
 }
 
 func BenchmarkListing(b *testing.B) {
-	f := door(b, build(b, nil, tags(10_000)...))
+	f := door(b, snapshotOf(b, nil, tags(10_000)...))
 	id := lookup(b, f, "latest", "meta-data", "tags", "instance").NodeId
 	for b.Loop() {
 		f.table.setListing(id, nil)

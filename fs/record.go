@@ -13,9 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/imdsfs/imdsfs/source/tree"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 // A Keeper holds descriptors for a successor of this process, whatever becomes of it: systemd's file descriptor store, for
@@ -88,7 +87,7 @@ func (inv *invalidation) record(dir string) pendingRecord {
 type fileRecord struct {
 	Path    string
 	Content []byte
-	Attr    source.Attr
+	Attr    tree.Attr
 	Mtime   time.Time
 }
 

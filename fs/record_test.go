@@ -49,7 +49,7 @@ func FuzzInherit(f *testing.F) {
 // What a daemon with fewer rights has kept, root does not act on.
 func TestRecordsOfAnotherUserAreNotBelieved(t *testing.T) {
 	kit.RequireMount(t)
-	e := newKeptDoor(t, build(t, nil))
+	e := newKeptDoor(t, snapshotOf(t, nil))
 	e.kill()
 	kept := e.keeper.take()
 	if err := kept[keptMount].Chown(nobody, nobody); err != nil {
@@ -59,7 +59,7 @@ func TestRecordsOfAnotherUserAreNotBelieved(t *testing.T) {
 	if pre.mount != nil || pre.err == nil || !strings.Contains(pre.err.Error(), fmt.Sprintf("kept by uid %d", nobody)) {
 		t.Errorf("inherited %+v, %v", pre.mount, pre.err)
 	}
-	e.mount(build(t, nil), pre)
+	e.mount(snapshotOf(t, nil), pre)
 	if e.door.Resumed() {
 		t.Error("it was gone on with")
 	}

@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"github.com/imdsfs/imdsfs/fs/fault"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // A recorder has a Keeper hold what a successor needs, before the kernel learns of it.
@@ -42,7 +42,7 @@ func (r *recorder) resume(pre *Predecessor) {
 
 // keepTree keeps a tree that is about to be served. Of those before, one stays. A failure is no obstacle to the change: a
 // successor would notice that the tree is missing, and mount afresh.
-func (r *recorder) keepTree(t *treeRecord, s *source.Snapshot) {
+func (r *recorder) keepTree(t *treeRecord, s *build.Snapshot) {
 	if r.keeper == nil {
 		return
 	}
@@ -63,7 +63,7 @@ func (r *recorder) keepTree(t *treeRecord, s *source.Snapshot) {
 	}
 }
 
-func (r *recorder) keep(t *treeRecord, s *source.Snapshot) (err error) {
+func (r *recorder) keep(t *treeRecord, s *build.Snapshot) (err error) {
 	t.Number = r.number
 	if t.Snapshot, err = s.MarshalBinary(); err != nil {
 		return err

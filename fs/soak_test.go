@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -117,11 +118,11 @@ func TestPublishesLeaveNothingBehind(t *testing.T) {
 
 // TestTheLargestTree mounts as much as a tree may hold.
 func TestTheLargestTree(t *testing.T) {
-	const leaves, bound = source.MaxTree/source.MaxLeaf - 1, 20 * time.Second // a hundred times what it takes on a machine of one's own
+	const leaves, bound = build.MaxTree/build.MaxLeaf - 1, 20 * time.Second // a hundred times what it takes on a machine of one's own
 	changes := map[string]string{}
 	for i := range leaves {
 		line := fmt.Sprintf("%03d 0123456789abcdefghijklmnop ", i)
-		changes[fmt.Sprintf("meta-data/large/n%02d", i)] = strings.Repeat(line, source.MaxLeaf/len(line)+1)[:source.MaxLeaf]
+		changes[fmt.Sprintf("meta-data/large/n%02d", i)] = strings.Repeat(line, build.MaxLeaf/len(line)+1)[:build.MaxLeaf]
 	}
 	d := mountSnapshot(t, buildFrom(t, nil, fragment(changes)))
 	before := consumption(t, d)

@@ -4,17 +4,16 @@ import (
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // An inode is a node that the kernel knows.
 type inode struct {
-	path    string      // absolute
-	dir     bool        // a directory is looked up by its path each time
-	view    source.View // of a file: what open descriptors read until the kernel forgets the inode
-	lookups uint64      // how many of ours the kernel will FORGET
-	listing *listing    // of a directory: the last one made
+	path    string    // absolute
+	dir     bool      // a directory is looked up by its path each time
+	view    tree.View // of a file: what open descriptors read until the kernel forgets the inode
+	lookups uint64    // how many of ours the kernel will FORGET
+	listing *listing  // of a directory: the last one made
 }
 
 // A table holds the inodes that the kernel knows, and nothing else: it costs what the kernel caches, not what the tree
@@ -34,12 +33,12 @@ type table struct {
 
 func newTable() *table {
 	t := &table{nodes: map[uint64]*inode{}, dirs: map[string]uint64{}, doubtful: map[uint64]bool{}, inherited: map[uint64]bool{}}
-	t.enter(fuse.FUSE_ROOT_ID, "/", source.View{}, true)
+	t.enter(fuse.FUSE_ROOT_ID, "/", tree.View{}, true)
 	return t
 }
 
 // enter counts one lookup of a node by the kernel.
-func (t *table) enter(id uint64, path string, v source.View, dir bool) {
+func (t *table) enter(id uint64, path string, v tree.View, dir bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.make(id, path, dir)
@@ -63,7 +62,7 @@ func (t *table) make(id uint64, path string, dir bool) *inode {
 }
 
 // inherit enters a node that a predecessor may have handed out.
-func (t *table) inherit(id uint64, path string, v source.View, dir bool) {
+func (t *table) inherit(id uint64, path string, v tree.View, dir bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.inherited[id], t.doubtful[id] = true, true
@@ -166,12 +165,12 @@ func (t *table) shrink() {
 }
 
 // place is where a node is, and what an open descriptor of it reads if it is a file.
-func (t *table) place(id uint64) (path string, v source.View, dir, ok bool) {
+func (t *table) place(id uint64) (path string, v tree.View, dir, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.nodes[id]
 	if n == nil {
-		return "", source.View{}, false, false
+		return "", tree.View{}, false, false
 	}
 	return n.path, n.view, n.dir, true
 }

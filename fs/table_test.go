@@ -3,7 +3,7 @@ package fs
 import (
 	"testing"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // The kernel may send a FORGET of what a predecessor handed out, and it is read after the kernel has looked the inode up
@@ -13,29 +13,29 @@ func TestALateForgetOfAPredecessorTakesNothingAway(t *testing.T) {
 	for name, between := range map[string]func(t *table){
 		"while the kernel is asked": func(t *table) {
 			t.inDoubt()
-			t.enter(id, "/file", source.View{}, false)
+			t.enter(id, "/file", tree.View{}, false)
 			t.dropIfUnknown(id)
 		},
 		"before the answer of the kernel comes": func(t *table) {
 			t.inDoubt()
-			t.enter(id, "/file", source.View{}, false)
+			t.enter(id, "/file", tree.View{}, false)
 			t.forget(id, 1)
-			t.enter(id, "/file", source.View{}, false)
+			t.enter(id, "/file", tree.View{}, false)
 			t.forget(id, 1)
 			t.dropIfUnknown(id)
 		},
 		"after the kernel was asked": func(t *table) {
 			t.inDoubt()
 			t.dropIfUnknown(id)
-			t.enter(id, "/file", source.View{}, false)
+			t.enter(id, "/file", tree.View{}, false)
 		},
 		"before the kernel is asked": func(t *table) {
-			t.enter(id, "/file", source.View{}, false)
+			t.enter(id, "/file", tree.View{}, false)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			table := newTable()
-			table.inherit(id, "/file", source.View{}, false)
+			table.inherit(id, "/file", tree.View{}, false)
 			between(table)
 			table.forget(id, 1) // the predecessor's
 			if _, _, _, ok := table.place(id); !ok {

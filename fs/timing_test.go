@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // TestPublishingIsQuick has the kernel know every directory of every version, the worst case. The
@@ -19,12 +19,12 @@ func TestPublishingIsQuick(t *testing.T) {
 		values int
 		bound  time.Duration
 	}{{1, 20 * time.Millisecond}, {1000, 2 * time.Second}} {
-		change := func(prev *source.Snapshot, turn int) *source.Snapshot {
+		change := func(prev *build.Snapshot, turn int) *build.Snapshot {
 			var pairs []string
 			for i := range c.values {
 				pairs = append(pairs, fmt.Sprintf("meta-data/tags/instance/k%d", i), fmt.Sprint(turn))
 			}
-			return build(t, prev, pairs...)
+			return snapshotOf(t, prev, pairs...)
 		}
 		prev := change(nil, 0)
 		d := mountSnapshot(t, prev)
@@ -54,12 +54,12 @@ func TestPublishingIsQuick(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			change := func(prev *source.Snapshot, turn int) *source.Snapshot {
+			change := func(prev *build.Snapshot, turn int) *build.Snapshot {
 				var pairs []string
 				for i := range n {
 					pairs = append(pairs, fmt.Sprintf("meta-data/tags/instance/k%d", i), fmt.Sprint(turn))
 				}
-				return build(b, prev, pairs...)
+				return snapshotOf(b, prev, pairs...)
 			}
 			turn := 0
 			prev := change(nil, turn)

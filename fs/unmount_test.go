@@ -27,7 +27,7 @@ func TestUnmountOfABusyMount(t *testing.T) {
 	kit.RequireMount(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	unmountLater(t, dir)
-	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil))
+	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, snapshotOf(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestUnmountOfABusyMount(t *testing.T) {
 	if err := d.Unmount(); err != nil {
 		t.Errorf("once more: %v", err)
 	}
-	d.Publish(build(t, nil, "meta-data/x", "1")) // after the end: returns
+	d.Publish(snapshotOf(t, nil, "meta-data/x", "1")) // after the end: returns
 }
 
 func TestUnmountBySomebodyElse(t *testing.T) {
@@ -75,7 +75,7 @@ func TestUnmountBySomebodyElse(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "mnt")
 	runtimeDir := t.TempDir()
 	unmountLater(t, dir)
-	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
+	d, err := Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, snapshotOf(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestUnmountBySomebodyElse(t *testing.T) {
 	if err := d.Unmount(); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
-	d, err = Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, build(t, nil))
+	d, err = Mount(Config{Dir: dir, RuntimeDir: runtimeDir}, snapshotOf(t, nil))
 	if err != nil {
 		t.Fatalf("mount again: %v", err)
 	}
@@ -102,7 +102,7 @@ func TestUnmountLeavesWhatSomebodyElseMountedOverIt(t *testing.T) {
 	kit.RequireMount(t)
 	dir := t.TempDir()
 	unmountLater(t, dir)
-	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, build(t, nil))
+	d, err := Mount(Config{Dir: dir, RuntimeDir: t.TempDir()}, snapshotOf(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

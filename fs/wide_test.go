@@ -11,7 +11,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -31,11 +32,11 @@ func (f wideFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 }
 
 func (f wideFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.list(in, func(e fuse.DirEntry, _ string, _ source.View) bool { return out.AddDirEntry(e) })
+	return f.list(in, func(e fuse.DirEntry, _ string, _ tree.View) bool { return out.AddDirEntry(e) })
 }
 
 func (f wideFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.list(in, func(e fuse.DirEntry, path string, v source.View) bool {
+	return f.list(in, func(e fuse.DirEntry, path string, v tree.View) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry != nil && path != "" {
 			f.found(e.Ino, e.Ino, path, v, entry)
@@ -44,7 +45,7 @@ func (f wideFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	})
 }
 
-func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v source.View) bool) fuse.Status {
+func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v tree.View) bool) fuse.Status {
 	path, dir, _, status := f.directory(in.NodeId)
 	if !status.Ok() {
 		return status
@@ -63,7 +64,7 @@ func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v s
 		return 1
 	})
 	for _, e := range entries {
-		full, v := "", source.View{}
+		full, v := "", tree.View{}
 		if e.Off >= cookieFirst {
 			full = join(path, e.Name)
 			v, _ = dir.Child(e.Name)
@@ -156,7 +157,7 @@ func (e *keptDoor) expectNumbers() map[string]uint64 {
 
 // TestNumbersOfAnOlderVersionAreDropped: the kernel keeps attributes and listings with inode numbers of 64 bits for ever.
 func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
-	one := build(t, nil, append(tags(300), "meta-data/x", "one")...)
+	one := snapshotOf(t, nil, append(tags(300), "meta-data/x", "one")...)
 	e := newKeptDoor(t, one)
 	e.age()
 	// Listings under way, of a directory of which the kernel keeps a part, and of one that it keeps whole.
@@ -186,7 +187,7 @@ func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
 
 	e.kill()
 	e.ageRecords()
-	e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+	e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 	for i, s := range streams {
 		s.read(1 << 20)
 		if len(s.seen) != 302 {
@@ -215,12 +216,12 @@ func TestNumbersOfAnOlderVersionAreDropped(t *testing.T) {
 	want := e.expectNumbers()
 	for turn := range 2 {
 		e.kill()
-		e.succeed(func(prev *source.Snapshot) *source.Snapshot { return prev })
+		e.succeed(func(prev *build.Snapshot) *build.Snapshot { return prev })
 		if got := e.expectNumbers(); len(got) != len(want) || got["/latest/meta-data/x"] != want["/latest/meta-data/x"] || !mtime(t, e.path("meta-data")).Equal(moved) {
 			t.Errorf("successor %d shows other numbers or times", turn)
 		}
 	}
-	e.door.Publish(build(t, e.door.fs.current.Load().snapshot, append(tags(300), "meta-data/x", "two")...))
+	e.door.Publish(snapshotOf(t, e.door.fs.current.Load().snapshot, append(tags(300), "meta-data/x", "two")...))
 	e.expectNumbers()
 	if number(file) == inodes(t, e.path("meta-data/x"))["/"] {
 		t.Error("another value has the number of one that is open")

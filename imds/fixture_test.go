@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -20,12 +22,12 @@ var (
 	now    = time.Date(2026, 2, 3, 4, 5, 6, 789_000_000, time.UTC)
 )
 
-func value(text string) source.Value {
-	return source.Value{Bytes: []byte(text), Mtime: stated, Origin: source.Origin{Place: "fixture.toml:1"}}
+func value(text string) tree.Value {
+	return tree.Value{Bytes: []byte(text), Mtime: stated, Origin: tree.Origin{Place: "fixture.toml:1"}}
 }
 
-func values(m map[string]string) map[string]source.Value {
-	out := map[string]source.Value{}
+func values(m map[string]string) map[string]tree.Value {
+	out := map[string]tree.Value{}
 	for k, v := range m {
 		out[k] = value(v)
 	}
@@ -33,9 +35,9 @@ func values(m map[string]string) map[string]source.Value {
 }
 
 // fixture is an instance with something of every kind.
-func fixture() *source.Fragment {
+func fixture() *build.Fragment {
 	const mac = "meta-data/network/interfaces/macs/02:29:96:8f:6a:2d/"
-	return &source.Fragment{
+	return &build.Fragment{
 		Leaves: values(map[string]string{
 			"meta-data/instance-id":                 instanceID,
 			"meta-data/instance-type":               "m5.large",
@@ -48,45 +50,45 @@ func fixture() *source.Fragment {
 			mac + "subnet-id":                       "subnet-0123456789abcdef0",
 			"user-data":                             userData,
 		}),
-		PublicKeys: []source.PublicKey{
+		PublicKeys: []build.PublicKey{
 			{Name: "my-key-name", Key: value(openSSHKey)},
 			{Name: "ops,e", Key: value(openSSHKey)},
 		},
 		Tags: values(map[string]string{"Name": "web-1", "Environment": "", "a:b": "x/y z"}),
-		Role: &source.Role{
+		Role: &build.Role{
 			Name: "web-role", AccessKeyID: "ASIAIOSFODNN7EXAMPLE", SecretAccessKey: "secret", Token: "session",
-			Expiration: now.Add(time.Hour), Mtime: stated, Origin: source.Origin{Place: "fixture.toml:1"},
+			Expiration: now.Add(time.Hour), Mtime: stated, Origin: tree.Origin{Place: "fixture.toml:1"},
 		},
-		IdentityRole: &source.Role{
+		IdentityRole: &build.Role{
 			AccessKeyID: "ASIAIOSFODNN7EXAMPL2", SecretAccessKey: "secret", Token: "session",
-			Expiration: now.Add(time.Hour), Mtime: stated, Origin: source.Origin{Place: "fixture.toml:1"},
+			Expiration: now.Add(time.Hour), Mtime: stated, Origin: tree.Origin{Place: "fixture.toml:1"},
 		},
 	}
 }
 
 // snapshot builds f with metadata options such as {"http-tokens": "required"}.
-func snapshot(t testing.TB, f *source.Fragment, options map[string]string) *source.Snapshot {
+func snapshot(t testing.TB, f *build.Fragment, options map[string]string) *build.Snapshot {
 	t.Helper()
 	f.Options = values(options)
-	s, err := source.Build(nil, source.Env{Now: now, LaunchTime: stated}, f)
+	s, err := build.Build(nil, build.Env{Now: now, LaunchTime: stated}, f)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func authority() (*token.Authority, *source.ManualClock) {
-	clock := source.NewManualClock(now)
+func authority() (*token.Authority, *clock.Manual) {
+	clock := clock.NewManual(now)
 	return token.New([32]byte{7}, clock), clock
 }
 
 // respond answers one request from a snapshot of which nothing is rendered yet.
-func respond(snap *source.Snapshot, tokens *token.Authority, hosts Hosts, req *Request) Response {
-	var tree *Tree
+func respond(snap *build.Snapshot, tokens *token.Authority, hosts Hosts, req *Request) Response {
+	var answers *Answers
 	if snap != nil {
-		tree = NewTree(snap)
+		answers = NewAnswers(snap)
 	}
-	return (&Service{Tokens: tokens, Hosts: hosts}).Respond(tree, now, req)
+	return (&Service{Tokens: tokens, Hosts: hosts}).Respond(answers, now, req)
 }
 
 func header(r Response, name string) string {

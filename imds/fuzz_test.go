@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 func FuzzParseTarget(f *testing.F) {
@@ -69,7 +69,7 @@ func FuzzRespond(f *testing.F) {
 	if _, ok := tokens.Verify(instanceID, good); !ok {
 		f.Fatalf("the token %s is no good", good)
 	}
-	snapshots := map[string]*source.Snapshot{
+	snapshots := map[string]*build.Snapshot{
 		"optional": snapshot(f, fixture(), optional),
 		"required": snapshot(f, fixture(), required),
 		"disabled": snapshot(f, fixture(), disabled),
@@ -133,7 +133,7 @@ func FuzzRespond(f *testing.F) {
 
 // shows reports whether body is what the tree holds at the target of a request. It looks for
 // each name among those that the directory lists, unlike what it checks.
-func shows(snap *source.Snapshot, req *Request, body []byte) bool {
+func shows(snap *build.Snapshot, req *Request, body []byte) bool {
 	path, _, _ := strings.Cut(req.Target, "?")
 	if !strings.HasPrefix(path, "/") {
 		_, path, _ = strings.Cut(path[len("http://"):], "/")

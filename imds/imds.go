@@ -4,7 +4,7 @@
 //
 //	bytes ──▶ edge ──▶ Request ──▶ Respond ──▶ Response ──▶ AppendHead, Body ──▶ edge ──▶ bytes
 //	                                  ▲
-//	source.Snapshot ──▶ Tree ─────────┘
+//	build.Snapshot ──▶ Tree ─────────┘
 //
 // Every request goes through the same checks in this order. The first that fails decides the answer:
 //
@@ -35,7 +35,8 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -55,7 +56,7 @@ type Service struct {
 
 // Respond answers one request from a tree, which is nil before the first one is published. now is the wall clock, for the
 // Date header. The same arguments give the same response, a new token apart.
-func (s *Service) Respond(tree *Tree, now time.Time, req *Request) Response {
+func (s *Service) Respond(answers *Answers, now time.Time, req *Request) Response {
 	var room [12]string // for the segments of any path that exists
 	target, ok := parseTarget(req.Target, room[:]...)
 	if !ok || req.Minor >= 1 && req.Host == "" {
@@ -77,20 +78,20 @@ func (s *Service) Respond(tree *Tree, now time.Time, req *Request) Response {
 		a.conn = connClose // the body, if one comes, is not read
 		return a.page(http.StatusExpectationFailed)
 	}
-	if tree == nil {
+	if answers == nil {
 		return a.plain(http.StatusServiceUnavailable)
 	}
-	opts := tree.snapshot.Options()
+	opts := answers.snapshot.Options()
 	if !opts.HTTPEndpoint {
 		return a.plain(http.StatusForbidden)
 	}
 	if target.isToken {
-		return s.respondToken(a, tree.snapshot.InstanceID(), opts.HopLimit, req)
+		return s.respondToken(a, answers.snapshot.InstanceID(), opts.HopLimit, req)
 	}
 	if req.Method == http.MethodPut {
 		return a.plain(http.StatusForbidden)
 	}
-	return s.respondData(a, tree, target.segments, req)
+	return s.respondData(a, answers, target.segments, req)
 }
 
 // respondToken answers on the token path.
@@ -128,7 +129,7 @@ func parseTTL(values []string) (seconds int, ok bool) {
 }
 
 // respondData answers on every path but the token path, and every method but PUT.
-func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Request) Response {
+func (s *Service) respondData(a answer, answers *Answers, segments []string, req *Request) Response {
 	switch given := req.Header[tokenHeader]; {
 	case len(given) > 0:
 		if req.has("X-Forwarded-For") {
@@ -137,12 +138,12 @@ func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Requ
 		if len(given) > 1 {
 			return a.plain(http.StatusUnauthorized)
 		}
-		remaining, ok := s.Tokens.Verify(tree.snapshot.InstanceID(), strings.Trim(given[0], " \t"))
+		remaining, ok := s.Tokens.Verify(answers.snapshot.InstanceID(), strings.Trim(given[0], " \t"))
 		if !ok {
 			return a.plain(http.StatusUnauthorized)
 		}
 		a.remaining = remaining
-	case req.has(ttlHeader), tree.snapshot.Options().TokensRequired:
+	case req.has(ttlHeader), answers.snapshot.Options().TokensRequired:
 		return a.plain(http.StatusUnauthorized)
 	}
 	switch req.Method {
@@ -152,20 +153,20 @@ func (s *Service) respondData(a answer, tree *Tree, segments []string, req *Requ
 	default:
 		return a.allow(http.StatusMethodNotAllowed, allowData)
 	}
-	v, ok := lookup(tree.snapshot, segments)
+	v, ok := lookup(answers.snapshot, segments)
 	if !ok {
 		return a.page(http.StatusNotFound)
 	}
-	return a.data(tree.entity(v))
+	return a.data(answers.entity(v))
 }
 
 // lookup walks from "/". No name in the tree holds a slash or NUL, or is "." or "..", so a decoded segment of that kind
 // finds nothing. There is nothing below a leaf.
-func lookup(snap *source.Snapshot, segments []string) (v source.View, ok bool) {
+func lookup(snap *build.Snapshot, segments []string) (v tree.View, ok bool) {
 	v = snap.Root()
 	for _, name := range segments {
 		if v, ok = v.Child(name); !ok {
-			return source.View{}, false
+			return tree.View{}, false
 		}
 	}
 	return v, true

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // versions is facts §2.1, captured in August 2024: 318 bytes, no final newline.
@@ -199,7 +199,7 @@ func TestLastModifiedIsThatOfTheValue(t *testing.T) {
 	newer := value("m5.xlarge")
 	newer.Mtime = stated.Add(48 * time.Hour)
 	f.Leaves["meta-data/instance-type"] = newer
-	f.Leaves["meta-data/instance-id"] = source.Value{Bytes: []byte(instanceID), Mtime: stated.In(time.FixedZone("UTC+9", 9*3600)), Origin: newer.Origin}
+	f.Leaves["meta-data/instance-id"] = tree.Value{Bytes: []byte(instanceID), Mtime: stated.In(time.FixedZone("UTC+9", 9*3600)), Origin: newer.Origin}
 	snap := snapshot(t, f, nil)
 	tokens, _ := authority()
 	for path, want := range map[string]string{

@@ -11,7 +11,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
@@ -69,7 +69,7 @@ type checkRequest struct {
 }
 
 func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths []string) error {
-	var faults source.Faults
+	var faults problem.Faults
 	var failed error
 	for _, path := range paths {
 		r, err := c.look(ctx, path)
@@ -116,9 +116,9 @@ func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 // A checked is what check found out about one file.
 type checked struct {
 	path             string
-	faults, warnings source.Faults
-	err              error            // why it could not be looked at
-	snap             *source.Snapshot // nil unless it is good
+	faults, warnings problem.Faults
+	err              error           // why it could not be looked at
+	snap             *build.Snapshot // nil unless it is good
 	server           tomlfile.Server
 	stated           string           // the instance id that the file gives
 	stateDir         string           // where changes for it would be kept
@@ -142,7 +142,7 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	})
 	var denied *tomlfile.DeniedError
 	if err == nil && errors.As(r.err, &denied) {
-		r.faults, r.err = source.Faults{{Place: path, Text: denied.Error(), Hint: denied.Hint}}, nil
+		r.faults, r.err = problem.Faults{{Place: path, Text: denied.Error(), Hint: denied.Hint}}, nil
 	}
 	return r, err
 }

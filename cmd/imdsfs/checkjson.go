@@ -4,7 +4,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // The documents of check --json. Lists are never null.
@@ -51,7 +52,7 @@ func (r *checked) document() *checkDocument {
 	for _, s := range r.settings() {
 		d.Settings = append(d.Settings, checkSetting{s.Key, s.Value, s.Origin.String()})
 	}
-	latest, _ := r.snap.View(source.Latest)
+	latest, _ := r.snap.View(tree.Latest)
 	for name, v := range latest.Walk() {
 		if v.IsDir() {
 			continue
@@ -66,7 +67,7 @@ func (r *checked) document() *checkDocument {
 	return d
 }
 
-func faultDocuments(faults source.Faults) []checkFault {
+func faultDocuments(faults problem.Faults) []checkFault {
 	all := make([]checkFault, len(faults))
 	for i, f := range faults {
 		all[i] = checkFault{File: f.Place, Key: f.Key, Message: f.Text, Hint: f.Hint}

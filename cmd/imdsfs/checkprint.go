@@ -13,20 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // settings are those of [server] that the file states, and those of the instance.
-func (r *checked) settings() (all []source.Setting) {
+func (r *checked) settings() (all []build.Setting) {
 	texts := serverTexts(&r.server)
 	for key, text := range texts {
 		if place, ok := r.server.Places[key]; ok {
-			all = append(all, source.Setting{Key: "server." + key, Value: text, Origin: source.Origin{Kind: source.Stated, Place: place, Key: "server." + key}})
+			all = append(all, build.Setting{Key: "server." + key, Value: text, Origin: tree.Origin{Kind: tree.Stated, Place: place, Key: "server." + key}})
 		}
 	}
-	slices.SortFunc(all, func(a, b source.Setting) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortFunc(all, func(a, b build.Setting) int { return cmp.Compare(a.Key, b.Key) })
 	if r.snap != nil {
 		all = append(all, r.snap.Settings()...)
 	}
@@ -66,8 +68,8 @@ func (r *checked) sections() (all []checkSection) {
 		table, _, _ := strings.Cut(s.Key, ".")
 		add("["+table+"]", checkRow{s.Key, short(s.Value), s.Origin.String()})
 	}
-	latest, _ := r.snap.View(source.Latest)
-	for _, root := range []string{source.MetaData, source.Dynamic, source.UserData} {
+	latest, _ := r.snap.View(tree.Latest)
+	for _, root := range []string{ec2.MetaData, ec2.Dynamic, ec2.UserData} {
 		for name, v := range latest.Walk() {
 			if first, _, _ := strings.Cut(name, "/"); v.IsDir() || first != root {
 				continue

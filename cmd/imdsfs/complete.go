@@ -11,7 +11,8 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/client"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // What a shell completes. Candidates have no description; only subcommands do.
@@ -84,19 +85,19 @@ func completePath(known bool) cobra.CompletionFunc {
 		}
 		dir := typed[:strings.LastIndex(typed, "/")+1]
 		var found []string
-		for _, e := range listedBelow(cmd, source.Absolute(dir)) {
+		for _, e := range listedBelow(cmd, ec2.Absolute(dir)) {
 			if e.Dir {
 				e.Name += "/"
 			}
 			found = append(found, dir+e.Name)
 		}
-		if below, err := source.InEveryVersion(dir); known && err == nil {
-			for _, name := range source.CategoriesBelow(below) {
+		if below, err := ec2.InEveryVersion(dir); known && err == nil {
+			for _, name := range ec2.CategoriesBelow(below) {
 				found = append(found, dir+name)
 			}
 		}
 		if dir == "" {
-			found = append(found, source.MetaData+"/", source.Dynamic+"/", source.UserData)
+			found = append(found, ec2.MetaData+"/", ec2.Dynamic+"/", ec2.UserData)
 		}
 		return offer(found, typed)
 	}
@@ -137,7 +138,7 @@ func completeTag(cmd *cobra.Command, args []string, typed string) ([]cobra.Compl
 		return nil, nothing
 	}
 	var keys []string
-	for _, e := range listedBelow(cmd, "/"+source.Latest+"/"+source.TagPath("")) {
+	for _, e := range listedBelow(cmd, "/"+tree.Latest+"/"+ec2.TagPath("")) {
 		keys = append(keys, e.Name)
 	}
 	return offer(keys, typed)
@@ -148,12 +149,12 @@ func completeOption(_ *cobra.Command, args []string, typed string) ([]cobra.Comp
 	var found []string
 	name, _, named := strings.Cut(typed, "=")
 	if named {
-		for _, value := range source.OptionValues(name) {
+		for _, value := range ec2.OptionValues(name) {
 			found = append(found, name+"="+value)
 		}
 		return offer(found, typed)
 	}
-	for _, option := range source.OptionNames() {
+	for _, option := range ec2.OptionNames() {
 		if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, option+"=") }) {
 			found = append(found, option+"=")
 		}
@@ -162,5 +163,5 @@ func completeOption(_ *cobra.Command, args []string, typed string) ([]cobra.Comp
 }
 
 func completeOptionName(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return offer(slices.DeleteFunc(source.OptionNames(), func(name string) bool { return slices.Contains(args, name) }), typed)
+	return offer(slices.DeleteFunc(ec2.OptionNames(), func(name string) bool { return slices.Contains(args, name) }), typed)
 }

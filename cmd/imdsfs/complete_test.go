@@ -10,7 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -144,13 +145,13 @@ func TestWhatShellsOfferIsAccepted(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range source.OptionNames() {
-		values := source.OptionValues(name)
-		if name == source.OptionHopLimit {
+	for _, name := range ec2.OptionNames() {
+		values := ec2.OptionValues(name)
+		if name == ec2.OptionHopLimit {
 			values = []string{exampleValue(name)}
 		}
 		for _, value := range values {
-			var o source.Options
+			var o build.Options
 			if err := o.Set(name, value); err != nil || o.Text(name) != value {
 				t.Errorf("%s=%s: %v", name, value, err)
 			}

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/client"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 func newGetCommand(out io.Writer) *cobra.Command {
@@ -39,7 +39,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
   imdsfs get --wait 30s instance-id`,
 		Args: exactArgs(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := source.Absolute(args[0])
+			path := ec2.Absolute(args[0])
 			body, s, err := wait.get(cmd.Context(), &flags, path)
 			if errors.Is(err, client.ErrNotFound) {
 				return wait.tried(s.noSuch(cmd.Context(), args[0], path))

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -58,7 +58,7 @@ func unknownSubcommand(cmd *cobra.Command, name string) error {
 		}
 	}
 	others := otherNames[cmd.Name()]
-	meant := source.Nearest(name, known)
+	meant := problem.Nearest(name, known)
 	if other, ok := others[name]; ok {
 		meant = other
 	}
@@ -101,7 +101,7 @@ func wrongFlag(cmd *cobra.Command, err error) error {
 	if letters := unknown.GetSpecifiedShortnames(); letters != "" {
 		name, _, _ = strings.Cut(letters, "=") // -timeout for --timeout
 	}
-	if cmd.CommandPath() == "imdsfs options set" && slices.Contains(source.OptionNames(), name) {
+	if cmd.CommandPath() == "imdsfs options set" && slices.Contains(ec2.OptionNames(), name) {
 		return usage(cmd, "options are no flags: "+didYouMean("imdsfs options set "+name+"="+exampleValue(name)), err)
 	}
 	var known []string
@@ -110,7 +110,7 @@ func wrongFlag(cmd *cobra.Command, err error) error {
 			known = append(known, f.Name)
 		}
 	})
-	if near := source.Nearest(name, known); near != "" {
+	if near := problem.Nearest(name, known); near != "" {
 		return usage(cmd, didYouMean("--"+near), err)
 	}
 	if !cmd.HasParent() {
@@ -124,7 +124,7 @@ func hintForSubcommand(root *cobra.Command, name string) string {
 	meant := ""
 	for _, sub := range root.Commands() {
 		sub.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			near := name == f.Shorthand || source.Nearest(name, []string{f.Name}) != ""
+			near := name == f.Shorthand || problem.Nearest(name, []string{f.Name}) != ""
 			if near && !f.Hidden && sub.IsAvailableCommand() && (meant == "" || sub.Name() == "serve") {
 				meant = sub.CommandPath() + " --" + f.Name
 			}
@@ -138,7 +138,7 @@ func hintForSubcommand(root *cobra.Command, name string) string {
 
 // exampleValue is a value that an option takes.
 func exampleValue(option string) string {
-	if values := source.OptionValues(option); values != nil {
+	if values := ec2.OptionValues(option); values != nil {
 		return values[0]
 	}
 	return "2"

@@ -7,13 +7,14 @@ import (
 	"strings"
 
 	"github.com/imdsfs/imdsfs/imds/client"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
-	shortForm    = "/" + source.Latest + "/" + source.MetaData + "/" // users may leave it out
-	maxNearDepth = 12                                                // names of a path that is searched for
+	shortForm    = "/" + tree.Latest + "/" + ec2.MetaData + "/" // users may leave it out
+	maxNearDepth = 12                                           // names of a path that is searched for
 )
 
 // noSuch says that the service has nothing at path, which the user typed as typed, and suggests another path.
@@ -38,7 +39,7 @@ func shortPath(path string) string {
 	if rest, ok := strings.CutPrefix(path, shortForm); ok && rest != "" {
 		return rest
 	}
-	return strings.TrimPrefix(path, "/"+source.Latest+"/")
+	return strings.TrimPrefix(path, "/"+tree.Latest+"/")
 }
 
 // near is the path that the service has and that is nearest to one that it does not have; "" if none is near.
@@ -59,20 +60,20 @@ func meantBy(path string) []string {
 	names := namesOf(path)
 	candidates := []client.Path{names}
 	for i := len(names) - 1; i > 0; i-- {
-		if names[i] == source.Latest || source.ValidVersion(names[i]) {
+		if names[i] == tree.Latest || ec2.ValidVersion(names[i]) {
 			candidates = append(candidates, names[i:])
 		}
 	}
-	if len(names) > 0 && (names[0] == source.Latest || source.ValidVersion(names[0])) {
+	if len(names) > 0 && (names[0] == tree.Latest || ec2.ValidVersion(names[0])) {
 		names = names[1:]
 	}
 	relative := strings.Join(names, "/")
 	if relative != "" {
-		candidates = append(candidates, namesOf(source.Absolute(relative)), namesOf("/"+source.Latest+"/"+relative))
+		candidates = append(candidates, namesOf(ec2.Absolute(relative)), namesOf("/"+tree.Latest+"/"+relative))
 	}
-	if below, err := source.InEveryVersion(relative); err == nil {
-		if near := source.NearestPath(below); near != "" {
-			candidates = append(candidates, namesOf("/"+source.Latest+"/"+near))
+	if below, err := ec2.InEveryVersion(relative); err == nil {
+		if near := ec2.NearestPath(below); near != "" {
+			candidates = append(candidates, namesOf("/"+tree.Latest+"/"+near))
 		}
 	}
 	var paths []string

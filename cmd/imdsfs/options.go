@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -120,7 +120,7 @@ func nearOption(err error, names []string) error {
 		return err
 	}
 	for _, name := range names {
-		if near := source.Nearest(name, source.OptionNames()); near != "" && near != name {
+		if near := problem.Nearest(name, ec2.OptionNames()); near != "" && near != name {
 			return problem.No(didYouMean(near), err)
 		}
 	}
@@ -129,13 +129,13 @@ func nearOption(err error, names []string) error {
 
 // meantOptions is the error of who writes options otherwise than as OPTION=VALUE after set; nil if args name none.
 func meantOptions(cmd *cobra.Command, args []string) error {
-	if len(args) == 1 && cmd.Name() == "options" && slices.Contains(source.OptionNames(), args[0]) {
+	if len(args) == 1 && cmd.Name() == "options" && slices.Contains(ec2.OptionNames(), args[0]) {
 		return usage(cmd, "imdsfs options get prints it; imdsfs options set "+args[0]+"="+exampleValue(args[0])+" changes it", fmt.Errorf("unknown subcommand %q", args[0]))
 	}
 	var meant []string
 	for i := 0; i < len(args); i++ {
 		name, value, ok := strings.Cut(args[i], "=")
-		if name = source.Nearest(strings.TrimRight(name, ":"), source.OptionNames()); name == "" {
+		if name = problem.Nearest(strings.TrimRight(name, ":"), ec2.OptionNames()); name == "" {
 			return nil
 		}
 		if !ok && i+1 < len(args) {

@@ -9,9 +9,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 func newSetCommand() *cobra.Command {
@@ -81,7 +83,7 @@ func setArgs(want string) cobra.PositionalArgs {
 		switch {
 		case len(args) > 2:
 			return usage(cmd, "quote a VALUE that holds blanks", exact(cmd, args))
-		case len(args) == 1 && assigned && slices.Contains(source.OptionNames(), name):
+		case len(args) == 1 && assigned && slices.Contains(ec2.OptionNames(), name):
 			return usage(cmd, didYouMean("imdsfs options set "+name+"="+printable(quote(value))), exact(cmd, args))
 		case len(args) == 1 && assigned:
 			return usage(cmd, didYouMean(cmd.CommandPath()+" "+printable(quote(name))+" VALUE"), exact(cmd, args))
@@ -92,7 +94,7 @@ func setArgs(want string) cobra.PositionalArgs {
 
 // noOption refuses the name of a metadata option, which is rarely meant as a path. With meta-data/ before it, it is one.
 func noOption(cmd *cobra.Command, kind overlay.Kind, args []string) error {
-	if kind != overlay.Values || !slices.Contains(source.OptionNames(), args[0]) {
+	if kind != overlay.Values || !slices.Contains(ec2.OptionNames(), args[0]) {
 		return nil
 	}
 	meant := "imdsfs options reset " + args[0]
@@ -107,19 +109,19 @@ func argument(stdin io.Reader, text string) ([]byte, error) {
 	if text != "-" {
 		return []byte(text), nil
 	}
-	value, err := io.ReadAll(io.LimitReader(stdin, source.MaxLeaf+1))
-	if err == nil && len(value) > source.MaxLeaf {
-		err = problem.Usage("", fmt.Errorf("standard input holds more than %d bytes", source.MaxLeaf))
+	value, err := io.ReadAll(io.LimitReader(stdin, build.MaxLeaf+1))
+	if err == nil && len(value) > build.MaxLeaf {
+		err = problem.Usage("", fmt.Errorf("standard input holds more than %d bytes", build.MaxLeaf))
 	}
 	return value, err
 }
 
 // everywhere turns PATH, in the form that get takes, into one relative to a version.
 func everywhere(path string) (string, error) {
-	rest, err := source.InEveryVersion(path)
+	rest, err := ec2.InEveryVersion(path)
 	near := ""
-	if err != nil || !slices.Contains([]string{source.MetaData, source.Dynamic, source.UserData}, strings.SplitN(rest, "/", 2)[0]) {
-		near = nearCategory(source.Absolute(path))
+	if err != nil || !slices.Contains([]string{ec2.MetaData, ec2.Dynamic, ec2.UserData}, strings.SplitN(rest, "/", 2)[0]) {
+		near = nearCategory(ec2.Absolute(path))
 	}
 	switch {
 	case err != nil && near == "":
@@ -135,8 +137,8 @@ func everywhere(path string) (string, error) {
 // nearCategory is what EC2 has of what somebody may mean by an absolute path, as he would type it; "" if it has none.
 func nearCategory(path string) string {
 	for _, candidate := range meantBy(path) {
-		if names := namesOf(candidate); len(names) > 1 && source.IsCategory(strings.Join(names[1:], "/")) {
-			return printable(shortPath("/" + source.Latest + "/" + strings.Join(names[1:], "/")))
+		if names := namesOf(candidate); len(names) > 1 && ec2.IsCategory(strings.Join(names[1:], "/")) {
+			return printable(shortPath("/" + tree.Latest + "/" + strings.Join(names[1:], "/")))
 		}
 	}
 	return ""

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func tagKey(key string) (string, error) { return key, nil }
@@ -40,7 +40,7 @@ func meantTag(cmd *cobra.Command, args []string, err error) error {
 		return nil
 	case slices.Contains([]string{"get", "list", "ls", "show"}, args[0]):
 		hint = didYouMean("imdsfs tree tags/instance")
-	case len(args) == 2 && source.Nearest(args[0], []string{"set", "unset"}) == "" && otherNames["tag"][args[0]] == "":
+	case len(args) == 2 && problem.Nearest(args[0], []string{"set", "unset"}) == "" && otherNames["tag"][args[0]] == "":
 		hint = didYouMean("imdsfs tag set " + printable(quote(args[0])+" "+quote(args[1])))
 	case len(args) == 1 && assigned:
 		hint = didYouMean("imdsfs tag set " + printable(quote(key)+" "+quote(value)))

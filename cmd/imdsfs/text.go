@@ -9,7 +9,6 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -41,7 +40,7 @@ func report(w io.Writer, err error) int {
 			return code
 		}
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	var several lines
 	if errors.As(err, &faults) {
 		for _, f := range faults {

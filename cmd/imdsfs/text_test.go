@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -18,7 +17,7 @@ func TestErrorsAreShownWithoutEscapes(t *testing.T) {
 		{errors.New("a\x1b[31mb\u009b1mc"), `imdsfs: error: a\x1b[31mb\u009b1mc` + "\n"},
 		{errors.New("two\nimdsfs: hint: lines"), "imdsfs: error: two\n  imdsfs: hint: lines\n"},
 		{problem.Failed("paste \x1b]0;this\a", errors.New("no")), `imdsfs: error: no` + "\n" + `imdsfs: hint: paste \x1b]0;this\a` + "\n"},
-		{source.Faults{{Place: "f.toml", Key: "tags.\u009b", Text: "odd"}}, "imdsfs: error: f.toml: tags." + `\u009b` + ": odd\n"},
+		{problem.Faults{{Place: "f.toml", Key: "tags.\u009b", Text: "odd"}}, "imdsfs: error: f.toml: tags." + `\u009b` + ": odd\n"},
 		{lines{"one\x1bc", "two"}, `imdsfs: error: one\x1bc` + "\nimdsfs: error: two\n"},
 	} {
 		var b strings.Builder

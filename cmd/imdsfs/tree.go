@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/imds/client"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -70,7 +70,7 @@ type treePrinter struct {
 
 // run prints what is below a path as somebody types it.
 func (t *treePrinter) run(ctx context.Context, s *service, typed string) error {
-	path := source.Absolute(typed)
+	path := ec2.Absolute(typed)
 	for place, err := range s.client.Walk(ctx, path, t.shows) {
 		if errors.Is(err, client.ErrNotFound) {
 			return s.noSuch(ctx, typed, path)
@@ -88,7 +88,7 @@ func (t *treePrinter) run(ctx context.Context, s *service, typed string) error {
 // shows reports whether the value at a path is printed.
 func (t *treePrinter) shows(p client.Path) bool { return t.values && (t.secrets || !isSecret(p)) }
 
-func isSecret(p client.Path) bool { return len(p) > 1 && source.IsSecret(strings.Join(p[1:], "/")) }
+func isSecret(p client.Path) bool { return len(p) > 1 && ec2.IsSecret(strings.Join(p[1:], "/")) }
 
 // place prints a place: its whole path where the walk began, its name below.
 func (t *treePrinter) place(p client.Place) error {

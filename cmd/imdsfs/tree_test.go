@@ -7,7 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -121,7 +121,7 @@ func TestTreeShowsWhatIsAskedFor(t *testing.T) {
 	}
 	for _, path := range []string{"nothing", "nothing/", "nothing/below", "/2009-04-04", "/2021-03-23/user-data"} {
 		code, out, errs := imdsfs("tree", "--endpoint", endpoint, path)
-		want := "imdsfs: error: " + source.Absolute(path) + ": no such metadata\n"
+		want := "imdsfs: error: " + ec2.Absolute(path) + ": no such metadata\n"
 		if path == "/2021-03-23/user-data" { // another version has it
 			want += "imdsfs: hint: did you mean /latest/user-data?\n"
 		}

@@ -187,7 +187,7 @@ func TestAStaleClaimTakesNoMountAway(t *testing.T) {
 	if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.MayLive); err != nil {
 		t.Fatal(err)
 	}
-	d, err := fs.Mount(fs.Config{Dir: h.dir, RuntimeDir: t.TempDir()}, build(t))
+	d, err := fs.Mount(fs.Config{Dir: h.dir, RuntimeDir: t.TempDir()}, snapshotOf(t))
 	if err != nil {
 		t.Fatal(err)
 	}

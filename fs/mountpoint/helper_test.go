@@ -10,7 +10,8 @@ import (
 
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/fs/mountpoint"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
@@ -25,12 +26,12 @@ const (
 	lockName = "fuse-lock" // under which the lock is kept
 )
 
-// build makes a tree with a MAC address.
-func build(t testing.TB) *source.Snapshot {
+// snapshotOf makes a tree with a MAC address.
+func snapshotOf(t testing.TB) *build.Snapshot {
 	t.Helper()
 	mtime := time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
-	s, err := source.Build(nil, source.Env{Now: time.Now(), LaunchTime: mtime}, &source.Fragment{Leaves: map[string]source.Value{
-		"meta-data/mac": {Bytes: []byte(mac), Mtime: mtime, Origin: source.Origin{Place: "test"}},
+	s, err := build.Build(nil, build.Env{Now: time.Now(), LaunchTime: mtime}, &build.Fragment{Leaves: map[string]tree.Value{
+		"meta-data/mac": {Bytes: []byte(mac), Mtime: mtime, Origin: tree.Origin{Place: "test"}},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -34,7 +34,7 @@ func (p Path) Dir() string {
 // Child is the path of a name below p. It shares no memory with other children.
 func (p Path) Child(name string) Path { return append(p[:len(p):len(p)], name) }
 
-func (p Path) isUserData() bool { return len(p) == 2 && p[1] == source.UserData }
+func (p Path) isUserData() bool { return len(p) == 2 && p[1] == ec2.UserData }
 
 // A Listed is one line of a listing.
 type Listed struct {
@@ -59,13 +59,13 @@ var numberedKey = regexp.MustCompile(`^([0-9]+)=(.*)$`)
 // a name ends it.
 func parseListing(p Path, body string) ([]Listed, error) {
 	var entries []Listed
-	isPublicKeys := len(p) == 3 && p[1] == source.MetaData && p[2] == "public-keys"
+	isPublicKeys := len(p) == 3 && p[1] == ec2.MetaData && p[2] == "public-keys"
 	for line := range strings.SplitSeq(body, "\n") {
 		if line == "" {
 			continue
 		}
 		name, dir := strings.CutSuffix(line, "/")
-		e := Listed{Name: name, Dir: dir || len(p) == 0 || len(p) == 1 && name != source.UserData}
+		e := Listed{Name: name, Dir: dir || len(p) == 0 || len(p) == 1 && name != ec2.UserData}
 		if m := numberedKey.FindStringSubmatch(name); isPublicKeys && m != nil {
 			e = Listed{Name: m[1], Dir: true, Key: m[2]}
 		}

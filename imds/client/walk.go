@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -154,7 +153,7 @@ func (c *Client) Correct(ctx context.Context, path string) string {
 			names = append(names, e.Name)
 		}
 		if !slices.Contains(names, name) {
-			name = source.Nearest(name, names)
+			name = problem.Nearest(name, names)
 		}
 		i := slices.IndexFunc(entries, func(e Listed) bool { return e.Name == name })
 		if i < 0 {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
 
@@ -125,7 +125,7 @@ type Reloaded struct {
 }
 
 // ReloadedBy describes a change, with at most 20 paths.
-func ReloadedBy(change source.Change) Reloaded {
+func ReloadedBy(change build.Change) Reloaded {
 	r := Reloaded{Options: append([]string{}, change.Options...)}
 	left := mostPaths
 	for _, l := range []struct {

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -53,7 +54,7 @@ func (i *instance) wantChanges(when string, want []string, others ...Others) {
 }
 
 func TestChangesBelongToTheirInstance(t *testing.T) {
-	i := newInstance(t, func(f *source.Fragment) { f.Options = values(tags, "enabled") })
+	i := newInstance(t, func(f *build.Fragment) { f.Options = values(tags, "enabled") })
 	i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"),
 		i.changeTag(Set, "Name", []byte("web-1"), "uid 0"), i.changeValue(Set, "meta-data/ami-id", []byte("ami-1"), "uid 0"))
 	mine := []string{"options " + tokens, "tags Name", "values meta-data/ami-id"}
@@ -91,7 +92,7 @@ func TestAnIDThatIsSetAtRunTimeDoesNotCountItself(t *testing.T) {
 // Options that were set for another instance bind nobody, the lock included: who gives a daemon the input of another
 // instance may weaken its options there. What tightened a locked option is in force again with its instance.
 func TestALockedOptionFollowsItsInstance(t *testing.T) {
-	i := newInstance(t, func(f *source.Fragment) { f.Lock = []string{tokens} })
+	i := newInstance(t, func(f *build.Fragment) { f.Lock = []string{tokens} })
 	i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"))
 	i.become(second)
 	if i.value(tokens) != "optional" {
@@ -131,7 +132,7 @@ func TestResetForgets(t *testing.T) {
 		"a lock that holds others": {lock: []string{hops}, forgotten: all, left: []string{}, others: []Others{{second, 2}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := newInstance(t, func(f *source.Fragment) { f.Lock = c.lock })
+			i := newInstance(t, func(f *build.Fragment) { f.Lock = c.lock })
 			i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"),
 				i.changeTag(Set, "Name", []byte("web-1"), "uid 0"), i.changeValue(Set, "meta-data/ami-id", []byte(planted), "uid 0"))
 			i.become(second)
@@ -161,17 +162,17 @@ func TestAReloadNamesWhatChanged(t *testing.T) {
 		many = append(many, fmt.Sprintf("meta-data/x%02d", n))
 	}
 	for name, c := range map[string]struct {
-		change source.Change
+		change build.Change
 		want   []string
 	}{
 		"nothing": {},
-		"each": {source.Change{Added: []string{"meta-data/a"}, Removed: []string{"meta-data/b"}, Changed: []string{"user-data"}, Dirs: []string{"meta-data"}},
+		"each": {build.Change{Change: tree.Change{Added: []string{"meta-data/a"}, Removed: []string{"meta-data/b"}, Changed: []string{"user-data"}, Dirs: []string{"meta-data"}}},
 			[]string{"meta-data/a added", "meta-data/b removed", "user-data changed"}},
-		"a directory": {source.Change{Added: []string{"meta-data/a", "meta-data/a/b", "meta-data/a/b/c", "meta-data/a-b", "meta-data/ab"}},
+		"a directory": {build.Change{Change: tree.Change{Added: []string{"meta-data/a", "meta-data/a/b", "meta-data/a/b/c", "meta-data/a-b", "meta-data/ab"}}},
 			[]string{"meta-data/a added", "meta-data/a-b added", "meta-data/ab added"}},
-		"20":     {source.Change{Changed: many[:20]}, texts(many[:20], "changed")},
-		"21":     {source.Change{Changed: many[:21]}, append(texts(many[:20], "changed"), "and 1 more")},
-		"30 + 1": {source.Change{Added: many, Changed: []string{"user-data"}}, append(texts(many[:20], "added"), "and 11 more")},
+		"20":     {build.Change{Change: tree.Change{Changed: many[:20]}}, texts(many[:20], "changed")},
+		"21":     {build.Change{Change: tree.Change{Changed: many[:21]}}, append(texts(many[:20], "changed"), "and 1 more")},
+		"30 + 1": {build.Change{Change: tree.Change{Added: many, Changed: []string{"user-data"}}}, append(texts(many[:20], "added"), "and 11 more")},
 	} {
 		r := ReloadedBy(c.change)
 		if got := r.Texts(); !slices.Equal(got, c.want) {

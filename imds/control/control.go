@@ -22,7 +22,11 @@ import (
 	"sync"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Codes of refusals, as in EC2's API (ModifyInstanceMetadataOptions).
@@ -51,9 +55,9 @@ func refuse(code, format string, args ...any) error {
 type Control struct {
 	Store   *source.Store
 	Overlay *overlay.Overlay
-	Clock   source.Clock
-	// Reload reads the sources again and returns what changed. The error may be [source.Faults].
-	Reload func(context.Context) (source.Change, error)
+	Clock   clock.Clock
+	// Reload reads the sources again and returns what changed. The error may be [problem.Faults].
+	Reload func(context.Context) (build.Change, error)
 	// Upgrade replaces the daemon with another program, given by its absolute path, as soon as it has returned nil. by is
 	// the user who asks, root or the daemon's own. Any error is a refusal.
 	Upgrade func(ctx context.Context, program string, by uint32) error
@@ -75,29 +79,20 @@ type Option struct {
 func (c *Control) options() []Option {
 	o := c.Store.Snapshot().Options()
 	var all []Option
-	for _, name := range source.OptionNames() {
+	for _, name := range ec2.OptionNames() {
 		all = append(all, Option{name, o.Text(name), o.Origins[name].String(), slices.Contains(o.Lock, name)})
 	}
 	return all
 }
 
-// apiName is the name of an option in EC2's API: http-tokens is HttpTokens.
-func apiName(name string) string {
-	var b strings.Builder
-	for word := range strings.SplitSeq(name, "-") {
-		b.WriteString(strings.ToUpper(word[:1]) + word[1:])
-	}
-	return b.String()
-}
-
 // setOptions changes options by name. Other options stay as they are.
 func (c *Control) setOptions(changes map[string]string, by string) error {
 	if len(changes) == 0 {
-		return refuse(codeInvalidValue, "no option is named. The options are %s", strings.Join(source.OptionNames(), ", "))
+		return refuse(codeInvalidValue, "no option is named. The options are %s", strings.Join(ec2.OptionNames(), ", "))
 	}
 	_, err := c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		current := c.Store.Snapshot()
-		want := *current.Options()
+		want := current.Options().Options
 		names := slices.Sorted(maps.Keys(changes))
 		for _, name := range names {
 			if err := parseOption(&want, name, changes[name]); err != nil {
@@ -106,12 +101,13 @@ func (c *Control) setOptions(changes map[string]string, by string) error {
 			d.Set(overlay.Options, name, []byte(changes[name]), stamp)
 		}
 		for _, name := range names {
-			if !want.HTTPEndpoint && needsEndpoint(name) {
+			option := ec2.OptionCalled(name)
+			if !want.HTTPEndpoint && option.NeedsEndpoint {
 				return refuse(codeInvalidCombination, "The HttpTokens, HttpPutResponseHopLimit and HttpProtocolIpv6 parameters "+
 					"are not allowed unless HttpEndpoint is enabled. Specify 'enabled' for HttpEndpoint and try again.")
 			}
-			if fixed, ok := fixedOnSnowball[name]; ok && current.IsSnowball() && want.Text(name) != fixed {
-				return refuse(codeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", apiName(name), fixed)
+			if current.IsSnowball() && option.Snowball != "" && option.Text(&want) != option.Snowball {
+				return refuse(codeUnsupported, "%s is always %s on Snowball Edge and cannot be changed", option.API, option.Snowball)
 			}
 		}
 		// The tree ignores a locked option that is weaker than the file says, so the new tree would not show it.
@@ -120,44 +116,27 @@ func (c *Control) setOptions(changes map[string]string, by string) error {
 	return err
 }
 
-// needsEndpoint reports whether EC2 accepts the option only while HttpEndpoint is enabled, or together with enabling it
-// (EC2 user guide, "Configure instance metadata options for existing instances"). The code of the refusal is not
-// documented. Tags are not among these options, because the mount shows them whatever HTTP does.
-func needsEndpoint(name string) bool {
-	return name == source.OptionHTTPTokens || name == source.OptionHopLimit || name == source.OptionHTTPProtocolIPv6
-}
-
-// fixedOnSnowball are the options that cannot be changed there (Snowball Edge developer guide, "IMDS versions").
-var fixedOnSnowball = map[string]string{source.OptionHopLimit: "1", source.OptionHTTPProtocolIPv6: "disabled"}
-
 // parseOption sets one option in o, or refuses the value in EC2's words.
-func parseOption(o *source.Options, name, value string) error {
-	err := o.Set(name, value)
-	if err == nil {
-		return nil
+func parseOption(o *ec2.Options, name, value string) error {
+	option := ec2.OptionCalled(name)
+	if option == nil {
+		return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(ec2.OptionNames(), ", "))
 	}
-	if !slices.Contains(source.OptionNames(), name) {
-		return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+	if option.Set(o, value) != nil {
+		return refuse(codeInvalidValue, "A value of '%.80s' is not valid for %s. Specify %s and try again.", value, option.API, option.Allowed())
 	}
-	allowed := map[string]string{
-		source.OptionHTTPTokens: "either 'required' or 'optional'",
-		source.OptionHopLimit:   "a whole number from 1 to 64",
-	}[name]
-	if allowed == "" {
-		allowed = "either 'enabled' or 'disabled'"
-	}
-	return refuse(codeInvalidValue, "A value of '%.80s' is not valid for %s. Specify %s and try again.", value, apiName(name), allowed)
+	return nil
 }
 
 // resetOptions forgets what was set at run time; no names mean all.
 func (c *Control) resetOptions(names []string, by string) error {
 	for _, name := range names {
-		if !slices.Contains(source.OptionNames(), name) {
-			return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(source.OptionNames(), ", "))
+		if !slices.Contains(ec2.OptionNames(), name) {
+			return refuse(codeInvalidValue, "'%.80s' is not an option. The options are %s", name, strings.Join(ec2.OptionNames(), ", "))
 		}
 	}
 	if len(names) == 0 {
-		names = source.OptionNames()
+		names = ec2.OptionNames()
 	}
 	_, err := c.change(by, func(d *overlay.Draft, _ string, _ overlay.Stamp) error {
 		for _, name := range names {
@@ -178,13 +157,13 @@ const (
 )
 
 // changeTag changes the tag with this key. It returns the warnings that a check of a file would give now and not before.
-func (c *Control) changeTag(action Action, key string, value []byte, by string) (source.Faults, error) {
+func (c *Control) changeTag(action Action, key string, value []byte, by string) (problem.Faults, error) {
 	if key == "" || len(key) > 255 {
 		return nil, refuse(codeInvalidValue, "a tag key has 1 to 255 characters")
 	}
-	var absent source.Faults
+	var absent problem.Faults
 	if c.Store.Snapshot().Options().InstanceMetadataTags { // otherwise no tag shows
-		absent = c.absent(action, source.TagPath(key))
+		absent = c.absent(action, ec2.TagPath(key))
 	}
 	warnings, err := c.act(overlay.Tags, action, key, value, by)
 	return append(warnings, absent...), err
@@ -192,15 +171,15 @@ func (c *Control) changeTag(action Action, key string, value []byte, by string) 
 
 // changeValue changes the value at a path relative to a version: "meta-data/spot/termination-time", "user-data". It returns
 // warnings as changeTag does.
-func (c *Control) changeValue(action Action, path string, value []byte, by string) (source.Faults, error) {
+func (c *Control) changeValue(action Action, path string, value []byte, by string) (problem.Faults, error) {
 	switch {
 	case len(path) > maxPath:
 		return nil, refuse(codeInvalidValue, "a path of %d bytes is longer than %d", len(path), maxPath)
-	case path == source.UserData, strings.HasPrefix(path, source.MetaData+"/"), strings.HasPrefix(path, source.Dynamic+"/"):
+	case path == ec2.UserData, strings.HasPrefix(path, ec2.MetaData+"/"), strings.HasPrefix(path, ec2.Dynamic+"/"):
 	default:
 		return nil, refuse(codeInvalidValue, "'%.80s' is no path below meta-data, dynamic or user-data", path)
 	}
-	if key, ok := strings.CutPrefix(path, source.TagPath("")); ok && action != Forget {
+	if key, ok := strings.CutPrefix(path, ec2.TagPath("")); ok && action != Forget {
 		return nil, refuse(codeInvalidValue, "tags are changed by their key. Use imdsfs tag %s '%.80s'", action, key)
 	}
 	absent := c.absent(action, path)
@@ -208,7 +187,7 @@ func (c *Control) changeValue(action Action, path string, value []byte, by strin
 	return append(warnings, absent...), err
 }
 
-func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (source.Faults, error) {
+func (c *Control) act(kind overlay.Kind, action Action, name string, value []byte, by string) (problem.Faults, error) {
 	return c.change(by, func(d *overlay.Draft, _ string, stamp overlay.Stamp) error {
 		switch action {
 		case Set:
@@ -226,24 +205,24 @@ func (c *Control) act(kind overlay.Kind, action Action, name string, value []byt
 
 // change makes a draft for the running instance, lets edit change it, and publishes it. edit gets the instance's id. change
 // returns the new warnings.
-func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (source.Faults, error) {
+func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp overlay.Stamp) error) (problem.Faults, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.Store.Snapshot().Warnings()
 	var draft *overlay.Draft
-	_, err := c.Store.Update(c.Overlay.Name(), func(id string) (*source.Fragment, error) {
+	_, err := c.Store.Update(c.Overlay.Name(), func(id string) (*build.Fragment, error) {
 		draft = c.Overlay.Draft(id)
 		if err := edit(draft, id, overlay.Stamp{Time: c.Clock.Now(), By: by}); err != nil {
 			return nil, err
 		}
 		return draft.Fragment(), nil
-	}, func(next *source.Snapshot) error {
-		if err := refuseWeaker(c.Store.Snapshot().Options(), next.Options()); err != nil {
+	}, func(next *build.Snapshot) error {
+		if err := refuseWeaker(c.Store.Snapshot().Options(), &next.Options().Options); err != nil {
 			return err
 		}
 		return draft.Commit()
 	})
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		texts := make([]string, len(faults))
 		for i, f := range faults {
@@ -254,15 +233,16 @@ func (c *Control) change(by string, edit func(d *overlay.Draft, id string, stamp
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f source.Fault) bool { return slices.Contains(before, f) }), nil
+	return slices.DeleteFunc(slices.Clone(c.Store.Snapshot().Warnings()), func(f problem.Fault) bool { return slices.Contains(before, f) }), nil
 }
 
 // refuseWeaker enforces the lock, even for root. To weaken a locked option, edit the file.
-func refuseWeaker(current, next *source.Options) error {
+func refuseWeaker(current *build.Options, next *ec2.Options) error {
 	for _, name := range current.Lock {
-		if current.Weakens(name, next) {
+		option := ec2.OptionCalled(name)
+		if was := &current.Options; option != nil && option.Weakens(was, next) {
 			return refuse(codeUnauthorized, "%s is locked at '%s': it may be tightened at run time, never weakened. "+
-				"To allow '%s', take it out of lock under [metadata-options] and reload", apiName(name), current.Text(name), next.Text(name))
+				"To allow '%s', take it out of lock under [metadata-options] and reload", option.API, option.Text(was), option.Text(next))
 		}
 	}
 	return nil

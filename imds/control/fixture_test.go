@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -25,19 +28,19 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // A file stands for the instance file.
 type file struct {
-	fragment *source.Fragment
+	fragment *build.Fragment
 	err      error
 }
 
-func (f *file) Name() string                                   { return "file" }
-func (f *file) Load(context.Context) (*source.Fragment, error) { return f.fragment, f.err }
+func (f *file) Name() string                                  { return "file" }
+func (f *file) Load(context.Context) (*build.Fragment, error) { return f.fragment, f.err }
 
-func stated(text string) source.Value {
-	return source.Value{Bytes: []byte(text), Mtime: noon, Origin: source.Origin{Place: "web.toml:7"}}
+func stated(text string) tree.Value {
+	return tree.Value{Bytes: []byte(text), Mtime: noon, Origin: tree.Origin{Place: "web.toml:7"}}
 }
 
-func values(pairs ...string) map[string]source.Value {
-	m := map[string]source.Value{}
+func values(pairs ...string) map[string]tree.Value {
+	m := map[string]tree.Value{}
 	for i := 0; i < len(pairs); i += 2 {
 		m[pairs[i]] = stated(pairs[i+1])
 	}
@@ -53,9 +56,9 @@ type instance struct {
 }
 
 // newInstance starts what a daemon would; edit, if not nil, changes what the file says.
-func newInstance(t testing.TB, edit func(*source.Fragment)) *instance {
+func newInstance(t testing.TB, edit func(*build.Fragment)) *instance {
 	t.Helper()
-	f := &source.Fragment{
+	f := &build.Fragment{
 		Leaves: values("meta-data/instance-id", "i-0a1b2c3d4e5f67890", "meta-data/local-ipv4", "10.0.12.34"),
 	}
 	if edit != nil {
@@ -73,8 +76,8 @@ func (i *instance) start() {
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	clock := source.NewManualClock(noon)
-	store := source.NewStore(func() source.Env { return source.Env{Now: clock.Now()} }, i.file, changes)
+	clock := clock.NewManual(noon)
+	store := source.NewStore(func() build.Env { return build.Env{Now: clock.Now()} }, i.file, changes)
 	if _, err := store.Reload(context.Background()); err != nil {
 		i.t.Fatal(err)
 	}

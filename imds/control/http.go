@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -171,7 +171,7 @@ type Problem struct {
 func problemOf(err error) Problem {
 	var refused *refusal
 	var bad *badRequest
-	var faults source.Faults
+	var faults problem.Faults
 	switch {
 	case errors.As(err, &refused) && refused.Code == codeUnauthorized:
 		return Problem{status: http.StatusForbidden, Code: refused.Code, Message: refused.Message}

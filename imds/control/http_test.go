@@ -17,7 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
@@ -218,14 +219,14 @@ func TestBadRequestsAreRefusedAndChangeNothing(t *testing.T) {
 func TestTheLargestValueGoesThrough(t *testing.T) {
 	i := newInstance(t, nil)
 	socket := i.serve(0o600)
-	body, err := json.Marshal(Edit{Kind: "values", Action: Set, Name: "meta-data/large", Value: bytes.Repeat([]byte{0xff}, source.MaxLeaf)})
+	body, err := json.Marshal(Edit{Kind: "values", Action: Set, Name: "meta-data/large", Value: bytes.Repeat([]byte{0xff}, build.MaxLeaf)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r := ask(t, socket, "POST", "/v1/overlay", body); r.status != http.StatusOK {
 		t.Fatalf("%d %s", r.status, r.body)
 	}
-	if got := len(i.text("meta-data/large")); got != source.MaxLeaf {
+	if got := len(i.text("meta-data/large")); got != build.MaxLeaf {
 		t.Errorf("%d bytes are served", got)
 	}
 }
@@ -245,7 +246,7 @@ func TestAChangeIsInForceWhenTheAnswerComes(t *testing.T) {
 func TestAFaultyReloadNamesEachFault(t *testing.T) {
 	i := newInstance(t, nil)
 	socket := i.serve(0o600)
-	i.file.err = source.Faults{{Place: "web.toml:3", Key: "instance.platfrom", Text: "unknown key"}, {Place: "web.toml:9", Text: "bad"}}
+	i.file.err = problem.Faults{{Place: "web.toml:3", Key: "instance.platfrom", Text: "unknown key"}, {Place: "web.toml:9", Text: "bad"}}
 	r := ask(t, socket, "POST", "/v1/reload", nil)
 	if r.status != http.StatusUnprocessableEntity || r.problem.Code != "InvalidInput" || len(r.problem.Faults) != 2 || r.problem.Faults[0] != "web.toml:3: instance.platfrom: unknown key" {
 		t.Errorf("%d %s", r.status, r.body)

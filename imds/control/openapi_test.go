@@ -14,8 +14,8 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/legacy"
-
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // A described is the API's description, and which of its answers have been seen.
@@ -88,7 +88,7 @@ func (d *described) ask(t *testing.T, socket, method, path, body string, good bo
 
 func TestAPIIsAsDescribed(t *testing.T) {
 	d := loadDescription(t)
-	i := newInstance(t, func(f *source.Fragment) {
+	i := newInstance(t, func(f *build.Fragment) {
 		f.Options, f.Lock = values(hops, "2"), []string{hops}
 	})
 	socket := i.serve(0o600)
@@ -155,7 +155,7 @@ func TestAPIIsAsDescribed(t *testing.T) {
 	d.ask(t, socket, "GET", "/v1/overlay", "", true)
 	i.Status = fullStatus
 	d.ask(t, socket, "GET", "/v1/status", "", true)
-	i.file.err = source.Faults{{Place: "web.toml:3", Text: "bad"}}
+	i.file.err = problem.Faults{{Place: "web.toml:3", Text: "bad"}}
 	d.ask(t, socket, "POST", "/v1/reload", "", true)
 	i.file.err = errors.New("read web.toml: input/output error")
 	d.ask(t, socket, "POST", "/v1/reload", "", true)

@@ -5,15 +5,17 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
-	endpoint = source.OptionHTTPEndpoint
-	ipv6     = source.OptionHTTPProtocolIPv6
-	hops     = source.OptionHopLimit
-	tokens   = source.OptionHTTPTokens
-	tags     = source.OptionInstanceMetadataTags
+	endpoint = ec2.OptionHTTPEndpoint
+	ipv6     = ec2.OptionHTTPProtocolIPv6
+	hops     = ec2.OptionHopLimit
+	tokens   = ec2.OptionHTTPTokens
+	tags     = ec2.OptionInstanceMetadataTags
 )
 
 func pairs(list []string) map[string]string {
@@ -74,7 +76,7 @@ func TestModifyInstanceMetadataOptions(t *testing.T) {
 		"hop limit, huge":   {set: []string{hops, strings.Repeat("9", 5000)}, code: codeInvalidValue, message: "A value of '" + strings.Repeat("9", 80) + "' is not valid"},
 		"unknown option":    {set: []string{"http-token", "required"}, code: codeInvalidValue, message: "'http-token' is not an option. The options are http-endpoint, "},
 		"the API's name":    {set: []string{"HttpTokens", "required"}, code: codeInvalidValue, message: "'HttpTokens' is not an option"},
-		"account's option":  {set: []string{source.TokensEnforced, "enabled"}, code: codeInvalidValue, message: "is not an option"},
+		"account's option":  {set: []string{ec2.TokensEnforced, "enabled"}, code: codeInvalidValue, message: "is not an option"},
 		"nothing":           {code: codeInvalidValue, message: "no option is named"},
 		"all or none":       {set: []string{tokens, "required", hops, "65", endpoint, "disabled"}, code: codeInvalidValue, message: "'65'"},
 
@@ -99,7 +101,7 @@ func TestModifyInstanceMetadataOptions(t *testing.T) {
 		"enabling tags with every legal sign": {tags: []string{"aZ09+-=.,_:@", "..."}, set: []string{tags, "enabled"}, want: []string{tags, "enabled"}},
 		"illegal keys while tags are hidden":  {tags: []string{"Patch Group"}, set: []string{tokens, "required"}, want: []string{tokens, "required", tags, "disabled"}},
 
-		"enforced tokens": {account: []string{source.TokensEnforced, "enabled"}, launch: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeInvalidValue, message: "tokens have to be required in this account"},
+		"enforced tokens": {account: []string{ec2.TokensEnforced, "enabled"}, launch: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeInvalidValue, message: "tokens have to be required in this account"},
 
 		"locked tokens":            {lock: []string{tokens}, launch: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeUnauthorized, message: "HttpTokens is locked at 'required'"},
 		"locked tokens, by run":    {lock: []string{tokens}, before: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeUnauthorized, message: "HttpTokens is locked at 'required'"},
@@ -122,8 +124,8 @@ func TestModifyInstanceMetadataOptions(t *testing.T) {
 		"Snowball Edge, tokens":       {platform: "snowball", set: []string{tokens, "required"}, want: []string{tokens, "required", hops, "1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := newInstance(t, func(f *source.Fragment) {
-				f.Options, f.AccountDefaults, f.Lock, f.Tags = values(c.launch...), values(c.account...), c.lock, map[string]source.Value{}
+			i := newInstance(t, func(f *build.Fragment) {
+				f.Options, f.AccountDefaults, f.Lock, f.Tags = values(c.launch...), values(c.account...), c.lock, map[string]tree.Value{}
 				for _, key := range c.tags {
 					f.Tags[key] = stated("value")
 				}
@@ -203,7 +205,7 @@ func TestResetForgetsWhatWasSetAtRunTime(t *testing.T) {
 		"locked, to a weaker one":  {lock: []string{endpoint}, set: []string{endpoint, "disabled"}, want: []string{endpoint, "disabled"}, code: codeUnauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := newInstance(t, func(f *source.Fragment) {
+			i := newInstance(t, func(f *build.Fragment) {
 				f.Options, f.Lock = values(tokens, "required"), c.lock
 			})
 			if len(c.set) > 0 {
@@ -276,9 +278,9 @@ func TestLockFollowsTheFile(t *testing.T) {
 
 // Precedence is that of package source; here it has to reach whoever asks, with its origin.
 func TestOptionsTellWhereTheyComeFrom(t *testing.T) {
-	i := newInstance(t, func(f *source.Fragment) {
+	i := newInstance(t, func(f *build.Fragment) {
 		f.Instance = values("imds-support", "v2.0")
-		f.AccountDefaults = map[string]source.Value{hops: {Bytes: []byte("1"), Origin: source.Origin{Place: "web.toml:3"}}}
+		f.AccountDefaults = map[string]tree.Value{hops: {Bytes: []byte("1"), Origin: tree.Origin{Place: "web.toml:3"}}}
 		f.Options = values(ipv6, "enabled")
 	})
 	if err := i.setOptions(map[string]string{tags: "enabled"}, "uid 1000"); err != nil {

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // A handler answers one request of the user by. It returns the body of the answer.
@@ -84,7 +84,7 @@ func (c *Control) postOverlay(r *http.Request, by string) (any, error) {
 	return list, nil
 }
 
-func (c *Control) apply(e Edit, by string) (source.Faults, error) {
+func (c *Control) apply(e Edit, by string) (problem.Faults, error) {
 	switch e.Kind {
 	case overlay.Tags:
 		return c.changeTag(e.Action, e.Name, e.Value, by)

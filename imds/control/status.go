@@ -36,7 +36,8 @@ type Mount struct {
 // Source is one source of metadata.
 type Source struct {
 	Name   string    `json:"name"`
-	Loaded time.Time `json:"loaded"` // when it was last read without a fault; year 1 if not since the start
+	Loaded time.Time `json:"loaded"`          // when it was last read without a fault; year 1 if not since the start
+	Error  string    `json:"error,omitempty"` // why it could not be read since
 }
 
 // Peer is a client that was refused or got no token.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/overlay"
 )
 
@@ -14,7 +14,7 @@ import (
 const planted = "wJalrXUtnFEMI-planted-secret"
 
 func TestTagsAndValuesChangeAndComeBack(t *testing.T) {
-	i := newInstance(t, func(f *source.Fragment) {
+	i := newInstance(t, func(f *build.Fragment) {
 		f.Options, f.Tags = values(tags, "enabled"), values("Name", "web-1")
 		f.Leaves["meta-data/ami-id"] = stated("ami-1")
 		f.Leaves["meta-data/spot/instance-action"] = stated("{}")
@@ -75,12 +75,12 @@ func TestChangesAreCheckedLikeAFile(t *testing.T) {
 			return i.changeValue(Set, "user-data", []byte(strings.Repeat(planted, 1000)), "uid 0")
 		}, "more than EC2's limit"},
 		"too long a value": {func(i *instance) error {
-			return i.changeValue(Set, "meta-data/iam/security-credentials/role", make([]byte, source.MaxLeaf+1), "uid 0")
+			return i.changeValue(Set, "meta-data/iam/security-credentials/role", make([]byte, build.MaxLeaf+1), "uid 0")
 		}, "more than the limit"},
 		"an unknown action": {func(i *instance) error { return i.changeTag("drop", "Name", []byte(planted), "uid 0") }, "'drop' is no action"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := newInstance(t, func(f *source.Fragment) { f.Options = values(tags, "enabled") })
+			i := newInstance(t, func(f *build.Fragment) { f.Options = values(tags, "enabled") })
 			before := i.Store.Snapshot()
 			err := c.change(i)
 			if got := code(t, err); got != codeInvalidValue || !strings.Contains(err.Error(), c.message) {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A repeater is a client that sends the same request for ever and takes every answer.
@@ -33,7 +33,7 @@ func (r *repeater) SetWriteDeadline(time.Time) error { return nil }
 
 // Memory that requests leave behind has to be collected, and the collector makes other requests wait.
 func TestRequestsForDataDoNotAllocate(t *testing.T) {
-	clock := source.NewManualClock(now)
+	clock := clock.NewManual(now)
 	tokens := token.New([32]byte{7}, clock)
 	instance := NewInstance(tokens)
 	server := New(Config{Instances: instance, Clock: clock})
@@ -62,7 +62,7 @@ func TestRequestsForDataDoNotAllocate(t *testing.T) {
 }
 
 func BenchmarkRequest(b *testing.B) {
-	instance := NewInstance(token.New([32]byte{7}, source.SystemClock()))
+	instance := NewInstance(token.New([32]byte{7}, clock.System()))
 	server := New(Config{Instances: instance})
 	instance.Publish(snapshot(b))
 	c := newConn(server, &repeater{request: get}, netip.Addr{})

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -175,7 +175,7 @@ func (h *harness) date() string {
 }
 
 func TestReportsAreBounded(t *testing.T) {
-	clock := source.NewManualClock(now)
+	clock := clock.NewManual(now)
 	throttle := newThrottle[int](clock, 3)
 	for i := range 5 {
 		if got, want := throttle.allow(i), i < 3; got != want {
@@ -195,7 +195,7 @@ func TestReportsAreBounded(t *testing.T) {
 
 // A throttle that is full costs no more than one that is empty: whoever is refused waits for it.
 func BenchmarkFullThrottle(b *testing.B) {
-	throttle := newThrottle[int](source.NewManualClock(now), reportedMax)
+	throttle := newThrottle[int](clock.NewManual(now), reportedMax)
 	for i := range reportedMax {
 		throttle.allow(i)
 	}
@@ -225,7 +225,7 @@ func TestNobodyIsRefusedByAnOldPicture(t *testing.T) {
 			}
 			return looks < 5 || want
 		}
-		g := newGate(nil, a, source.SystemClock(), nil)
+		g := newGate(nil, a, clock.System(), nil)
 		if v := g.lookAgain(peer); v.allowed != want || looks != 5 {
 			t.Errorf("%s: allowed %v after %d looks", name, v.allowed, looks)
 		}

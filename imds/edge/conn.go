@@ -84,7 +84,7 @@ func (c *conn) serveRequest(ctx context.Context) bool {
 		c.server.conns.touch(&c.member)
 		req = &c.parser.req
 		req.Close = req.Close || ctx.Err() != nil
-		resp = c.service.Respond(c.instance.tree.Load(), now, req)
+		resp = c.service.Respond(c.instance.answers.Load(), now, req)
 	}
 	unread := err != nil || bodyLength > 0 || c.parser.unread || c.in.Buffered() > 0
 	if resp.RefusedHost != "" && limits.RefusedHost != nil && c.server.reports.host.allow(struct{}{}) {

@@ -9,7 +9,7 @@
 //
 //	instance := edge.NewInstance(tokens)
 //	store.Attach(instance)                // every new snapshot is published to it
-//	s := edge.New(edge.Config{Instances: instance, Clock: source.SystemClock()})
+//	s := edge.New(edge.Config{Instances: instance, Clock: clock.System()})
 //	listener, err := edge.Listen(ctx, "127.0.0.1:1338")
 //	err = s.Serve(ctx, listener)          // once for each listener, until ctx ends
 //
@@ -78,7 +78,7 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // The limits of a server that [Config] does not set.
@@ -116,7 +116,7 @@ const (
 // A Config says what a server needs. Only Instances must be set.
 type Config struct {
 	Instances Instances
-	Clock     source.Clock // nil: the system's
+	Clock     clock.Clock // nil: the system's
 	Hosts     imds.Hosts
 	Allow     []Rule // the peers that are answered; nil: processes of this machine
 	// Addresses are those of the machine; nil: only loopback addresses are local.
@@ -158,7 +158,7 @@ type Server struct {
 // New returns a server.
 func New(config Config) *Server {
 	if config.Clock == nil {
-		config.Clock = source.SystemClock()
+		config.Clock = clock.System()
 	}
 	config.MaxConns = cmp.Or(config.MaxConns, DefaultMaxConns)
 	config.MaxConnsPerPeer = cmp.Or(config.MaxConnsPerPeer, min(defaultMaxConnsPerPeer, max(1, config.MaxConns/2)))

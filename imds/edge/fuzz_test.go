@@ -16,7 +16,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A stream is a connection whose client sends in and then its end. Segments are at most chunk bytes.
@@ -46,7 +46,7 @@ func FuzzConnection(f *testing.F) {
 	} {
 		f.Add([]byte(s), 1000)
 	}
-	clock := source.NewManualClock(now)
+	clock := clock.NewManual(now)
 	instance := NewInstance(token.New([32]byte{7}, clock))
 	server := New(Config{Instances: instance, Clock: clock})
 	instance.Publish(snapshot(f, "http-tokens", "required"))

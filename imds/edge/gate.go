@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A gate decides which peers of a port are answered, from memory.
@@ -20,7 +20,7 @@ type gate struct {
 	refused   atomic.Uint64 // connections
 }
 
-func newGate(rules []Rule, addresses *Addresses, clock source.Clock, told func(netip.Addr)) *gate {
+func newGate(rules []Rule, addresses *Addresses, clock clock.Clock, told func(netip.Addr)) *gate {
 	if rules == nil {
 		rules = []Rule{localRule()}
 	}

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // DefaultMaxPortConns is the limit of connections of a port other than the IMDS one.
@@ -22,8 +22,8 @@ type PortConfig struct {
 	// the caller is.
 	Allow     []Rule
 	Addresses *Addresses
-	Clock     source.Clock // nil: the system's
-	MaxConns  int          // 0: DefaultMaxPortConns
+	Clock     clock.Clock // nil: the system's
+	MaxConns  int         // 0: DefaultMaxPortConns
 	// RefusedPeer is as in [Config].
 	RefusedPeer func(peer netip.Addr)
 }
@@ -48,7 +48,7 @@ func Guard(listener net.Listener, config PortConfig) *Port {
 	p.conns.max = cmp.Or(config.MaxConns, DefaultMaxPortConns)
 	if listener.Addr().Network() != "unix" {
 		if config.Clock == nil {
-			config.Clock = source.SystemClock()
+			config.Clock = clock.System()
 		}
 		p.gate = newGate(config.Allow, config.Addresses, config.Clock, config.RefusedPeer)
 		limitBuffers(listener) // if this fails the kernel's own limit applies

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -24,25 +26,25 @@ const (
 
 var now = time.Date(2026, 2, 3, 4, 5, 6, 789_000_000, time.UTC)
 
-func value(text string) source.Value {
-	return source.Value{Bytes: []byte(text), Mtime: now.Add(-time.Hour), Origin: source.Origin{Place: "fixture.toml:1"}}
+func value(text string) tree.Value {
+	return tree.Value{Bytes: []byte(text), Mtime: now.Add(-time.Hour), Origin: tree.Origin{Place: "fixture.toml:1"}}
 }
 
 // snapshot is an instance with a large leaf and these metadata options, in pairs.
-func snapshot(t testing.TB, options ...string) *source.Snapshot {
+func snapshot(t testing.TB, options ...string) *build.Snapshot {
 	t.Helper()
-	f := &source.Fragment{
-		Leaves: map[string]source.Value{
+	f := &build.Fragment{
+		Leaves: map[string]tree.Value{
 			"meta-data/instance-id": value(instanceID),
 			"meta-data/large":       value(strings.Repeat("x", 1<<20)),
 			"user-data":             value("hello\n"),
 		},
-		Options: map[string]source.Value{},
+		Options: map[string]tree.Value{},
 	}
 	for i := 0; i < len(options); i += 2 {
 		f.Options[options[i]] = value(options[i+1])
 	}
-	s, err := source.Build(nil, source.Env{Now: now}, f)
+	s, err := build.Build(nil, build.Env{Now: now}, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +56,7 @@ type harness struct {
 	*Server
 	*Instance
 	t      *testing.T
-	clock  *source.ManualClock
+	clock  *clock.Manual
 	addr   string
 	stop   context.CancelFunc
 	served chan error // what Serve returned
@@ -72,7 +74,7 @@ func start(t *testing.T, config Config, options ...string) *harness {
 
 func startOn(t *testing.T, l net.Listener, config Config, options ...string) *harness {
 	t.Helper()
-	clock := source.NewManualClock(now)
+	clock := clock.NewManual(now)
 	config.Clock = clock
 	instance := NewInstance(token.New([32]byte{7}, clock))
 	config.Instances = instance

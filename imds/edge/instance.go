@@ -7,6 +7,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 // Instances tells which instance a connection is about.
@@ -19,8 +20,8 @@ type Instances interface {
 // An Instance is one described machine: what is answered about it, and its session tokens. It is also the [Instances] of
 // a server that knows no other.
 type Instance struct {
-	tokens *token.Authority
-	tree   atomic.Pointer[imds.Tree]
+	tokens  *token.Authority
+	answers atomic.Pointer[imds.Answers]
 }
 
 var (
@@ -33,7 +34,7 @@ func NewInstance(tokens *token.Authority) *Instance { return &Instance{tokens: t
 
 // Publish implements [source.Door]: when it returns, every request whose headers have not been read completely is answered
 // from next.
-func (i *Instance) Publish(next *source.Snapshot) { i.tree.Store(imds.NewTree(next)) }
+func (i *Instance) Publish(next *build.Snapshot) { i.answers.Store(imds.NewAnswers(next)) }
 
 // Of implements [Instances]: every connection is about this instance.
 func (i *Instance) Of(net.Conn) *Instance { return i }

@@ -4,20 +4,20 @@ import (
 	"sync"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A throttle allows one report for each key in reportEvery. It remembers at most max keys and forgets them in the order in
 // which they came, so a call takes constant time. While max keys are fresh no other key is reported.
 type throttle[K comparable] struct {
-	clock source.Clock
+	clock clock.Clock
 	max   int
 	mu    sync.Mutex
 	last  map[K]time.Duration // of Clock.Boot
 	order []K                 // of last, the oldest first
 }
 
-func newThrottle[K comparable](clock source.Clock, max int) *throttle[K] {
+func newThrottle[K comparable](clock clock.Clock, max int) *throttle[K] {
 	return &throttle[K]{clock: clock, max: max, last: map[K]time.Duration{}}
 }
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/imds/token"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 func TestBytesOnTheWire(t *testing.T) {
@@ -243,7 +243,7 @@ func TestPublishReachesOpenConnections(t *testing.T) {
 	c.expect("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n" + date + "Server: EC2ws\r\nContent-Type: text/plain\r\n\r\n")
 	h.Publish(snapshot(t))
 	c.roundTrip()
-	h.tree.Store(nil)
+	h.answers.Store(nil)
 	c.send(get)
 	c.expect("HTTP/1.1 503 Service Unavailable\r\n")
 }
@@ -288,7 +288,7 @@ func BenchmarkGet(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	instance := NewInstance(token.New([32]byte{7}, source.SystemClock()))
+	instance := NewInstance(token.New([32]byte{7}, clock.System()))
 	s := New(Config{Instances: instance})
 	instance.Publish(snapshot(b))
 	ctx, cancel := context.WithCancel(b.Context())

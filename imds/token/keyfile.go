@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const (
@@ -28,7 +28,7 @@ const (
 // The file also holds the kernel's boot id. A key of another boot is replaced, because expiries count from boot. A file
 // that is damaged, that others can read or own, or that is no regular file is replaced too. The tokens of the old key
 // become invalid, and clients ask for new ones. An error means that no new file could be written.
-func Open(dir string, clock source.Clock) (*Authority, error) {
+func Open(dir string, clock clock.Clock) (*Authority, error) {
 	bootID, err := os.ReadFile(bootIDPath)
 	if err != nil {
 		return nil, fmt.Errorf("token key: %w (is /proc mounted?)", err)
@@ -36,7 +36,7 @@ func Open(dir string, clock source.Clock) (*Authority, error) {
 	return open(dir, strings.TrimSpace(string(bootID)), clock)
 }
 
-func open(dir, bootID string, clock source.Clock) (*Authority, error) {
+func open(dir, bootID string, clock clock.Clock) (*Authority, error) {
 	path := filepath.Join(dir, keyName)
 	key, err := readKey(path, bootID)
 	if err != nil {

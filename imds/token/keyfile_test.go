@@ -7,14 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/imdsfs/imdsfs/source/clock"
 	"golang.org/x/sys/unix"
-
-	"github.com/imdsfs/imdsfs/source"
 )
 
 func mustOpen(t *testing.T, dir, bootID string) *Authority {
 	t.Helper()
-	clock := source.NewManualClock(time.Unix(0, 0))
+	clock := clock.NewManual(time.Unix(0, 0))
 	a, err := open(dir, bootID, clock)
 	if err != nil {
 		t.Fatal(err)
@@ -30,11 +29,11 @@ func shareKey(a, b *Authority) bool {
 
 func TestTokensOutliveARestart(t *testing.T) {
 	dir := t.TempDir()
-	before, err := Open(dir, source.SystemClock())
+	before, err := Open(dir, clock.System())
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := Open(dir, source.SystemClock())
+	after, err := Open(dir, clock.System())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +133,7 @@ func appendTo(path, text string) error {
 
 func TestOpenNamesWhatItCannotWrite(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "absent")
-	if _, err := Open(dir, source.SystemClock()); err == nil || !strings.Contains(err.Error(), dir) {
+	if _, err := Open(dir, clock.System()); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("error %v, want one that names %s", err, dir)
 	}
 
@@ -142,7 +141,7 @@ func TestOpenNamesWhatItCannotWrite(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, keyName, "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, source.SystemClock()); err == nil || !strings.Contains(err.Error(), keyName) {
+	if _, err := Open(dir, clock.System()); err == nil || !strings.Contains(err.Error(), keyName) {
 		t.Errorf("error %v, want one that names %s", err, keyName)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, keyName+".*")); len(left) != 0 {
@@ -153,7 +152,7 @@ func TestOpenNamesWhatItCannotWrite(t *testing.T) {
 func FuzzReadKey(f *testing.F) {
 	const boot = "0c6d0c5e-0f4e-4a53-8d62-6a6c4f3b9c11"
 	dir := f.TempDir()
-	if _, err := open(dir, boot, source.SystemClock()); err != nil {
+	if _, err := open(dir, boot, clock.System()); err != nil {
 		f.Fatal(err)
 	}
 	good, err := os.ReadFile(filepath.Join(dir, keyName))

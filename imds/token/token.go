@@ -8,7 +8,7 @@
 // number may be in use and none is stored. [Open] keeps the key in the run-time directory: tokens survive a restart of the
 // daemon and end with the boot.
 //
-//	tokens, err := token.Open("/run/imdsfs", source.SystemClock())
+//	tokens, err := token.Open("/run/imdsfs", clock.System())
 //	t := tokens.Issue("i-0a1b2c3d4e5f67890", 21600)
 //	remaining, ok := tokens.Verify("i-0a1b2c3d4e5f67890", t)
 //
@@ -34,7 +34,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const (
@@ -55,7 +55,7 @@ var encoding = base64.URLEncoding.Strict()
 // An Authority issues and verifies tokens. It is safe for concurrent use.
 type Authority struct {
 	aead  cipher.AEAD
-	clock source.Clock
+	clock clock.Clock
 }
 
 // New returns an authority that seals with key, which must be random and secret.
@@ -63,7 +63,7 @@ type Authority struct {
 // Random nonces under one key are safe for 2³² tokens (NIST SP 800-38D §8.3). Beyond that the chance that two nonces are
 // equal grows from 2⁻³³. Somebody who holds both tokens could then forge more, but the daemon issues tokens to everybody
 // who asks anyway. So the uses of a key are not counted.
-func New(key [32]byte, clock source.Clock) *Authority {
+func New(key [32]byte, clock clock.Clock) *Authority {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
 		panic("aes: " + err.Error()) // 32 bytes is a valid key size

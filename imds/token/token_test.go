@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const instance = "i-0a1b2c3d4e5f67890"
 
-func authority(t testing.TB) (*Authority, *source.ManualClock) {
+func authority(t testing.TB) (*Authority, *clock.Manual) {
 	t.Helper()
-	clock := source.NewManualClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	clock := clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	return New([32]byte{1, 2, 3}, clock), clock
 }
 
@@ -62,10 +62,10 @@ func TestTokenLivesExactlyItsTTL(t *testing.T) {
 
 // The clock goes back where a snapshot of the machine is restored: no token gains by that.
 func TestNoTokenLivesLongerThanTheLongestLife(t *testing.T) {
-	a, clock := authority(t)
-	clock.Advance(10 * time.Hour)
+	a, now := authority(t)
+	now.Advance(10 * time.Hour)
 	long, short := a.Issue(instance, MaxTTLSeconds), a.Issue(instance, 60)
-	back := New([32]byte{1, 2, 3}, source.NewManualClock(clock.Now())) // has just booted
+	back := New([32]byte{1, 2, 3}, clock.NewManual(now.Now())) // has just booted
 	for _, tok := range []string{long, short} {
 		if got, ok := back.Verify(instance, tok); ok || got != 0 {
 			t.Errorf("10 h back Verify = %d, %t; want it refused", got, ok)
@@ -75,8 +75,8 @@ func TestNoTokenLivesLongerThanTheLongestLife(t *testing.T) {
 		back time.Duration
 		want int
 	}{{0, MaxTTLSeconds}, {time.Nanosecond, 0}, {time.Second, 0}, {-time.Second, MaxTTLSeconds - 1}} {
-		a, clock := authority(t)
-		clock.Advance(time.Hour)
+		a, now := authority(t)
+		now.Advance(time.Hour)
 		tok := a.Issue(instance, MaxTTLSeconds)
 		_, earlier := authority(t)
 		earlier.Advance(time.Hour - c.back)

@@ -30,6 +30,9 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // Zone is the availability zone of a machine that no other source places.
@@ -58,6 +61,10 @@ type Source struct {
 	boot time.Time // as first read
 }
 
+func init() {
+	source.Register(source.Kind{Name: "host", Order: 1, New: func(source.Setup) source.Source { return New(Options{}) }})
+}
+
 // New returns the source; nothing is read before Load.
 func New(opts Options) *Source {
 	if opts.Root == "" {
@@ -74,7 +81,7 @@ func (s *Source) Name() string { return "host" }
 
 // Load reads the machine anew, boot time excepted. It fails when the machine has no identity, when
 // the boot time cannot be read, and when interfaces cannot be listed; what else is missing is left out.
-func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
+func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -82,22 +89,22 @@ func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fragment{boot: boot, leaves: map[string]source.Value{}}
+	f := &fragment{boot: boot, leaves: map[string]tree.Value{}}
 	if err := s.loadIdentity(f); err != nil {
 		return nil, err
 	}
 	if err := s.loadNetwork(f); err != nil {
 		return nil, err
 	}
-	f.set("placement/availability-zone", Zone, source.Origin{Kind: source.Default, Place: "zone of a host"})
+	f.set("placement/availability-zone", Zone, tree.Origin{Kind: tree.Default, Place: "zone of a host"})
 
-	instance := map[string]source.Value{
+	instance := map[string]tree.Value{
 		"launch-time": f.value(boot.Format(time.RFC3339), stated("/proc/stat")),
 	}
 	if arch := architecture(runtime.GOARCH); arch != "" {
 		instance["architecture"] = f.value(arch, stated("the machine's processor"))
 	}
-	return &source.Fragment{Leaves: f.leaves, Instance: instance, Warnings: f.warnings}, nil
+	return &build.Fragment{Leaves: f.leaves, Instance: instance, Warnings: f.warnings}, nil
 }
 
 // bootTime is read once: the kernel counts it back from the wall clock, so a step of that would
@@ -159,19 +166,19 @@ func (s *Source) read(path string, limit int64) (string, error) {
 // A fragment is what Load gathers.
 type fragment struct {
 	boot     time.Time // mtime of every value
-	leaves   map[string]source.Value
-	warnings source.Faults
+	leaves   map[string]tree.Value
+	warnings problem.Faults
 }
 
-func (f *fragment) value(text string, origin source.Origin) source.Value {
-	return source.Value{Bytes: []byte(text), Mtime: f.boot, Origin: origin}
+func (f *fragment) value(text string, origin tree.Origin) tree.Value {
+	return tree.Value{Bytes: []byte(text), Mtime: f.boot, Origin: origin}
 }
 
 // set states the leaf at a path relative to meta-data.
-func (f *fragment) set(path, text string, origin source.Origin) {
+func (f *fragment) set(path, text string, origin tree.Origin) {
 	f.leaves["meta-data/"+path] = f.value(text, origin)
 }
 
-func stated(place string) source.Origin {
-	return source.Origin{Kind: source.Stated, Place: place}
+func stated(place string) tree.Origin {
+	return tree.Origin{Kind: tree.Stated, Place: place}
 }

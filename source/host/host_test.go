@@ -14,7 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -65,7 +66,7 @@ func ethernet(index int, name, mac string, addrs ...string) Interface {
 var loopback = Interface{Index: 1, Name: "lo", Up: true, Loopback: true,
 	Addrs: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("::1/128")}}
 
-func load(t *testing.T, s *Source) *source.Fragment {
+func load(t *testing.T, s *Source) *build.Fragment {
 	t.Helper()
 	f, err := s.Load(context.Background())
 	if err != nil {
@@ -75,7 +76,7 @@ func load(t *testing.T, s *Source) *source.Fragment {
 }
 
 // leaves are the stated leaves as text, by their path below meta-data.
-func leaves(f *source.Fragment) map[string]string {
+func leaves(f *build.Fragment) map[string]string {
 	out := map[string]string{}
 	for path, v := range f.Leaves {
 		out[strings.TrimPrefix(path, "meta-data/")] = string(v.Bytes)
@@ -226,7 +227,7 @@ func TestValuesSayWhereTheyComeFromAndDateFromBoot(t *testing.T) {
 		"mac": "interface eth0", "network/interfaces/macs/02:42:ac:11:00:02/local-ipv4s": "interface eth0",
 	} {
 		origin := f.Leaves["meta-data/"+path].Origin
-		if origin.Kind != source.Stated || origin.String() != place {
+		if origin.Kind != tree.Stated || origin.String() != place {
 			t.Errorf("%s comes from %q, want %q, stated", path, origin, place)
 		}
 	}
@@ -330,7 +331,7 @@ func TestHostNameThatIsNoneIsLeftOutWithAWarning(t *testing.T) {
 // The tree of a host is whole: what other packages derive from the fragment is consistent.
 func TestTreeOfAHost(t *testing.T) {
 	s := machine(t, map[string]string{hostnameFile: "web-1\n"}, ethernet(2, "eth0", "02:42:ac:11:00:02", "192.0.2.2/24"))
-	snapshot, err := source.Build(nil, source.Env{Now: time.Unix(1767400000, 0)}, load(t, s))
+	snapshot, err := build.Build(nil, build.Env{Now: time.Unix(1767400000, 0)}, load(t, s))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +358,7 @@ func TestThisMachine(t *testing.T) {
 	_, err := os.Stat(machineIDFile)
 	kit.Require(t, err == nil, machineIDFile)
 	first, second := load(t, New(Options{})), load(t, New(Options{}))
-	if _, err := source.Build(nil, source.Env{Now: time.Now()}, first); err != nil {
+	if _, err := build.Build(nil, build.Env{Now: time.Now()}, first); err != nil {
 		t.Error(err)
 	}
 	id := leaves(first)["instance-id"]

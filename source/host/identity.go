@@ -8,7 +8,8 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -51,14 +52,14 @@ func (s *Source) loadIdentity(f *fragment) error {
 	if token := instanceType(name); token != "" {
 		f.set("instance-type", token, stated(productNameFile))
 	} else {
-		f.set("instance-type", DefaultType, source.Origin{Kind: source.Default, Place: "a host without " + productNameFile})
+		f.set("instance-type", DefaultType, tree.Origin{Kind: tree.Default, Place: "a host without " + productNameFile})
 	}
 
 	text, _ := s.read(hostnameFile, maxAttribute)
 	switch host := strings.TrimSpace(text); {
 	case host == "", host == "(none)", host == "localhost", strings.HasPrefix(host, "localhost."): // nobody set one
 	case !hostnamePattern.MatchString(host):
-		f.warnings = append(f.warnings, source.Fault{Place: hostnameFile, Text: "not a host name, left out",
+		f.warnings = append(f.warnings, problem.Fault{Place: hostnameFile, Text: "not a host name, left out",
 			Hint: "set one of letters, digits, '.', '-'"})
 	default:
 		f.set("local-hostname", host, stated(hostnameFile))

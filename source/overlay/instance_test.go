@@ -9,9 +9,12 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-func loadFor(t testing.TB, o *Overlay, id string) *source.Fragment {
+func loadFor(t testing.TB, o *Overlay, id string) *build.Fragment {
 	t.Helper()
 	f, err := o.LoadFor(t.Context(), id)
 	if err != nil {
@@ -91,8 +94,8 @@ type ids string
 
 func (ids) Name() string { return "file" }
 
-func (id ids) Load(context.Context) (*source.Fragment, error) {
-	return &source.Fragment{Leaves: map[string]source.Value{"meta-data/instance-id": {Bytes: []byte(id)}}}, nil
+func (id ids) Load(context.Context) (*build.Fragment, error) {
+	return &build.Fragment{Leaves: map[string]tree.Value{"meta-data/instance-id": {Bytes: []byte(id)}}}, nil
 }
 
 // format1 is a file of a version that names no instance.
@@ -119,7 +122,7 @@ func TestTheFirstInstanceGetsWhatNamesNone(t *testing.T) {
 	if text, err := os.ReadFile(Path(dir)); err != nil || string(text) != format1 {
 		t.Errorf("reading it changes the file (%v)", err)
 	}
-	store := source.NewStore(func() source.Env { return source.Env{Now: noon.Time} }, ids("i-a"), o)
+	store := source.NewStore(func() build.Env { return build.Env{Now: noon.Time} }, ids("i-a"), o)
 	if _, err := store.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +131,7 @@ func TestTheFirstInstanceGetsWhatNamesNone(t *testing.T) {
 	}
 	for when, o := range map[string]*Overlay{"running": o, "opened again": open(t, dir)} {
 		f := loadFor(t, o, "i-a")
-		if o.Unowned() || texts(f.Options)[hopOption] != "3" || !slices.Equal(f.Removed, []string{source.TagPath("Old")}) {
+		if o.Unowned() || texts(f.Options)[hopOption] != "3" || !slices.Equal(f.Removed, []string{ec2.TagPath("Old")}) {
 			t.Errorf("%s: unowned %v, %+v", when, o.Unowned(), f)
 		}
 		if e := o.Entries("i-a", Options)[hopOption]; e.By != "uid 0" || !e.Time.Equal(noon.Time) {

@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
 
 const (
 	kills      = 300
 	victimEnv  = "IMDSFS_TEST_OVERLAY_VICTIM" // the state directory of a child that is to be killed
-	hopOption  = source.OptionHopLimit
+	hopOption  = ec2.OptionHopLimit
 	valuePath  = "meta-data/ami-launch-index"
 	sizedPath  = "meta-data/spot/termination-time"
 	killWindow = 3 * time.Millisecond
@@ -161,7 +163,7 @@ func runVictim(dir string, changes int, after time.Duration) (kept int, err erro
 // checkRunning wants a daemon that starts now to run with what is stored.
 func checkRunning(t *testing.T, o *Overlay, n int) {
 	t.Helper()
-	store := source.NewStore(func() source.Env { return source.Env{Now: time.Now()} }, o)
+	store := source.NewStore(func() build.Env { return build.Env{Now: time.Now()} }, o)
 	if _, err := store.Reload(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -8,11 +8,11 @@
 //
 //	o, err := overlay.Open("/var/lib/imdsfs")
 //	var draft *overlay.Draft
-//	change, err := store.Update(o.Name(), func(id string) (*source.Fragment, error) {
+//	change, err := store.Update(o.Name(), func(id string) (*build.Fragment, error) {
 //		draft = o.Draft(id)
 //		draft.Set(overlay.Options, "http-tokens", "required", overlay.Stamp{Time: now, By: "uid 0"})
 //		return draft.Fragment(), nil
-//	}, func(*source.Snapshot) error { return draft.Commit() })
+//	}, func(*build.Snapshot) error { return draft.Commit() })
 //
 // The file (overlay.json, mode 0600; file.go) is replaced as a whole: a crash leaves the old or the new one.
 package overlay
@@ -27,6 +27,9 @@ import (
 
 	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A Kind is what an entry changes.
@@ -111,10 +114,10 @@ var _ source.InstanceSource = (*Overlay)(nil)
 func (o *Overlay) Name() string { return "overlay" }
 
 // Load is LoadFor an instance without an id.
-func (o *Overlay) Load(ctx context.Context) (*source.Fragment, error) { return o.LoadFor(ctx, "") }
+func (o *Overlay) Load(ctx context.Context) (*build.Fragment, error) { return o.LoadFor(ctx, "") }
 
 // LoadFor returns the changes that are in force for the instance with this id.
-func (o *Overlay) LoadFor(_ context.Context, id string) (*source.Fragment, error) {
+func (o *Overlay) LoadFor(_ context.Context, id string) (*build.Fragment, error) {
 	return o.current().of(id).fragment(), nil
 }
 
@@ -139,10 +142,10 @@ func (o *Overlay) Unowned() bool { return o.current().unowned != nil }
 // Adopt gives changes that name no instance to the one that the store serves, and keeps that.
 func (o *Overlay) Adopt(store *source.Store) error {
 	var draft *Draft
-	_, err := store.Update(o.Name(), func(id string) (*source.Fragment, error) {
+	_, err := store.Update(o.Name(), func(id string) (*build.Fragment, error) {
 		draft = o.Draft(id)
 		return draft.Fragment(), nil
-	}, func(*source.Snapshot) error { return draft.Commit() })
+	}, func(*build.Snapshot) error { return draft.Commit() })
 	return err
 }
 
@@ -152,19 +155,19 @@ func (o *Overlay) current() *state {
 	return o.state // replaced, never changed
 }
 
-func (c changes) fragment() *source.Fragment {
-	f := &source.Fragment{
+func (c changes) fragment() *build.Fragment {
+	f := &build.Fragment{
 		RunTime: true,
-		Options: map[string]source.Value{}, Tags: map[string]source.Value{}, Leaves: map[string]source.Value{},
+		Options: map[string]tree.Value{}, Tags: map[string]tree.Value{}, Leaves: map[string]tree.Value{},
 	}
 	for _, k := range Kinds() {
-		into := map[Kind]map[string]source.Value{Options: f.Options, Tags: f.Tags, Values: f.Leaves}[k]
+		into := map[Kind]map[string]tree.Value{Options: f.Options, Tags: f.Tags, Values: f.Leaves}[k]
 		for name, e := range c.kind(k) {
 			switch {
 			case !e.Removed:
 				into[name] = e.value(name)
 			case k == Tags:
-				f.Removed = append(f.Removed, source.TagPath(name))
+				f.Removed = append(f.Removed, ec2.TagPath(name))
 			case k == Values:
 				f.Removed = append(f.Removed, name)
 			}
@@ -173,9 +176,9 @@ func (c changes) fragment() *source.Fragment {
 	return f
 }
 
-func (e Entry) value(name string) source.Value {
+func (e Entry) value(name string) tree.Value {
 	place := fmt.Sprintf("set at run time, %s, by %s", e.Time.UTC().Format(time.RFC3339), e.By)
-	return source.Value{Bytes: e.Value, Mtime: e.Time, Origin: source.Origin{Kind: source.Stated, Place: place, Key: name}}
+	return tree.Value{Bytes: e.Value, Mtime: e.Time, Origin: tree.Origin{Kind: tree.Stated, Place: place, Key: name}}
 }
 
 // A Draft is changes that are not in force yet. One draft at a time may be in the making.
@@ -221,7 +224,7 @@ func (d *Draft) ResetAll(id string, k Kind) {
 }
 
 // Fragment is what the draft states for its instance.
-func (d *Draft) Fragment() *source.Fragment { return d.state.of(d.id).fragment() }
+func (d *Draft) Fragment() *build.Fragment { return d.state.of(d.id).fragment() }
 
 // Commit makes the draft durable, and then the overlay's.
 func (d *Draft) Commit() error {

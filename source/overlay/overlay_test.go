@@ -12,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 var noon = Stamp{Time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), By: "uid 0"}
@@ -33,7 +34,7 @@ func commit(t testing.TB, d *Draft) {
 	}
 }
 
-func load(t testing.TB, o *Overlay) *source.Fragment {
+func load(t testing.TB, o *Overlay) *build.Fragment {
 	t.Helper()
 	f, err := o.Load(context.Background())
 	if err != nil {
@@ -42,7 +43,7 @@ func load(t testing.TB, o *Overlay) *source.Fragment {
 	return f
 }
 
-func texts(values map[string]source.Value) map[string]string {
+func texts(values map[string]tree.Value) map[string]string {
 	m := map[string]string{}
 	for name, v := range values {
 		m[name] = string(v.Bytes)

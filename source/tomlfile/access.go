@@ -8,7 +8,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 // access decodes the rules of [[access]].
@@ -33,9 +34,9 @@ func (d *decoder) access(n node) {
 	}
 }
 
-func (d *decoder) accessRule(t table) source.AccessRule {
+func (d *decoder) accessRule(t table) build.AccessRule {
 	t.refuseUnknown("access")
-	rule := source.AccessRule{Origin: t.origin()}
+	rule := build.AccessRule{Origin: t.origin()}
 	if n, ok := t.child("path"); !ok {
 		d.fault(t.line(), t.place.child("path").key, "missing", `path = "/" is everything`)
 	} else if path, ok := n.text(); ok {
@@ -76,7 +77,7 @@ func (n node) accessPath(path string) string {
 	if path == "" {
 		return ""
 	}
-	rule, err := source.InEveryVersion(path)
+	rule, err := ec2.InEveryVersion(path)
 	if err != nil {
 		n.fault("the path leads nowhere", `a rule holds for every version: "iam", "/latest/meta-data/iam" and "meta-data/iam" are the same, "/" is everything`)
 		return ""
@@ -85,7 +86,7 @@ func (n node) accessPath(path string) string {
 		return ""
 	}
 	names := strings.Split(rule, "/")
-	if !slices.Contains([]string{source.MetaData, source.Dynamic, source.UserData}, names[0]) {
+	if !slices.Contains([]string{ec2.MetaData, ec2.Dynamic, ec2.UserData}, names[0]) {
 		n.fault("the path leads nowhere", `below /latest there are meta-data, dynamic and user-data; "/" is everything`)
 		return ""
 	}

@@ -10,7 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 const maxSecretBytes = 64 << 10 // of a KEY-file
@@ -60,7 +60,7 @@ func (t table) inner() (node, bool) {
 }
 
 // role decodes the keys of a role. Its faults hold nothing of its values.
-func (d *decoder) role(name string, t table) *source.Role {
+func (d *decoder) role(name string, t table) *build.Role {
 	if n, ok := t.child("type"); !ok {
 		t.refuseUnknown("credentials.NAME")
 		d.fault(t.line(), t.place.child("type").key, "missing", `say where the credentials come from: type = "static"`)
@@ -73,10 +73,10 @@ func (d *decoder) role(name string, t table) *source.Role {
 			n.fault("unknown type", `it must be "static"`)
 		}
 	}
-	role := &source.Role{Name: name, Mtime: d.mtime, Origin: t.origin()}
+	role := &build.Role{Name: name, Mtime: d.mtime, Origin: t.origin()}
 	role.AccessKeyID = t.secret(role, "access-key-id", "AWS SDKs need it")
-	role.SecretAccessKey = source.Secret(t.secret(role, "secret-access-key", "AWS SDKs need it"))
-	role.Token = source.Secret(t.secret(role, "token", "credentials of a role always have a session token, and AWS SDKs need it"))
+	role.SecretAccessKey = build.Secret(t.secret(role, "secret-access-key", "AWS SDKs need it"))
+	role.Token = build.Secret(t.secret(role, "token", "credentials of a role always have a session token, and AWS SDKs need it"))
 	if n, ok := t.child("expiration"); ok {
 		role.Expiration, _ = n.time()
 	}
@@ -97,7 +97,7 @@ func (d *decoder) role(name string, t table) *source.Role {
 
 // secret is the text of key, key-file or key-env, exactly one of which has to be there. It moves the
 // role's Mtime to that of a file.
-func (t table) secret(role *source.Role, key, why string) string {
+func (t table) secret(role *build.Role, key, why string) string {
 	var given []node
 	for _, n := range t.children() {
 		if n.name == key || n.name == key+"-file" || n.name == key+"-env" {

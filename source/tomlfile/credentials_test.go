@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 const goodRole = "type = 'static'\naccess-key-id = 'ASIAX'\nsecret-access-key = 's'\ntoken = 't'\n"
@@ -161,7 +161,7 @@ func TestPrintedFragmentHoldsNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var role source.Role = *f.Fragment.Role
+	var role build.Role = *f.Fragment.Role
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 		if s := fmt.Sprintf(format, role); strings.Contains(s, "PLANTED") {
 			t.Errorf("%s prints %s", format, s)

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A decoder turns one text into a File, and gathers what is wrong with it.
@@ -24,19 +26,19 @@ type decoder struct {
 
 type lineFault struct {
 	line int
-	source.Fault
+	problem.Fault
 }
 
 func (d *decoder) at(line int) string { return fmt.Sprintf("%s:%d", d.path, line) }
 
 func (d *decoder) fault(line int, key, text, hint string) {
-	d.faults = append(d.faults, lineFault{line, source.Fault{Place: d.at(line), Key: key, Text: text, Hint: hint}})
+	d.faults = append(d.faults, lineFault{line, problem.Fault{Place: d.at(line), Key: key, Text: text, Hint: hint}})
 }
 
 // byLine is faults as they stand in the file.
-func byLine(faults []lineFault) source.Faults {
+func byLine(faults []lineFault) problem.Faults {
 	slices.SortStableFunc(faults, func(a, b lineFault) int { return cmp.Compare(a.line, b.line) })
-	var sorted source.Faults
+	var sorted problem.Faults
 	for _, f := range faults {
 		sorted = append(sorted, f.Fault)
 	}
@@ -51,7 +53,7 @@ func (d *decoder) document(values map[string]any) {
 	if t, ok := top.table("instance"); ok {
 		d.instance(t)
 	}
-	for _, root := range []string{source.MetaData, source.Dynamic} {
+	for _, root := range []string{ec2.MetaData, ec2.Dynamic} {
 		if t, ok := top.table(root); ok {
 			d.directory(t, root)
 		}
@@ -95,17 +97,17 @@ func (n node) line() int { return n.d.index.line(n.place) }
 func (n node) fault(text, hint string) { n.d.fault(n.line(), n.key, text, hint) }
 
 func (n node) warn(text, hint string) {
-	f := source.Fault{Place: n.d.at(n.line()), Key: n.key, Text: text, Hint: hint}
+	f := problem.Fault{Place: n.d.at(n.line()), Key: n.key, Text: text, Hint: hint}
 	n.d.warnings = append(n.d.warnings, lineFault{n.line(), f})
 }
 
-func (n node) origin() source.Origin {
-	return source.Origin{Kind: source.Stated, Place: n.d.at(n.line()), Key: n.key}
+func (n node) origin() tree.Origin {
+	return tree.Origin{Kind: tree.Stated, Place: n.d.at(n.line()), Key: n.key}
 }
 
 // states makes text the value that n states.
-func (n node) states(text string) source.Value {
-	return source.Value{Bytes: []byte(text), Mtime: n.d.mtime, Origin: n.origin()}
+func (n node) states(text string) tree.Value {
+	return tree.Value{Bytes: []byte(text), Mtime: n.d.mtime, Origin: n.origin()}
 }
 
 // text is n's string; anything else is a fault.

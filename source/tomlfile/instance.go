@@ -9,7 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const maxUserData = 16 << 10 // raw, as in EC2
@@ -34,7 +37,7 @@ func (d *decoder) userData(top table) {
 			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), maxUserData), "")
 			continue
 		}
-		d.leaf(source.UserData, source.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
+		d.leaf(ec2.UserData, tree.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
 	}
 }
 
@@ -43,7 +46,7 @@ func (n node) userData() (data []byte, mtime time.Time, ok bool) {
 		return n.contents(maxUserData)
 	}
 	text, ok := n.text()
-	if !ok || n.name == source.UserData {
+	if !ok || n.name == ec2.UserData {
 		return []byte(text), n.d.mtime, ok
 	}
 	data, err := base64.StdEncoding.DecodeString(text)
@@ -58,7 +61,7 @@ var accountID = regexp.MustCompile(`^[0-9]{12}$`)
 // instance decodes [instance].
 func (d *decoder) instance(t table) {
 	t.refuseUnknown("instance")
-	settings := map[string]source.Value{}
+	settings := map[string]tree.Value{}
 	enum := func(name string, allowed ...string) {
 		if n, ok := t.child(name); ok {
 			if s, ok := n.oneOf(allowed...); ok {
@@ -184,7 +187,7 @@ func (d *decoder) publicKeys(t table) {
 			ok = false
 		}
 		if ok {
-			d.file.Fragment.PublicKeys = append(d.file.Fragment.PublicKeys, source.PublicKey{Name: n.name, Key: n.states(line)})
+			d.file.Fragment.PublicKeys = append(d.file.Fragment.PublicKeys, build.PublicKey{Name: n.name, Key: n.states(line)})
 		}
 	}
 }
@@ -198,7 +201,7 @@ func isPublicKey(line string) bool {
 
 // tags decodes [tags].
 func (d *decoder) tags(t table) {
-	tags := map[string]source.Value{}
+	tags := map[string]tree.Value{}
 	for _, n := range t.children() {
 		switch n.value.(type) {
 		case string, int64, bool:
@@ -225,23 +228,23 @@ func (d *decoder) tags(t table) {
 // accountDefaults decodes [account-defaults].
 func (d *decoder) accountDefaults(t table) {
 	t.refuseUnknown("account-defaults")
-	d.file.Fragment.AccountDefaults = t.optionValues(source.AccountDefaultNames(), source.CheckAccountDefault)
+	d.file.Fragment.AccountDefaults = t.optionValues(ec2.AccountDefaultNames(), ec2.CheckAccountDefault)
 }
 
 // optionValues is the options of t by name, as text, each judged by check.
-func (t table) optionValues(names []string, check func(name, value string) error) map[string]source.Value {
-	values := map[string]source.Value{}
+func (t table) optionValues(names []string, check func(name, value string) error) map[string]tree.Value {
+	values := map[string]tree.Value{}
 	for _, name := range names {
 		n, ok := t.child(name)
 		if !ok {
 			continue
 		}
-		if _, isInt := n.value.(int64); name == source.OptionHopLimit && !isInt {
+		if _, isInt := n.value.(int64); name == ec2.OptionHopLimit && !isInt {
 			n.fault("must be a whole number without quotes", "")
 			continue
 		}
 		var text string
-		if name == source.OptionHopLimit {
+		if name == ec2.OptionHopLimit {
 			text, ok = n.scalar()
 		} else {
 			text, ok = n.text()
@@ -261,17 +264,17 @@ func (t table) optionValues(names []string, check func(name, value string) error
 // options decodes [metadata-options].
 func (d *decoder) options(t table) {
 	t.refuseUnknown("metadata-options")
-	var scratch source.Options
-	d.file.Fragment.Options = t.optionValues(source.OptionNames(), scratch.Set)
+	var scratch build.Options
+	d.file.Fragment.Options = t.optionValues(ec2.OptionNames(), scratch.Set)
 	if n, ok := t.child("lock"); ok {
 		lock, ok := n.texts(func(name string) (string, string) {
-			if slices.Contains(source.OptionNames(), name) {
+			if slices.Contains(ec2.OptionNames(), name) {
 				return "", ""
 			}
-			if near := source.Nearest(name, source.OptionNames()); near != "" {
+			if near := problem.Nearest(name, ec2.OptionNames()); near != "" {
 				return "unknown option", "did you mean " + near + "?"
 			}
-			return "unknown option", "the options are " + strings.Join(source.OptionNames(), ", ")
+			return "unknown option", "the options are " + strings.Join(ec2.OptionNames(), ", ")
 		})
 		if ok {
 			d.file.Fragment.Lock = lock

@@ -7,18 +7,19 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
 	maxNameBytes  = 255 // NAME_MAX: the FUSE door could not show a longer one
-	interfacesDir = source.MetaData + "/network/interfaces/macs"
+	interfacesDir = ec2.MetaData + "/network/interfaces/macs"
 )
 
 // leaf states the value at a path of the tree.
-func (d *decoder) leaf(path string, v source.Value) {
+func (d *decoder) leaf(path string, v tree.Value) {
 	if d.file.Fragment.Leaves == nil {
-		d.file.Fragment.Leaves = map[string]source.Value{}
+		d.file.Fragment.Leaves = map[string]tree.Value{}
 	}
 	d.file.Fragment.Leaves[path] = v
 }
@@ -32,9 +33,9 @@ func (d *decoder) directory(t table, path string) {
 	for _, n := range t.children() {
 		switch {
 		case n.refuseName():
-		case path == source.MetaData && (n.name == "public-keys" || n.name == "tags"):
+		case path == ec2.MetaData && (n.name == "public-keys" || n.name == "tags"):
 			n.fault("has a table of its own", "put it into ["+n.name+"]")
-		case (path == source.MetaData || path == source.Dynamic) && n.misplacedUserData(t):
+		case (path == ec2.MetaData || path == ec2.Dynamic) && n.misplacedUserData(t):
 		default:
 			if slices.Contains(userDataKeys, n.name) {
 				n.warn(n.name+" stands inside ["+t.key+"] and is a leaf there",
@@ -47,7 +48,7 @@ func (d *decoder) directory(t table, path string) {
 
 // entry decodes what stands at path: a directory or a leaf.
 func (d *decoder) entry(n node, path string) {
-	if example := source.DocumentAt(path); example != "" && n.holdsTables() {
+	if example := ec2.DocumentAt(path); example != "" && n.holdsTables() {
 		n.fault("EC2 has one JSON document here, and no table", "write it as text: "+n.name+" = '''"+example+"'''")
 		return
 	}

@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins. The texts are as they stand in the
@@ -39,11 +39,11 @@ type Server struct {
 
 // An Accept is asked about [server] whenever a file is read, also about what could be made out of a faulty one. The
 // faults that it returns are faults of the file. Their places are those of [Server.At].
-type Accept func(*Server) source.Faults
+type Accept func(*Server) problem.Faults
 
 // At is the beginning of a fault of a key, or, with index ≥ 0, of an element of its array.
-func (s *Server) At(key string, index int) source.Fault {
-	f := source.Fault{Place: s.Places[key], Key: "server." + key}
+func (s *Server) At(key string, index int) problem.Fault {
+	f := problem.Fault{Place: s.Places[key], Key: "server." + key}
 	if place, ok := s.Places[element(key, index)]; ok {
 		f.Place = place
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 )
 
 func TestSyntaxFaults(t *testing.T) {
@@ -88,6 +88,6 @@ func FuzzDecode(f *testing.F) {
 			checkPlace(place)
 		}
 		// The whole way: bad input may be refused, but nothing may panic.
-		_, _ = source.Build(nil, source.Env{Now: time.Unix(2, 0)}, file.Fragment)
+		_, _ = build.Build(nil, build.Env{Now: time.Unix(2, 0)}, file.Fragment)
 	})
 }

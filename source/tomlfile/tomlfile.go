@@ -26,27 +26,33 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
+	"github.com/imdsfs/imdsfs/source/watch"
 )
 
 const maxFileBytes = 8 << 20 // of an instance file
 
 // A File is what an instance file says.
 type File struct {
-	Fragment *source.Fragment
+	Fragment *build.Fragment
 	Server   Server
 	// Refers are the absolute paths of the file itself and of every file it names: a change of
 	// any of them may change the Fragment. Sorted.
 	Refers []string
 	// Environment are the environment variables that it names. Sorted.
 	Environment []string
+
+	marks watch.Marks // of Refers, each from before it was read
 }
 
 // Load reads the instance file at path. If the file can be read but not used, the error is
-// [source.Faults], sorted by line; Place is "PATH:LINE" with path as given, without a line if the way to the file is
+// [problem.Faults], sorted by line; Place is "PATH:LINE" with path as given, without a line if the way to the file is
 // refused. Unless the file is no TOML
 // at all, what could be made out of it comes with the faults. accept, if it is not nil, decides about [server].
 func Load(path string, accept Accept) (*File, error) {
@@ -54,45 +60,49 @@ func Load(path string, accept Accept) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("instance file %s: %w", path, err)
 	}
+	marks := watch.Marks{}
+	marks.Add(abs)
 	data, st, err := reader{}.readFile(abs, maxFileBytes)
 	var tooLarge sizeError
 	var refused *safepath.Error
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, source.Faults{{Place: path + ":1", Text: fmt.Sprintf("the file has %d bytes: %d are allowed", int64(tooLarge), maxFileBytes)}}
+		return nil, problem.Faults{{Place: path + ":1", Text: fmt.Sprintf("the file has %d bytes: %d are allowed", int64(tooLarge), maxFileBytes)}}
 	case errors.As(err, &refused):
-		return nil, source.Faults{{Place: path, Text: refused.Error(), Hint: refused.Hint}}
+		return nil, problem.Faults{{Place: path, Text: refused.Error(), Hint: refused.Hint}}
 	case err != nil:
 		return nil, fmt.Errorf("instance file %s: %w", path, err)
 	case len(bytes.TrimSpace(data)) == 0:
 		// An editor that writes in place empties the file first: what is served has to stay.
-		return nil, source.Faults{{Place: path + ":1", Text: "the file is empty", Hint: "state at least an instance-id under [meta-data]"}}
+		return nil, problem.Faults{{Place: path + ":1", Text: "the file is empty", Hint: "state at least an instance-id under [meta-data]"}}
 	}
-	file, err := readerFor(path, st).decode(path, string(data), mtimeOf(st))
+	file, err := readerFor(path, st).decode(path, string(data), mtimeOf(st), marks)
 	if file == nil || accept == nil {
 		return file, err
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	errors.As(err, &faults)
 	faults = append(faults, accept(&file.Server)...)
 	faults.Sort()
 	return file, faults.Err()
 }
 
-// decode is Load for a text that has been read already.
-func (r reader) decode(path, text string, mtime time.Time) (*File, error) {
+// decode is Load for a text that has been read already, and marked.
+func (r reader) decode(path, text string, mtime time.Time, marks watch.Marks) (*File, error) {
 	d := &decoder{
 		path:   path,
 		reader: r,
 		mtime:  mtime,
 		index:  indexLines(text),
-		file:   &File{Fragment: &source.Fragment{}, Server: Server{Places: map[string]string{}}},
+		file:   &File{Fragment: &build.Fragment{}, Server: Server{Places: map[string]string{}}, marks: marks},
 	}
 	top, ok := d.parse(text)
 	if !ok {
 		return nil, byLine(d.faults)
 	}
-	d.refer(path)
+	if abs, err := filepath.Abs(path); err == nil {
+		d.file.Refers = append(d.file.Refers, abs)
+	}
 	d.document(top)
 	d.file.Fragment.Warnings = byLine(d.warnings)
 	slices.Sort(d.file.Refers)
@@ -102,23 +112,37 @@ func (r reader) decode(path, text string, mtime time.Time) (*File, error) {
 	return d.file, byLine(d.faults).Err()
 }
 
-// refer notes a path as one that the file refers to, and returns it as an absolute one.
+// refer notes a path as one that the file refers to, marks what is there, and returns it as an absolute one.
 func (d *decoder) refer(path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
 	d.file.Refers = append(d.file.Refers, path)
+	d.file.marks.Add(path)
 	return path
 }
 
-// A Source is an instance file as a source of metadata. Load may not be called concurrently.
+// A Source is an instance file as a source of metadata.
 type Source struct {
 	path   string
 	accept Accept
-	last   *File // nil before the first that was any TOML
+
+	mu    sync.Mutex
+	read  *result // by Read, for the next Load; nil otherwise
+	last  *File   // nil before the first that was any TOML
+	watch *watch.Files
 }
 
-var _ source.Source = (*Source)(nil)
+type result struct {
+	file *File
+	err  error
+}
+
+var _ source.Watcher = (*Source)(nil)
+
+func init() {
+	source.Register(source.Kind{Name: "file", Order: 2, New: func(s source.Setup) source.Source { return s.File }})
+}
 
 // New returns the source that reads the instance file at path; accept is as for the function [Load].
 func New(path string, accept Accept) *Source { return &Source{path: path, accept: accept} }
@@ -126,33 +150,65 @@ func New(path string, accept Accept) *Source { return &Source{path: path, accept
 // Name is the source's name in [server] sources.
 func (s *Source) Name() string { return "file" }
 
+// Read reads the file as the function [Load] does. The next Load of the source takes what Read has read: a daemon needs
+// [server] first, and the fragment has to be of the same text.
+func (s *Source) Read() (*File, error) {
+	f, err := Load(s.path, s.accept)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.read = &result{f, err}
+	return f, err
+}
+
 // Load reads the file anew; see the function [Load].
-func (s *Source) Load(ctx context.Context) (*source.Fragment, error) {
+func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := Load(s.path, s.accept)
-	if f == nil {
-		return nil, err // what it referred to last time still counts
+	s.mu.Lock()
+	r := s.read
+	s.read = nil
+	s.mu.Unlock()
+	if r == nil {
+		f, err := Load(s.path, s.accept)
+		r = &result{f, err}
 	}
-	s.last = f
-	return f.Fragment, err
+	if r.file == nil {
+		return nil, r.err // what it referred to last time still counts
+	}
+	s.mu.Lock()
+	s.last = r.file
+	watching := s.watch
+	s.mu.Unlock()
+	if watching != nil {
+		watching.Follow(ctx, r.file.marks)
+	}
+	return r.file.Fragment, r.err
 }
 
-// Refers are the absolute paths of the files that the last Load read; see [File].
-func (s *Source) Refers() []string {
-	if s.last != nil {
-		return s.last.Refers
-	}
-	abs, err := filepath.Abs(s.path)
+// Watch implements [source.Watcher]: it notices changes of the file and of those that it refers to.
+func (s *Source) Watch(ctx context.Context, changed func(), warn func(error)) error {
+	w, err := watch.New(ctx, changed, warn)
 	if err != nil {
-		return nil
+		return err
 	}
-	return []string{abs}
+	s.mu.Lock()
+	s.watch = w
+	marks := watch.Marks{}
+	if s.last != nil {
+		marks = s.last.marks
+	} else if abs, err := filepath.Abs(s.path); err == nil {
+		marks.Add(abs)
+	}
+	s.mu.Unlock()
+	w.Follow(ctx, marks)
+	return nil
 }
 
 // Server is what [server] said to the last Load, nil before the first.
 func (s *Source) Server() *Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.last == nil {
 		return nil
 	}

@@ -15,6 +15,10 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tree"
+	"github.com/imdsfs/imdsfs/source/watch"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -60,7 +64,7 @@ func TestWholeSchemaIsUnderstood(t *testing.T) {
 // describe prints a File, secrets masked, times of files left out.
 func describe(f *File) string {
 	var b strings.Builder
-	section := func(name string, values map[string]source.Value) {
+	section := func(name string, values map[string]tree.Value) {
 		fmt.Fprintf(&b, "%s\n", name)
 		for _, k := range slices.Sorted(maps.Keys(values)) {
 			v := values[k]
@@ -77,7 +81,7 @@ func describe(f *File) string {
 	for _, k := range fr.PublicKeys {
 		fmt.Fprintf(&b, "  %s = %q (%s %s)\n", k.Name, k.Key.Bytes, k.Key.Origin, k.Key.Origin.Key)
 	}
-	for _, r := range []*source.Role{fr.Role, fr.IdentityRole} {
+	for _, r := range []*build.Role{fr.Role, fr.IdentityRole} {
 		fmt.Fprintf(&b, "role %q %s %v %v %s %q %q (%s %s)\n", r.Name, r.AccessKeyID, r.SecretAccessKey, r.Token,
 			r.Expiration.Format(time.RFC3339), r.ProfileARN, r.ProfileID, r.Origin, r.Origin.Key)
 	}
@@ -108,10 +112,10 @@ func describe(f *File) string {
 func TestTwelveFaultsAreReportedAtOnce(t *testing.T) {
 	const path = "testdata/twelve-faults.toml"
 	// Who serves says what [server] means.
-	_, err := Load(path, func(s *Server) source.Faults {
+	_, err := Load(path, func(s *Server) problem.Faults {
 		f := s.At("listen", len(s.Listen)-1)
 		f.Text = "not an address"
-		return source.Faults{f}
+		return problem.Faults{f}
 	})
 	faults := faultsOf(t, err)
 	want := []faultWant{
@@ -133,7 +137,7 @@ func TestTwelveFaultsAreReportedAtOnce(t *testing.T) {
 
 // decode is for a file of ours.
 func decode(path, text string, mtime time.Time) (*File, error) {
-	return reader{}.decode(path, text, mtime)
+	return reader{}.decode(path, text, mtime, watch.Marks{})
 }
 
 type faultWant struct {
@@ -149,16 +153,16 @@ func wantFaults(t *testing.T, text string, want ...faultWant) {
 	compare(t, "web-1.toml", faultsOf(t, err), want)
 }
 
-func faultsOf(t *testing.T, err error) source.Faults {
+func faultsOf(t *testing.T, err error) problem.Faults {
 	t.Helper()
-	var faults source.Faults
+	var faults problem.Faults
 	if err != nil && !errors.As(err, &faults) {
 		t.Fatalf("the error is no Faults: %v", err)
 	}
 	return faults
 }
 
-func compare(t *testing.T, path string, faults source.Faults, want []faultWant) {
+func compare(t *testing.T, path string, faults problem.Faults, want []faultWant) {
 	t.Helper()
 	want = slices.Clone(want)
 	slices.SortStableFunc(want, func(a, b faultWant) int { return cmp.Compare(a.line, b.line) })
@@ -273,7 +277,7 @@ func TestSnapshotShowsWhatTheFileStates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snapshot, err := source.Build(nil, source.Env{Now: time.Unix(1_790_000_000, 0)}, f.Fragment)
+	snapshot, err := build.Build(nil, build.Env{Now: time.Unix(1_790_000_000, 0)}, f.Fragment)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,19 +4,20 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-var userDataKeys = []string{source.UserData, "user-data-file", "user-data-base64"}
+var userDataKeys = []string{ec2.UserData, "user-data-file", "user-data-base64"}
 
 // schema is the keys of each table that takes no others. "" is the top of the file.
 var schema = map[string][]string{
-	"": append([]string{"instance", source.MetaData, source.Dynamic, "public-keys", "tags", "metadata-options", "account-defaults",
+	"": append([]string{"instance", ec2.MetaData, ec2.Dynamic, "public-keys", "tags", "metadata-options", "account-defaults",
 		"credentials", "identity-credentials", "access", "server"}, userDataKeys...),
 	"instance": {"platform", "account-id", "architecture", "launch-time", "hostname-type", "imds-support", "versions",
 		"billing-products", "marketplace-product-codes", "kernel-id", "ramdisk-id"},
-	"metadata-options": append([]string{"lock"}, source.OptionNames()...),
-	"account-defaults": source.AccountDefaultNames(),
+	"metadata-options": append([]string{"lock"}, ec2.OptionNames()...),
+	"account-defaults": ec2.AccountDefaultNames(),
 	"credentials.NAME": {"type", "access-key-id", "access-key-id-file", "access-key-id-env",
 		"secret-access-key", "secret-access-key-file", "secret-access-key-env", "token", "token-file", "token-env",
 		"expiration", "instance-profile-arn", "instance-profile-id"},
@@ -36,7 +37,7 @@ func (t table) refuseUnknown(name string) {
 		}
 		_, isTable := n.value.(map[string]any)
 		hint := "the keys here are " + strings.Join(schema[name], ", ")
-		switch near, home := source.Nearest(n.name, schema[name]), homeOf(n.name); {
+		switch near, home := problem.Nearest(n.name, schema[name]), homeOf(n.name); {
 		case home != "" && !isTable:
 			hint = "it belongs into " + home
 		case near != "":

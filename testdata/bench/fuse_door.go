@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/fs"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 const (
@@ -31,8 +32,8 @@ const (
 // through the runtime's system calls, never with a [client].
 type door struct {
 	*fs.Door
-	fragment *source.Fragment // the content of the instance file
-	current  *source.Snapshot
+	fragment *build.Fragment // the content of the instance file
+	current  *build.Snapshot
 	serial   int // of the last publish
 }
 
@@ -57,9 +58,9 @@ func (e *env) mountHere(ctx context.Context, name, file string) (*door, error) {
 }
 
 // snapshot is the tree with other values in it.
-func (d *door) snapshot(leaves map[string]source.Value) (*source.Snapshot, error) {
-	env := source.Env{Now: time.Now(), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
-	return source.Build(d.current, env, d.fragment, &source.Fragment{Leaves: leaves})
+func (d *door) snapshot(leaves map[string]tree.Value) (*build.Snapshot, error) {
+	env := build.Env{Now: time.Now(), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	return build.Build(d.current, env, d.fragment, &build.Fragment{Leaves: leaves})
 }
 
 // countRequests does common operations a thousand times.
@@ -122,7 +123,7 @@ func (e *env) timePublish(ctx context.Context, c *checks) error {
 		return err
 	}
 	defer d.Unmount()
-	latest := []string{source.Latest}
+	latest := []string{tree.Latest}
 	all := slices.Collect(maps.Keys(maps.Collect(d.current.Root().Children())))
 	for _, p := range []struct {
 		what     string
@@ -164,10 +165,10 @@ func (d *door) publishRounds(ctx context.Context, count int, versions []string, 
 
 func (d *door) publishOnce(count int, versions []string) (time.Duration, error) {
 	d.serial++
-	leaves := map[string]source.Value{}
+	leaves := map[string]tree.Value{}
 	for i := range count {
 		text := fmt.Sprintf("value %d of round %d", i, d.serial)
-		leaves[fmt.Sprintf(manyDir+"/value-%05d", i)] = source.Value{Bytes: []byte(text), Mtime: time.Now(), Origin: source.Origin{Place: "bench"}}
+		leaves[fmt.Sprintf(manyDir+"/value-%05d", i)] = tree.Value{Bytes: []byte(text), Mtime: time.Now(), Origin: tree.Origin{Place: "bench"}}
 	}
 	next, err := d.snapshot(leaves)
 	if err != nil {
@@ -188,7 +189,7 @@ func (d *door) publishOnce(count int, versions []string) (time.Duration, error) 
 }
 
 // readAll reads files and counts those with a wrong content.
-func (d *door) readAll(leaves map[string]source.Value, versions []string) (different int, err error) {
+func (d *door) readAll(leaves map[string]tree.Value, versions []string) (different int, err error) {
 	buf := make([]byte, 4096)
 	for _, version := range versions {
 		for path, want := range leaves {

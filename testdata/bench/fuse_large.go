@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/fs"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // largeFiles of 1 MiB are the most that fit into a tree next to the rest.
-const largeFiles = source.MaxTree/source.MaxLeaf - 1
+const largeFiles = build.MaxTree/build.MaxLeaf - 1
 
 // largeTree reports what the largest tree costs. An instance file may not be that large, so a child ([holdLarge]) publishes
 // the tree without one.
@@ -41,7 +42,7 @@ func (e *env) largeTree(ctx context.Context, c *checks) error {
 	if err != nil {
 		return err
 	}
-	if got, want := strings.TrimSpace(string(out)), fmt.Sprint(largeFiles*source.MaxLeaf); got != want {
+	if got, want := strings.TrimSpace(string(out)), fmt.Sprint(largeFiles*build.MaxLeaf); got != want {
 		return fmt.Errorf("cat prints %s bytes, not %s", got, want)
 	}
 	c.report(what("`cat` of all, cold"), pretty(took))
@@ -53,12 +54,12 @@ func (e *env) largeTree(ctx context.Context, c *checks) error {
 func holdLarge(dir string) error {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
-	leaves := map[string]source.Value{}
+	leaves := map[string]tree.Value{}
 	for i := range largeFiles {
-		text := strings.Repeat(string(rune('a'+i%26)), source.MaxLeaf)
-		leaves[fmt.Sprintf(manyDir+"/value-%05d", i)] = source.Value{Bytes: []byte(text), Mtime: time.Now(), Origin: source.Origin{Place: "bench"}}
+		text := strings.Repeat(string(rune('a'+i%26)), build.MaxLeaf)
+		leaves[fmt.Sprintf(manyDir+"/value-%05d", i)] = tree.Value{Bytes: []byte(text), Mtime: time.Now(), Origin: tree.Origin{Place: "bench"}}
 	}
-	s, err := source.Build(nil, source.Env{Now: time.Now()}, &source.Fragment{Leaves: leaves})
+	s, err := build.Build(nil, build.Env{Now: time.Now()}, &build.Fragment{Leaves: leaves})
 	if err != nil {
 		return err
 	}

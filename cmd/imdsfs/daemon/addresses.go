@@ -7,7 +7,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
 // addAddresses puts the link-local addresses on a link of our own, if that is wanted.
@@ -16,7 +16,7 @@ func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
 		return part{}, nil
 	}
 	var err error
-	if d.ports.link, err = d.openLink(ctx, d.Snapshot().Options()); err != nil {
+	if d.ports.link, err = d.openLink(ctx, &d.Snapshot().Options().Options); err != nil {
 		return part{}, err
 	}
 	return part{Close: d.removeAddresses, HandOver: stays}, nil
@@ -24,7 +24,7 @@ func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
 
 // openLink makes the link. Without the privilege it finds the one that the mount helper has made for this run-time
 // directory.
-func (d *Daemon) openLink(ctx context.Context, opts *source.Options) (*linklocal.Link, error) {
+func (d *Daemon) openLink(ctx context.Context, opts *ec2.Options) (*linklocal.Link, error) {
 	if !privilege.HasNetAdmin() {
 		link, err := linklocal.Given(d.Settings.LinkOwner())
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
@@ -78,9 +78,9 @@ func (d *Daemon) serveAdmin(context.Context) (part, error) {
 }
 
 // reloadNow has the loop reload, waits, and returns what the reload did.
-func (d *Daemon) reloadNow(ctx context.Context) (source.Change, error) {
+func (d *Daemon) reloadNow(ctx context.Context) (build.Change, error) {
 	type outcome struct {
-		change source.Change
+		change build.Change
 		err    error
 	}
 	done := make(chan outcome, 1)
@@ -91,12 +91,12 @@ func (d *Daemon) reloadNow(ctx context.Context) (source.Change, error) {
 	select {
 	case d.asked <- ask:
 	case <-ctx.Done():
-		return source.Change{}, ctx.Err()
+		return build.Change{}, ctx.Err()
 	}
 	select {
 	case o := <-done:
 		return o.change, o.err
 	case <-ctx.Done():
-		return source.Change{}, ctx.Err()
+		return build.Change{}, ctx.Err()
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/imdsfs/imdsfs/source"
-	"github.com/imdsfs/imdsfs/source/host"
+	_ "github.com/imdsfs/imdsfs/source/host" // registers itself
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
@@ -70,9 +72,10 @@ type Settings struct {
 	Environment []string
 
 	given        Config
-	server       tomlfile.Server // [server] as last read, to notice changes
-	sources      []string        // "host" and "file"; nil: not stated
-	listenStated bool            // by a flag or the file
+	server       tomlfile.Server  // [server] as last read, to notice changes
+	file         *tomlfile.Source // the instance file, nil without one
+	sources      []string         // "host" and "file"; nil: not stated
+	listenStated bool             // by a flag or the file
 	access       access
 	logging      logging
 }
@@ -93,12 +96,15 @@ func (c Config) Validate(predecessor *tomlfile.Server) (*Settings, error) {
 	}
 	server := &tomlfile.Server{}
 	var environment []string
+	var instanceFile *tomlfile.Source
 	if c.File != "" {
 		path, err := filepath.Abs(c.File) // a reload must find it again
 		if err != nil {
 			return &Settings{Config: c}, err
 		}
-		file, err := tomlfile.Load(c.File, c.Accept)
+		instanceFile = tomlfile.New(path, c.Accept)
+		file, err := instanceFile.Read()
+		err = asGiven(err, path, c.File)
 		switch {
 		case err == nil:
 			server, environment = &file.Server, file.Environment
@@ -113,7 +119,7 @@ func (c Config) Validate(predecessor *tomlfile.Server) (*Settings, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Environment = environment
+	s.Environment, s.file = environment, instanceFile
 	for _, dir := range []*string{&s.RuntimeDir, &s.StateDir} {
 		path, err := filepath.Abs(*dir)
 		if err != nil {
@@ -124,9 +130,24 @@ func (c Config) Validate(predecessor *tomlfile.Server) (*Settings, error) {
 	return s, nil
 }
 
+// asGiven has faults of the instance file name it as the user does.
+func asGiven(err error, path, given string) error {
+	var faults problem.Faults
+	if !errors.As(err, &faults) {
+		return err
+	}
+	faults = slices.Clone(faults)
+	for i, f := range faults {
+		if rest, ok := strings.CutPrefix(f.Place, path); ok && (rest == "" || rest[0] == ':') {
+			faults[i].Place = given + rest
+		}
+	}
+	return faults
+}
+
 // invalid makes err, a failure to read an instance file, end the program as invalid input.
 func invalid(path string, err error) error {
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		return problem.Invalid("see all of it with: imdsfs check "+path, err)
 	}
@@ -148,25 +169,13 @@ func (s *Settings) listenBeside(activated []net.Listener) []string {
 	return s.Listen
 }
 
-// instanceSources are the sources by the names of [server] sources; without any the file alone, or without
-// a file the host alone.
-func (s *Settings) instanceSources() (sources []source.Source, file *tomlfile.Source) {
-	names := s.sources
-	switch {
-	case len(names) == 0 && s.File == "":
-		names = []string{"host"}
-	case len(names) == 0:
-		names = []string{"file"}
+// makeSources makes the sources that [server] names, or the one that applies.
+func (s *Settings) makeSources() ([]source.Source, error) {
+	setup := source.Setup{}
+	if s.file != nil {
+		setup.File = s.file
 	}
-	for _, name := range names {
-		if name == "host" {
-			sources = append(sources, host.New(host.Options{}))
-		} else {
-			file = tomlfile.New(s.File, s.given.Accept)
-			sources = append(sources, file)
-		}
-	}
-	return sources, file
+	return source.Make(setup, s.sources...)
 }
 
 func isRoot() bool { return os.Geteuid() == 0 }

@@ -13,7 +13,7 @@
 //
 //	where to look for         file
 //	the order of start, end   daemon.go
-//	a described machine       instance.go, reload.go, watch.go, changes.go
+//	a described machine       instance.go, reload.go, observer.go, changes.go
 //	ports                     listeners.go, edge.go, metrics.go, admin.go, addresses.go, descriptors.go
 //	what status tells         status.go, peers.go
 //	what happens by itself    loop.go, watchdog.go
@@ -43,7 +43,8 @@ import (
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/linklocal"
 	"github.com/imdsfs/imdsfs/imds/metrics"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 // A Start is what a daemon is started with.
@@ -62,7 +63,7 @@ type Start struct {
 // A Daemon is what there is once in a process.
 type Daemon struct {
 	Start
-	clock     source.Clock
+	clock     clock.Clock
 	started   time.Time
 	instances []*Instance // one, for now
 	ports     ports
@@ -134,7 +135,7 @@ func (d *Daemon) order() (steps []step) {
 	then(d.noteListeners) // after that, so that whoever finds the addresses finds the admin socket too
 	then(d.dropUnknown)
 	then(d.serveMetrics)
-	then(d.each((*Instance).watchFiles)...)
+	then(d.each((*Instance).watchSources)...)
 	then(d.startWatchdog)
 	then(d.sayReady)
 	return steps
@@ -169,7 +170,7 @@ func Run(parent context.Context, start Start) error {
 	// goes on then.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	fault.At("started")
-	clock := source.SystemClock()
+	clock := clock.System()
 	d := &Daemon{
 		Start: start, clock: clock, started: clock.Now(), peers: peerLog{clock: clock},
 		asked: make(chan func(context.Context)), upgrades: make(chan upgrade),
@@ -243,7 +244,7 @@ func (d *Daemon) signals(parent context.Context) (ctx context.Context, stop func
 func (d *Daemon) Addresses() []string { return d.ports.listeners.addresses() }
 
 // Snapshot is the tree that is served.
-func (d *Daemon) Snapshot() *source.Snapshot { return d.instances[0].store.Snapshot() }
+func (d *Daemon) Snapshot() *build.Snapshot { return d.instances[0].store.Snapshot() }
 
 func (d *Daemon) makeDirs(context.Context) (part, error) {
 	return part{}, d.Settings.OwnDirs(&privilege.Account{UID: os.Geteuid(), GID: os.Getegid()})

@@ -10,6 +10,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 func silent() *logrus.Logger {
@@ -60,8 +62,8 @@ func TestPartsEndInTheOppositeOrderOfTheirStart(t *testing.T) {
 
 // The alert on imdsfs_publish_failures_total depends on it.
 func TestARefreshThatFailsIsAPublishFailure(t *testing.T) {
-	clock := source.NewManualClock(time.Unix(1e9, 0))
-	i := &Instance{settings: &Settings{}, log: silent(), clock: clock, store: source.NewStore(func() source.Env { return source.Env{Now: clock.Now()} })}
+	clock := clock.NewManual(time.Unix(1e9, 0))
+	i := &Instance{settings: &Settings{}, log: silent(), clock: clock, store: source.NewStore(func() build.Env { return build.Env{Now: clock.Now()} })}
 	i.refresh() // nothing has been read yet
 	if n := i.observer.failed.Load(); n != 1 || !i.retry.Equal(clock.Now().Add(refreshRetry)) {
 		t.Errorf("%d failures, the next try at %v", n, i.retry)

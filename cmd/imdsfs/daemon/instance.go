@@ -14,6 +14,8 @@ import (
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/token"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
@@ -25,27 +27,29 @@ type Instance struct {
 	settings    *Settings
 	handover    *handover.Store
 	log         *logrus.Logger
-	clock       source.Clock
+	clock       clock.Clock
 	predecessor *fs.Predecessor // whose mount we take over, nil without one
 
 	store   *source.Store
 	overlay *overlay.Overlay // what was changed at run time
 	file    *tomlfile.Source // nil without an instance file
-	watch   *watcher         // nil if nothing can be watched
 	mount   *fs.Door         // nil without a mount
 	http    *edge.Instance
 
-	history  history
-	observer observer
-	retry    time.Time // of a refresh that failed
+	history   history
+	observer  observer
+	published func(next *build.Snapshot, took time.Duration)
+	changed   chan struct{} // receives when a source has something new
+	retry     time.Time     // of a refresh that failed
 }
 
 // newInstance is the instance of the settings.
 func (d *Daemon) newInstance() *Instance {
 	i := &Instance{
 		settings: d.Settings, handover: d.Handover, log: d.Log, clock: d.clock, predecessor: fs.Inherit(d.Handover.TakeAll(fs.KeptPrefix)),
+		changed: make(chan struct{}, 1),
 	}
-	i.observer.tell = func(next *source.Snapshot, took time.Duration) { d.published(i, next, took) }
+	i.published = func(next *build.Snapshot, took time.Duration) { d.published(i, next, took) }
 	return i
 }
 
@@ -80,9 +84,12 @@ func (i *Instance) openStore(launch time.Time) (err error) {
 	if i.overlay, err = overlay.Open(i.settings.StateDir); err != nil {
 		return problem.Invalid("move the file away: what was set at run time is then forgotten, locked options included", err)
 	}
-	var sources []source.Source
-	sources, i.file = i.settings.instanceSources()
-	env := func() source.Env { return environment(i.clock.Now(), launch) }
+	sources, err := i.settings.makeSources()
+	if err != nil {
+		return err
+	}
+	i.file = i.settings.file
+	env := func() build.Env { return environment(i.clock.Now(), launch) }
 	i.store = source.NewStore(env, append(sources, i.overlay)...)
 	return nil
 }
@@ -99,7 +106,7 @@ func (i *Instance) openTokens(context.Context) (part, error) {
 
 // openDoors shows the tree, first on the mount and then over HTTP. Later trees are published in the same order.
 func (i *Instance) openDoors(context.Context) (p part, err error) {
-	i.store.Attach(i.observer.begin())
+	start := time.Now()
 	switch {
 	case i.settings.Mount != None:
 		if i.mount, err = i.openMount(); err != nil {
@@ -113,7 +120,8 @@ func (i *Instance) openDoors(context.Context) (p part, err error) {
 		}
 	}
 	i.store.Attach(i.http)
-	i.store.Attach(i.observer.end())
+	i.OnPublish(build.Change{}, time.Since(start))
+	i.store.Observe(i.OnPublish)
 	return p, nil
 }
 

@@ -17,8 +17,8 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/atomicfile"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -62,7 +62,7 @@ func (d *Daemon) listenAll(ctx context.Context, handedOver []net.Listener) (*lis
 		l.open = append(l.open, &listener{Listener: socket})
 	}
 	for _, address := range addresses {
-		for _, a := range expand(address, d.Snapshot().Options()) {
+		for _, a := range expand(address, &d.Snapshot().Options().Options) {
 			if err := l.listen(ctx, a); err != nil {
 				l.close()
 				return nil, listenProblem(listenHint(address, err), err)
@@ -73,7 +73,7 @@ func (d *Daemon) listenAll(ctx context.Context, handedOver []net.Listener) (*lis
 	return l, nil
 }
 
-func expand(address string, opts *source.Options) []string {
+func expand(address string, opts *ec2.Options) []string {
 	switch {
 	case address == None:
 		return nil

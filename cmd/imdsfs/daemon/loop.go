@@ -35,7 +35,7 @@ func (d *Daemon) loop(ctx context.Context, signals <-chan os.Signal) error {
 				d.handOver(next)
 				return nil
 			}
-		case <-i.changed():
+		case <-i.changed:
 			i.reload(ctx, false)
 		case <-due:
 			i.refresh()

@@ -9,7 +9,8 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/imds/edge"
 	"github.com/imdsfs/imdsfs/imds/metrics"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/tree"
 )
 
 // A metricsPort is where metrics are served.
@@ -95,12 +96,12 @@ func (d *Daemon) sample() metrics.Sample {
 	for _, a := range c.Answers {
 		s.Requests[metrics.Request{V2: a.Version == 2, Method: a.Method, Code: a.Code}] = a.Count
 	}
-	for _, name := range i.store.Sources() {
-		read := i.store.Loaded()
+	for _, source := range i.store.Status() {
+		read := source.Loaded
 		if read.IsZero() { // a predecessor did, before the start
 			read = d.started
 		}
-		s.Sources = append(s.Sources, metrics.Source{Name: name, Age: d.clock.Now().Sub(read)})
+		s.Sources = append(s.Sources, metrics.Source{Name: source.Name, Age: d.clock.Now().Sub(read)})
 	}
 	if i.mount != nil {
 		s.Mount = &metrics.Mount{Mounted: true, Stalled: i.mount.Stalled()}
@@ -115,8 +116,8 @@ func (d *Daemon) sample() metrics.Sample {
 }
 
 // credentialsExpiry is when the credentials end that end first; zero without any.
-func credentialsExpiry(snap *source.Snapshot) (first time.Time) {
-	latest, _ := snap.View(source.Latest)
+func credentialsExpiry(snap *build.Snapshot) (first time.Time) {
+	latest, _ := snap.View(tree.Latest)
 	for _, v := range latest.Walk() {
 		if at := v.Expires(); !at.IsZero() && (first.IsZero() || at.Before(first)) {
 			first = at

@@ -9,14 +9,14 @@ import (
 	"time"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/clock"
 )
 
 const maxPeers = 64 // that status remembers
 
 // A peerLog remembers the peers that were refused, or got no token.
 type peerLog struct {
-	clock source.Clock
+	clock clock.Clock
 	mu    sync.Mutex
 	peers map[peerKey]*control.Peer
 }

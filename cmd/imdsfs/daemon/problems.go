@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"syscall"
 
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -23,7 +22,7 @@ func NoRoom(err error, dir, flag string) error {
 
 // KindOf is the kind of an error. Whatever wraps faults of the input, they decide.
 func KindOf(err error) problem.Kind {
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		return problem.KindInvalid
 	}

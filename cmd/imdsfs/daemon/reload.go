@@ -11,70 +11,54 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/imdsfs/imdsfs/imds/control"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // A history is how reading the sources has gone since the start, and what the log already says of it. The loop alone
 // changes it.
 type history struct {
 	fault    atomic.Pointer[error] // of the last reload, nil if it went well
-	warned   map[source.Fault]int  // how often, without their places; by the last good reload
+	warned   map[problem.Fault]int // how often, without their places; by the last good reload
 	noted    *string               // the id for which the log has the changes made at run time, nil before the first
 	reloads  atomic.Uint64
 	failures atomic.Uint64 // of reloads
 }
 
 // reload reads the sources again, and returns what changed. If they are faulty, the log names each fault with its place,
-// and the running tree stays.
-func (i *Instance) reload(ctx context.Context, asked bool) (source.Change, error) {
-	before := i.store.Snapshot()
-	for ; ; asked = false {
-		change, err := i.store.Reload(ctx)
-		if ctx.Err() != nil {
-			return source.Change{}, ctx.Err()
-		}
-		i.history.reloads.Add(1)
-		if err != nil {
-			i.history.failures.Add(1)
-		} else {
-			i.logWarnings()
-		}
-		i.report("reloaded", change, err, asked)
-		if err == nil {
-			i.warnOfServerKeys()
-			i.noteID()
-		}
-		// The file may name other files now, which were not watched while they were read.
-		if i.watch == nil || !i.watch.follow(ctx, i.file.Refers()) {
-			return source.Diff(before, i.store.Snapshot()), err
-		}
+// and the running tree stays. If one cannot be read, what it said before stands in for it.
+func (i *Instance) reload(ctx context.Context, asked bool) (build.Change, error) {
+	change, err := i.store.Reload(ctx)
+	if ctx.Err() != nil {
+		return build.Change{}, ctx.Err()
 	}
-}
-
-// watchFiles has the loop reload when a file has changed.
-func (i *Instance) watchFiles(parent context.Context) (part, error) {
-	if i.file == nil {
-		return part{}, nil
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
-	w, err := newWatcher(ctx, func(err error) { i.log.WithError(err).Warn("watching the files: changes may need a SIGHUP") })
+	i.history.reloads.Add(1)
 	if err != nil {
-		cancel()
-		i.log.WithError(err).Warn("changes of the files are not noticed; send SIGHUP after one")
-		return part{}, nil
+		i.history.failures.Add(1)
+	} else {
+		i.logWarnings()
 	}
-	i.watch = w
-	w.follow(ctx, i.file.Refers())
-	i.reload(ctx, false) // what changed before it was watched
-	return part{Close: cancel}, nil
+	i.report("reloaded", change, err, asked)
+	if err == nil {
+		i.warnOfServerKeys()
+		i.noteID()
+	}
+	return change, err
 }
 
-// changed receives when a file has changed, nil if nothing is watched.
-func (i *Instance) changed() <-chan struct{} {
-	if i.watch == nil {
-		return nil
+// watchSources has the loop reload when a source has something new.
+func (i *Instance) watchSources(parent context.Context) (part, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	changed := func() {
+		select {
+		case i.changed <- struct{}{}:
+		default: // it is told already
+		}
 	}
-	return i.watch.changed
+	i.store.Watch(ctx, changed, func(name string, err error) {
+		i.log.WithError(err).WithField("source", name).Warn("changes may not be noticed; send SIGHUP after one")
+	})
+	return part{Close: cancel}, nil
 }
 
 // refresh builds the tree anew, with new credentials of roles whose old ones are about to expire.
@@ -117,29 +101,22 @@ func (i *Instance) warnOfServerKeys() {
 
 // report logs what a reload did. If nobody asked for it, faults that were reported before and the
 // lack of changes are for debugging only.
-func (i *Instance) report(done string, change source.Change, err error, asked bool) {
+func (i *Instance) report(done string, change build.Change, err error, asked bool) {
 	if err == nil {
-		level := logrus.InfoLevel
-		if change.Empty() && !asked {
-			level = logrus.DebugLevel
-		}
 		if i.history.fault.Swap(nil) != nil {
 			i.log.Info("the input is good again")
 		}
-		fields := logrus.Fields{
-			"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
-		}
-		if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
-			fields["paths"] = Printable(strings.Join(paths, ", "))
-		}
-		i.log.WithFields(fields).Log(level, done)
+		i.reportChange(done, change, asked)
 		return
+	}
+	if !change.Empty() { // of the sources that could be read
+		i.reportChange(done, change, asked)
 	}
 	if before := i.history.fault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
 		i.log.Debug("the input is as faulty as before")
 		return
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(err, &faults) {
 		for _, f := range faults[:min(len(faults), maxLogged)] {
 			i.log.Error(f.String())
@@ -153,14 +130,28 @@ func (i *Instance) report(done string, change source.Change, err error, asked bo
 	i.log.WithError(err).Error("cannot read the input: still serving what was there before")
 }
 
+func (i *Instance) reportChange(done string, change build.Change, asked bool) {
+	level := logrus.InfoLevel
+	if change.Empty() && !asked {
+		level = logrus.DebugLevel
+	}
+	fields := logrus.Fields{
+		"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
+	}
+	if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
+		fields["paths"] = Printable(strings.Join(paths, ", "))
+	}
+	i.log.WithFields(fields).Log(level, done)
+}
+
 // maxLogged are the warnings, and the faults, that are logged of one tree; check prints all.
 const maxLogged = 20
 
 // logWarnings logs the warnings of the tree that were not logged before. One that has only moved to another line is not
 // new.
 func (i *Instance) logWarnings() {
-	logged := map[source.Fault]int{}
-	var fresh source.Faults
+	logged := map[problem.Fault]int{}
+	var fresh problem.Faults
 	for _, w := range i.store.Snapshot().Warnings() {
 		same := w
 		same.Place = ""

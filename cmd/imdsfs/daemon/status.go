@@ -7,6 +7,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 // status describes the daemon for imdsfs status.
@@ -31,9 +32,17 @@ func (i *Instance) describe(s *control.Status) {
 			Handles: i.mount.FileHandles(), Stalled: i.mount.Stalled(), Requests: i.mount.Requests(),
 		}
 	}
-	for _, name := range i.store.Sources() {
-		s.Sources = append(s.Sources, control.Source{Name: name, Loaded: i.store.Loaded()})
+	for _, source := range i.store.Status() {
+		s.Sources = append(s.Sources, describeSource(source))
 	}
+}
+
+func describeSource(s source.Status) control.Source {
+	described := control.Source{Name: s.Name, Loaded: s.Loaded}
+	if s.Err != nil {
+		described.Error = s.Err.Error()
+	}
+	return described
 }
 
 // faults are those of the last reload, empty if it went well.
@@ -42,7 +51,7 @@ func (h *history) faults() []string {
 	if err == nil {
 		return nil
 	}
-	var faults source.Faults
+	var faults problem.Faults
 	if errors.As(*err, &faults) {
 		return strings.Split(faults.Error(), "\n")
 	}

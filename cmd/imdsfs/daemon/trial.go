@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/build"
+	"github.com/imdsfs/imdsfs/source/clock"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
@@ -31,8 +34,8 @@ func (c Config) Try(ctx context.Context) error {
 
 // Build builds the tree that would be served, with what was changed at run time, and changes nothing. warnings are what
 // is odd about it.
-func (s *Settings) Build(ctx context.Context) (warnings source.Faults, err error) {
-	i := &Instance{settings: s, clock: source.SystemClock()}
+func (s *Settings) Build(ctx context.Context) (warnings problem.Faults, err error) {
+	i := &Instance{settings: s, clock: clock.System()}
 	launch, err := readLaunchTime(s.StateDir)
 	if errors.Is(err, os.ErrNotExist) {
 		launch, err = i.clock.Now(), nil
@@ -52,23 +55,28 @@ func (s *Settings) Build(ctx context.Context) (warnings source.Faults, err error
 // An Inspection is what an instance file says to a daemon that serves it.
 type Inspection struct {
 	Server   tomlfile.Server
-	Snapshot *source.Snapshot // nil unless the file is good
-	ID       string           // the instance id that the file gives, "" without one
+	Snapshot *build.Snapshot // nil unless the file is good
+	ID       string          // the instance id that the file gives, "" without one
 }
 
 // Inspect builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time.
-// The error is [source.Faults] if the file is at fault.
+// The error is [problem.Faults] if the file is at fault.
 func Inspect(ctx context.Context, path string) (*Inspection, error) {
 	c := Config{File: path}
-	file, err := tomlfile.Load(path, c.Accept)
+	instanceFile := tomlfile.New(path, c.Accept)
+	file, err := instanceFile.Read()
 	if file == nil {
 		return &Inspection{}, err
 	}
 	found := &Inspection{Server: file.Server}
 	s, _, _ := c.settle(&file.Server)
-	sources, _ := s.instanceSources()
-	now := source.SystemClock().Now()
-	store := source.NewStore(func() source.Env { return environment(now, now) }, sources...)
+	s.file = instanceFile
+	sources, err := s.makeSources()
+	if err != nil {
+		return found, err
+	}
+	now := clock.System().Now()
+	store := source.NewStore(func() build.Env { return environment(now, now) }, sources...)
 	if _, err := store.Reload(ctx); err != nil {
 		return found, err
 	}
@@ -78,6 +86,6 @@ func Inspect(ctx context.Context, path string) (*Inspection, error) {
 }
 
 // environment is what a build needs to know of this process.
-func environment(now, launch time.Time) source.Env {
-	return source.Env{Now: now, LaunchTime: launch, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+func environment(now, launch time.Time) build.Env {
+	return build.Env{Now: now, LaunchTime: launch, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
 }

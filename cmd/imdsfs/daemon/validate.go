@@ -19,7 +19,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
-	"github.com/imdsfs/imdsfs/source"
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
@@ -48,7 +48,7 @@ func (s *Settings) Logger(w io.Writer) *logrus.Logger {
 
 // Accept judges [server] of an instance file: together with the flags it must say what the daemon can be built from. It
 // is a [tomlfile.Accept].
-func (c Config) Accept(server *tomlfile.Server) source.Faults {
+func (c Config) Accept(server *tomlfile.Server) problem.Faults {
 	_, faults, _ := c.settle(server)
 	return faults
 }
@@ -57,7 +57,7 @@ func (c Config) Accept(server *tomlfile.Server) source.Faults {
 // means, so that nothing is refused later that was accepted here. Nothing else decides whether a setting is good: check,
 // serve, a reload, an upgrade and the mount helper all ask it. inFile is what is wrong with the file, also where a flag
 // wins over it; inFlags is what is wrong without any fault of the file.
-func (c Config) settle(server *tomlfile.Server) (s *Settings, inFile source.Faults, inFlags error) {
+func (c Config) settle(server *tomlfile.Server) (s *Settings, inFile problem.Faults, inFlags error) {
 	j := &judge{server: server}
 	s = &Settings{Config: c, given: c, server: *server}
 	s.Mount = one(j, "mount", c.Mount, server.Mount, cmp.Or(os.Getenv(mountVariable), DefaultMount), pathOr(None))
@@ -119,7 +119,7 @@ func (s *Settings) settleTogether(j *judge) {
 // A judge collects what is wrong with settings.
 type judge struct {
 	server *tomlfile.Server
-	faults source.Faults
+	faults problem.Faults
 	err    error // the first of flags and defaults
 	// flags are the keys for which a flag is given.
 	flags []string
@@ -265,8 +265,8 @@ func parseAddress(text, orElse string) (string, error) {
 // collide reports whether the kernel refuses to listen on one of two addresses while the other is listened on: a
 // wildcard is both IPv4's and IPv6's.
 func collide(a, b string) bool {
-	for _, x := range expand(a, &source.Options{HTTPProtocolIPv6: true}) {
-		for _, y := range expand(b, &source.Options{HTTPProtocolIPv6: true}) {
+	for _, x := range expand(a, &ec2.Options{HTTPProtocolIPv6: true}) {
+		for _, y := range expand(b, &ec2.Options{HTTPProtocolIPv6: true}) {
 			hostX, portX, _ := net.SplitHostPort(x)
 			hostY, portY, _ := net.SplitHostPort(y)
 			if portX != portY || portX == "0" {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
-	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -80,7 +79,7 @@ func (r *Request) flags() (f flags, err error) {
 // hintForOption suggests the option whose name is nearest to an unknown one, or lists all.
 func hintForOption(name string) string {
 	ours := append(Options(), logOption)
-	if near := source.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
+	if near := problem.Nearest(name, slices.Concat(ours, genericOptions)); near != "" {
 		return "did you mean " + near + "?"
 	}
 	slices.Sort(ours)

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	modulePath    = "github.com/imdsfs/imdsfs"
+	mostFields    = 15
+	mostFuncLines = 80
+)
+
+// A goPackage is what go list tells of a package of ours.
+type goPackage struct {
+	ImportPath, Dir, Doc string
+	GoFiles, Imports     []string
+}
+
+func goPackages(t *testing.T) (all []goPackage) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Doc,GoFiles,Imports", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		switch err := d.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return all
+		case err != nil:
+			t.Fatal(err)
+		case len(p.GoFiles) > 0:
+			p.ImportPath = strings.TrimPrefix(p.ImportPath, modulePath+"/")
+			all = append(all, p)
+		}
+	}
+}
+
+// floors are the rows of the table of packages in CONTRIBUTING.md, top to bottom: a package → the number of its row.
+func floors(t *testing.T) map[string]int {
+	t.Helper()
+	text, err := os.ReadFile("../../CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(text), "| packages |")
+	if !found {
+		t.Fatal("CONTRIBUTING.md has no table of packages")
+	}
+	floors := map[string]int{}
+	name := regexp.MustCompile("`([a-z0-9/]+)`")
+	for i, line := range strings.Split(table, "\n")[1:] {
+		if !strings.HasPrefix(line, "|") {
+			break
+		}
+		for _, m := range name.FindAllStringSubmatch(strings.Split(line, "|")[1], -1) {
+			if _, twice := floors[m[1]]; twice {
+				t.Errorf("%s is twice in the table", m[1])
+			}
+			floors[m[1]] = i
+		}
+	}
+	return floors
+}
+
+// A package imports only from its own floor and from floors below it; the doors do not know each other, and nobody but
+// a command knows a command.
+func TestImportsGoDown(t *testing.T) {
+	table := floors(t)
+	for _, p := range goPackages(t) {
+		own, ok := table[p.ImportPath]
+		if !ok {
+			t.Errorf("%s is not in the table of CONTRIBUTING.md", p.ImportPath)
+			continue
+		}
+		delete(table, p.ImportPath)
+		defer func() { table[p.ImportPath] = own }()
+		for _, path := range p.Imports {
+			path, ours := strings.CutPrefix(path, modulePath+"/")
+			if !ours {
+				continue
+			}
+			floor, ok := floors(t)[path]
+			switch {
+			case !ok:
+				t.Errorf("%s imports %s, which is not in the table", p.ImportPath, path)
+			case floor < own:
+				t.Errorf("%s imports %s, which is on a floor above it", p.ImportPath, path)
+			case isDoor(p.ImportPath, "fs") && isDoor(path, "imds"), isDoor(p.ImportPath, "imds") && isDoor(path, "fs"):
+				t.Errorf("%s imports %s: the doors do not know each other", p.ImportPath, path)
+			}
+		}
+	}
+	for gone := range table {
+		t.Errorf("%s is in the table of CONTRIBUTING.md, and there is no such package", gone)
+	}
+}
+
+func isDoor(path, door string) bool { return path == door || strings.HasPrefix(path, door+"/") }
+
+// Each package says in its comment what it is for, and which way its data takes.
+func TestEveryPackageHasAComment(t *testing.T) {
+	for _, p := range goPackages(t) {
+		if len(p.Doc) < 20 {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+func TestFunctionsAndStructsStaySmall(t *testing.T) {
+	for _, p := range goPackages(t) {
+		for _, name := range p.GoFiles {
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.FuncDecl:
+					if lines := set.Position(n.End()).Line - set.Position(n.Pos()).Line + 1; lines > mostFuncLines {
+						t.Errorf("%s: %s has %d lines", set.Position(n.Pos()), n.Name.Name, lines)
+					}
+				case *ast.TypeSpec:
+					if s, ok := n.Type.(*ast.StructType); ok && !slices.Contains(manyFields, p.ImportPath+"."+n.Name.Name) {
+						if fields := s.Fields.NumFields(); fields > mostFields {
+							t.Errorf("%s: %s has %d fields", set.Position(n.Pos()), n.Name.Name, fields)
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// manyFields are structs with more fields than others, because each is a row of a table of somebody else's: of what one
+// can write in a file, ask for in an API, or hand to another process.
+var manyFields = []string{}

@@ -1,0 +1,231 @@
+package ec2
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Names of the metadata options, as in EC2's API and the AWS CLI.
+const (
+	OptionHTTPEndpoint         = "http-endpoint"
+	OptionHTTPTokens           = "http-tokens"
+	OptionHopLimit             = "http-put-response-hop-limit"
+	OptionHTTPProtocolIPv6     = "http-protocol-ipv6"
+	OptionInstanceMetadataTags = "instance-metadata-tags"
+)
+
+// Options are the values of EC2's instance metadata options.
+type Options struct {
+	HTTPEndpoint         bool // false: every HTTP request is answered 403
+	TokensRequired       bool // http-tokens = "required": v2 only
+	HopLimit             int  // IP TTL of the answer to a token PUT, 1..64
+	HTTPProtocolIPv6     bool
+	InstanceMetadataTags bool // tags are shown, on both doors
+}
+
+// An Option is all that is known of one metadata option. Whoever asks something of options iterates over the rows of
+// [OptionTable].
+type Option struct {
+	Name string // "http-tokens"
+	API  string // the parameter of ModifyInstanceMetadataOptions: "HttpTokens"
+
+	// An option is two words or a number.
+	Yes, No  string // "required", "optional"
+	Min, Max int    // 0 of words
+
+	Default string // EC2's own (EC2 user guide, "Configure the instance metadata options")
+	AMI     string // of an AMI with imds-support v2.0; "": as without (EC2 user guide, "Configure the AMI")
+	// Snowball is the value that the option always has on Snowball Edge (developer guide, "IMDS versions"); "": it can
+	// be chosen.
+	Snowball string
+	// NeedsEndpoint: EC2 takes it only while, or together with, HttpEndpoint enabled (EC2 user guide, "Configure
+	// instance metadata options for existing instances"). Tags do not: the mount shows them whatever HTTP does.
+	NeedsEndpoint bool
+	// Account: there is an account default for it (ModifyInstanceMetadataDefaults), where NoPreference means that
+	// there is none after all.
+	Account      bool
+	NoPreference string
+
+	// weaker is whether the first value opens more than the second: what a lock forbids at run time.
+	weaker func(is, was *Options) bool
+	word   func(*Options) *bool // true: Yes
+	number func(*Options) *int
+}
+
+// noPreference is the account default of options with words.
+const noPreference = "no-preference"
+
+// optionTable has a row for each option, sorted by name.
+var optionTable = []Option{
+	{
+		Name: OptionHTTPEndpoint, API: "HttpEndpoint", Yes: "enabled", No: "disabled", Default: "enabled", Account: true, NoPreference: noPreference,
+		word:   func(o *Options) *bool { return &o.HTTPEndpoint },
+		weaker: func(is, was *Options) bool { return is.HTTPEndpoint && !was.HTTPEndpoint },
+	},
+	{
+		Name: OptionHTTPProtocolIPv6, API: "HttpProtocolIpv6", Yes: "enabled", No: "disabled", Default: "disabled", Snowball: "disabled", NeedsEndpoint: true,
+		word:   func(o *Options) *bool { return &o.HTTPProtocolIPv6 },
+		weaker: func(is, was *Options) bool { return is.HTTPProtocolIPv6 && !was.HTTPProtocolIPv6 },
+	},
+	{
+		Name: OptionHopLimit, API: "HttpPutResponseHopLimit", Min: 1, Max: 64, Default: "1", AMI: "2", Snowball: "1", NeedsEndpoint: true, Account: true, NoPreference: "-1",
+		number: func(o *Options) *int { return &o.HopLimit },
+		weaker: func(is, was *Options) bool { return is.HopLimit > was.HopLimit },
+	},
+	{
+		Name: OptionHTTPTokens, API: "HttpTokens", Yes: "required", No: "optional", Default: "optional", AMI: "required", NeedsEndpoint: true, Account: true, NoPreference: noPreference,
+		word:   func(o *Options) *bool { return &o.TokensRequired },
+		weaker: func(is, was *Options) bool { return !is.TokensRequired && was.TokensRequired },
+	},
+	{
+		Name: OptionInstanceMetadataTags, API: "InstanceMetadataTags", Yes: "enabled", No: "disabled", Default: "disabled", Account: true, NoPreference: noPreference,
+		word:   func(o *Options) *bool { return &o.InstanceMetadataTags },
+		weaker: func(is, was *Options) bool { return is.InstanceMetadataTags && !was.InstanceMetadataTags },
+	},
+}
+
+// OptionTable is a row for each metadata option, sorted by name. The caller must not change it.
+func OptionTable() []Option { return optionTable }
+
+// OptionCalled is the option with this name, nil if there is none.
+func OptionCalled(name string) *Option {
+	if i := slices.IndexFunc(optionTable, func(o Option) bool { return o.Name == name }); i >= 0 {
+		return &optionTable[i]
+	}
+	return nil
+}
+
+// OptionNames are the names of all options, sorted.
+func OptionNames() []string {
+	names := make([]string, len(optionTable))
+	for i := range optionTable {
+		names[i] = optionTable[i].Name
+	}
+	return names
+}
+
+// IsNumber reports whether the values are numbers and not words.
+func (o *Option) IsNumber() bool { return o.number != nil }
+
+// Values are the words that the option takes, nil if it takes numbers.
+func (o *Option) Values() []string {
+	if o.IsNumber() {
+		return nil
+	}
+	return []string{o.Yes, o.No}
+}
+
+// Allowed says what the option takes, as EC2 does in its refusals: "either 'required' or 'optional'".
+func (o *Option) Allowed() string {
+	if o.IsNumber() {
+		return fmt.Sprintf("a whole number from %d to %d", o.Min, o.Max)
+	}
+	return fmt.Sprintf("either '%s' or '%s'", o.Yes, o.No)
+}
+
+// Text is the value in all, as EC2 writes it.
+func (o *Option) Text(all *Options) string {
+	switch {
+	case o.IsNumber():
+		return strconv.Itoa(*o.number(all))
+	case *o.word(all):
+		return o.Yes
+	}
+	return o.No
+}
+
+// Set parses value into all. The error says what is allowed, in the manner of EC2's InvalidParameterValue.
+func (o *Option) Set(all *Options, value string) error {
+	if o.IsNumber() {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < o.Min || n > o.Max {
+			return o.invalid(value)
+		}
+		*o.number(all) = n
+		return nil
+	}
+	if value != o.Yes && value != o.No {
+		return o.invalid(value)
+	}
+	*o.word(all) = value == o.Yes
+	return nil
+}
+
+func (o *Option) invalid(value string) error {
+	return fmt.Errorf("a value of '%s' is not valid: specify %s", value, o.Allowed())
+}
+
+// Weakens reports whether turning the option from its value in was to that in is opens something.
+func (o *Option) Weakens(was, is *Options) bool { return o.weaker(is, was) }
+
+// HasPreference reports whether value, of an account default, is one.
+func (o *Option) HasPreference(value string) bool { return value != o.NoPreference }
+
+// DefaultOptions are EC2's own defaults.
+func DefaultOptions() Options {
+	var all Options
+	for i := range optionTable {
+		if err := optionTable[i].Set(&all, optionTable[i].Default); err != nil {
+			panic(optionTable[i].Name + ": " + err.Error()) // a test sets every default
+		}
+	}
+	return all
+}
+
+// Text is the value of the option called name, "" for an unknown name.
+func (o *Options) Text(name string) string {
+	if row := OptionCalled(name); row != nil {
+		return row.Text(o)
+	}
+	return ""
+}
+
+// Set parses value for the option called name.
+func (o *Options) Set(name, value string) error {
+	if row := OptionCalled(name); row != nil {
+		return row.Set(o, value)
+	}
+	return fmt.Errorf("unknown option: the options are %s", strings.Join(OptionNames(), ", "))
+}
+
+// TokensEnforced is the account default that makes a launch with optional tokens fail.
+const TokensEnforced = "http-tokens-enforced"
+
+// AccountDefaultNames are the keys of [account-defaults], in EC2's API ModifyInstanceMetadataDefaults.
+func AccountDefaultNames() []string {
+	names := []string{TokensEnforced}
+	for i := range optionTable {
+		if optionTable[i].Account {
+			names = append(names, optionTable[i].Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// CheckAccountDefault reports what is wrong with a value of [account-defaults]. Besides the values of
+// the option there is "no-preference", or -1 for the hop limit.
+func CheckAccountDefault(name, value string) error {
+	option := OptionCalled(name)
+	if name == TokensEnforced {
+		option = OptionCalled(OptionHTTPEndpoint) // the same words
+	}
+	switch {
+	case option == nil || !option.Account:
+		return fmt.Errorf("unknown default: the defaults are %s", strings.Join(AccountDefaultNames(), ", "))
+	case !option.HasPreference(value):
+		return nil
+	}
+	var scratch Options
+	return option.Set(&scratch, value)
+}
+
+// OptionValues are the words that the option called name takes, nil if they are numbers or there is no such option.
+func OptionValues(name string) []string {
+	if row := OptionCalled(name); row != nil {
+		return row.Values()
+	}
+	return nil
+}

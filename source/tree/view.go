@@ -1,0 +1,162 @@
+package tree
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A View is one place in the tree as one version shows it: "/" (all versions), "/latest", or
+// anything below. It is a small value; copy it freely. The zero View is no place.
+type View struct {
+	node    *node
+	version string // "" at "/"
+	depth   int    // 0 at "/", 1 at "/VERSION"
+}
+
+const textPlain = "text/plain"
+
+// plain is the style of a directory without one.
+var plain Style
+
+// NewLeaf is a file in no tree: one that is still open and no longer in any.
+func NewLeaf(content []byte, attr Attr, modified time.Time) View {
+	return View{node: &node{bytes: content, digest: sha256.Sum256(content), attr: attr, mtime: modified, contentType: textPlain}}
+}
+
+// visible reports whether version (or "/" when "") shows n.
+func visible(n *node, version string) bool {
+	return version == "" || version == Latest || n.since <= version
+}
+
+// IsDir reports whether the view is of a directory.
+func (v View) IsDir() bool { return v.node.dir }
+
+// Version is the version that the view belongs to, "" at "/".
+func (v View) Version() string { return v.version }
+
+// Child is the place called name in this directory. A public key is "0", not "0=name".
+func (v View) Child(name string) (View, bool) {
+	n := v.node.child(name)
+	if n == nil {
+		return View{}, false
+	}
+	return v.descend(name, n)
+}
+
+func (v View) descend(name string, n *node) (View, bool) {
+	version := v.version
+	if v.depth == 0 {
+		version = name
+	}
+	return View{n, version, v.depth + 1}, visible(n, version)
+}
+
+// Children yields the names that can be opened in this directory, in byte order, each with its place.
+func (v View) Children() iter.Seq2[string, View] {
+	return func(yield func(string, View) bool) {
+		for _, e := range v.node.edges {
+			if c, ok := v.descend(e.name, e.node); ok && !yield(e.name, c) {
+				return
+			}
+		}
+	}
+}
+
+// Listing is the body of an HTTP answer for this directory: one name a line, no final newline. The names of directories
+// end in a slash. A [Style] of the directory, or of one in it, says otherwise.
+func (v View) Listing() []byte {
+	type line struct {
+		name, text string
+	}
+	style := v.node.style
+	if style == nil {
+		style = &plain
+	}
+	var lines []line
+	for name, c := range v.Children() {
+		text := name
+		switch {
+		case c.node.style != nil && c.node.style.Label != "":
+			text = c.node.style.Label
+		case c.IsDir() && !style.Bare:
+			text += "/"
+		}
+		lines = append(lines, line{name, text})
+	}
+	if name := style.Always; name != "" {
+		if i, found := slices.BinarySearchFunc(lines, name, func(l line, name string) int { return strings.Compare(l.name, name) }); !found {
+			lines = slices.Insert(lines, i, line{name, name})
+		}
+	}
+	if style.Numbered {
+		slices.SortStableFunc(lines, func(a, b line) int {
+			x, _ := strconv.Atoi(a.name)
+			y, _ := strconv.Atoi(b.name)
+			return cmp.Compare(x, y)
+		})
+	}
+	var b strings.Builder
+	for i, l := range lines {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(l.text)
+	}
+	return []byte(b.String())
+}
+
+// Bytes is the content of a leaf. The caller must not change it.
+func (v View) Bytes() []byte { return v.node.bytes }
+
+// Digest is the SHA-256 of a leaf's content, computed once when the leaf was made.
+func (v View) Digest() [sha256.Size]byte { return v.node.digest }
+
+// Size is the length of a leaf's content in bytes; 0 for a directory.
+func (v View) Size() int { return len(v.node.bytes) }
+
+// ContentType is the media type of a leaf, and "text/plain" for the listing of a directory.
+func (v View) ContentType() string {
+	if v.node.dir {
+		return textPlain
+	}
+	return v.node.contentType
+}
+
+// ModTime is when what stated the value last changed; of a directory, when its entries last did,
+// strictly increasing over snapshots. Last-Modified is it cut to seconds.
+func (v View) ModTime() time.Time { return v.node.mtime }
+
+// Attr is owner, group and permission bits for the FUSE door.
+func (v View) Attr() Attr { return v.node.attr }
+
+// Secret reports whether the content must not be printed.
+func (v View) Secret() bool { return v.node.secret }
+
+// Expires is when the content becomes useless (credentials), else zero.
+func (v View) Expires() time.Time { return v.node.expires }
+
+// Origin is the provenance of a leaf.
+func (v View) Origin() Origin { return v.node.origin }
+
+// Same reports whether v and w show the same node: same bytes, same attributes, same children.
+func (v View) Same(w View) bool { return v.node == w.node && v.version == w.version }
+
+// Walk yields every place below v, depth first in byte order, with its path relative to v.
+func (v View) Walk() iter.Seq2[string, View] {
+	return func(yield func(string, View) bool) { v.walk("", yield) }
+}
+
+func (v View) walk(prefix string, yield func(string, View) bool) bool {
+	for name, c := range v.Children() {
+		path := prefix + name
+		if !yield(path, c) || c.IsDir() && !c.walk(path+"/", yield) {
+			return false
+		}
+	}
+	return true
+}
