@@ -15,7 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// A gated source waits in Load, and so holds the store's writer lock, while gate is not nil.
+// A gated source waits in Load while gate is not nil, and so holds the store's writer lock.
 type gated struct {
 	given
 	gate    chan struct{}
@@ -30,8 +30,7 @@ func (g *gated) Load(ctx context.Context) (*source.Fragment, error) {
 	return g.given.Load(ctx)
 }
 
-// handlers calls every method of fuse.RawFileSystem as for the kernel, on the node, and yields its name
-// before each.
+// handlers yields every method of fuse.RawFileSystem: its name, and what calls it on the node as for the kernel.
 func handlers(d *Door, node uint64, calling func(name string, call func())) {
 	v := reflect.ValueOf(fuse.RawFileSystem(d.fs))
 	iface := reflect.TypeFor[fuse.RawFileSystem]()
@@ -73,8 +72,8 @@ func argument(arg reflect.Type, node uint64) reflect.Value {
 	return v
 }
 
-// uses are system calls that lead to every request that the kernel sends us, on files and directories
-// that it has not seen before.
+// uses are system calls that lead to every request that the kernel sends us, on files and directories that it has not seen
+// before.
 func uses(dir string) map[string]func() error {
 	withFile := func(do func(fd int) error) error {
 		fd, err := unix.Open(filepath.Join(dir, "latest/meta-data/mac"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -141,8 +140,7 @@ func uses(dir string) map[string]func() error {
 	}
 }
 
-// TestNoHandlerBlocks has a change hang in the kernel, and the next one hold the store's writer lock for
-// ever. Nobody who reads may notice.
+// TestNoHandlerBlocks: one change hangs in the kernel, the next one holds the store's writer lock, and no reader notices.
 func TestNoHandlerBlocks(t *testing.T) {
 	var src gated
 	src.fragment.Store(fragment(nil))

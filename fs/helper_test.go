@@ -189,7 +189,7 @@ func mountSnapshot(t testing.TB, s *source.Snapshot) *Door {
 	return d
 }
 
-// patientMount mounts for a test that wants to see each change when Publish returns, however loaded the machine.
+// patientMount mounts for a test that expects each change to be visible when Publish returns, however loaded the machine.
 func patientMount(cfg Config, s *source.Snapshot) (*Door, error) {
 	was := publishWait
 	publishWait = kit.Patience

@@ -74,7 +74,7 @@ func TestAMountOutlivesItsDoor(t *testing.T) {
 	}
 }
 
-// TestWhatWasNotToldIsToldByTheSuccessor has the door end at each step of a change.
+// TestWhatWasNotToldIsToldByTheSuccessor ends the door at each step of a change.
 func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
 	for name, change := range map[string]func(e *keptDoor, next *source.Snapshot){
 		"before the tree is kept": func(*keptDoor, *source.Snapshot) {},
@@ -108,7 +108,7 @@ func TestWhatWasNotToldIsToldByTheSuccessor(t *testing.T) {
 	}
 }
 
-// silence is a kernel that hears nothing.
+// silence is a kernel that takes no notification.
 type silence struct{}
 
 func (silence) notify(batches [][]notification, done func(int, []fuse.Status)) {
@@ -117,7 +117,7 @@ func (silence) notify(batches [][]notification, done func(int, []fuse.Status)) {
 	}
 }
 
-// TestASuccessorTellsAHangingDirectory: what waited for somebody who hangs in a listing is not forgotten.
+// TestASuccessorTellsAHangingDirectory: invalidations that waited for a process that hangs in a listing are not lost.
 func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 	state := func(turn int) []string {
 		return []string{"meta-data/tags/instance/a", fmt.Sprint("a ", turn), "meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn)}
@@ -136,23 +136,21 @@ func TestASuccessorTellsAHangingDirectory(t *testing.T) {
 		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = build(t, prev, state(turn)...); return s })
 		e.expect("meta-data/mac", fmt.Sprintf("06:00:00:00:00:%02x", turn))
 	}
-	// The children of the doors before wait for the directory as well, longer than for a successor: they notice that
-	// there is one, and leave its requests to it.
+	// The children of the earlier doors wait for the directory as well, longer than for a successor. They notice that there
+	// is one, and leave its requests to it.
 	for start, turn := time.Now(), 0; time.Since(start) < successorGrace+time.Second; turn++ {
 		e.expectNone(fmt.Sprint("meta-data/none-", turn))
 		<-time.After(5 * time.Millisecond)
 	}
 	release()
-	kit.Eventually(t, "what waited is told", func() bool {
-		return e.door.publisher.invalidator.idle()
-	})
+	kit.Eventually(t, "the kernel has taken everything", e.door.publisher.invalidator.idle)
 	e.expect("meta-data/tags/instance/a", "a 7")
 	if got := held(); got != "a 0" {
 		t.Errorf("what was held is now %q", got)
 	}
 }
 
-// TestInheritedNodesAreForgotten: what the kernel does not know costs nothing, over any number of successors.
+// TestInheritedNodesAreForgotten: nodes that the kernel does not know cost nothing, over any number of successors.
 func TestInheritedNodesAreForgotten(t *testing.T) {
 	s := build(t, nil, tags(50)...)
 	e := newKeptDoor(t, s)
@@ -167,7 +165,7 @@ func TestInheritedNodesAreForgotten(t *testing.T) {
 		e.kill()
 		e.succeed(func(prev *source.Snapshot) *source.Snapshot { s = prev; return prev })
 	}
-	// The kernel does not drop what somebody looks at just then; a change asks about what is in doubt.
+	// The kernel does not drop what a process looks at just then. Each change asks about the nodes in doubt.
 	turn := 0
 	kit.Eventually(t, "the kernel knows little, and so do we", func() bool {
 		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
@@ -184,32 +182,34 @@ func TestInheritedNodesAreForgotten(t *testing.T) {
 	t.Logf("%d inodes", e.door.Inodes())
 }
 
-func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
-	spoil := func(name string, how func(text []byte) []byte) func(e *keptDoor) {
-		return func(e *keptDoor) {
-			for held := range e.keeper.held {
-				if !strings.HasPrefix(held, name) {
-					continue
-				}
-				f := e.keeper.held[held]
-				text := make([]byte, 1<<20)
-				n, err := f.ReadAt(text, 0)
-				if n == 0 {
-					e.t.Fatal(err)
-				}
-				fd, err := unix.MemfdCreate("spoiled", unix.MFD_CLOEXEC)
-				if err != nil {
-					e.t.Fatal(err)
-				}
-				spoiled := os.NewFile(uintptr(fd), "spoiled")
-				if _, err := spoiled.Write(how(text[:n])); err != nil {
-					e.t.Fatal(err)
-				}
-				f.Close()
-				e.keeper.held[held] = spoiled
+// spoil replaces what is kept under names that begin so.
+func spoil(name string, how func(text []byte) []byte) func(e *keptDoor) {
+	return func(e *keptDoor) {
+		for held := range e.keeper.held {
+			if !strings.HasPrefix(held, name) {
+				continue
 			}
+			f := e.keeper.held[held]
+			text := make([]byte, 1<<20)
+			n, err := f.ReadAt(text, 0)
+			if n == 0 {
+				e.t.Fatal(err)
+			}
+			fd, err := unix.MemfdCreate("spoiled", unix.MFD_CLOEXEC)
+			if err != nil {
+				e.t.Fatal(err)
+			}
+			spoiled := os.NewFile(uintptr(fd), "spoiled")
+			if _, err := spoiled.Write(how(text[:n])); err != nil {
+				e.t.Fatal(err)
+			}
+			f.Close()
+			e.keeper.held[held] = spoiled
 		}
 	}
+}
+
+func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 	half := func(text []byte) []byte { return text[:len(text)/2] }
 	flip := func(text []byte) []byte { text[len(text)-3] ^= 1; return text }
 	for _, c := range []struct {

@@ -53,7 +53,7 @@ func (k *memoryKeeper) Drop(name string) {
 	delete(k.held, name)
 }
 
-// take is what a successor gets.
+// take returns what a successor gets.
 func (k *memoryKeeper) take() map[string]*os.File {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -80,7 +80,7 @@ func (k *memoryKeeper) trees() (names []string) {
 	return names
 }
 
-// An keptDoor is a mount that goes from one door to the next.
+// A keptDoor is a mount that goes from one door to the next.
 type keptDoor struct {
 	t        *testing.T
 	dir      string
@@ -116,7 +116,7 @@ func (e *keptDoor) mount(s *source.Snapshot, pre *Predecessor) {
 	e.door = d
 }
 
-// kill takes everything from the door, as a kill does, but that it was not in the middle of an answer.
+// kill takes everything from the door, as a kill does that comes between two answers.
 func (e *keptDoor) kill() {
 	e.door.publisher.stop()
 	e.door.server.pause()
@@ -125,7 +125,7 @@ func (e *keptDoor) kill() {
 	e.door.point.Lock().Close()
 }
 
-// succeed has a successor go on. What it builds is made after the last tree that was kept.
+// succeed lets a successor go on, with what build makes of the last tree that was kept.
 func (e *keptDoor) succeed(build func(prev *source.Snapshot) *source.Snapshot) {
 	e.t.Helper()
 	pre := Inherit(e.keeper.take())
@@ -154,7 +154,7 @@ func (e *keptDoor) expectNone(path string) {
 	}
 }
 
-// hold opens a file, reads it, and returns what reads it again, from the daemon and not from the kernel.
+// hold opens and reads a file. again reads it once more, from the daemon and not from the kernel.
 func (e *keptDoor) hold(path string) (again func() string) {
 	e.t.Helper()
 	fd := openForTest(e.t, e.path(path), 0)

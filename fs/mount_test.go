@@ -421,31 +421,3 @@ func TestTheMountIsReadOnly(t *testing.T) {
 		t.Errorf("%d of these reached us: the mount itself is writable", n)
 	}
 }
-
-// BenchmarkPublish changes n values in a directory that the kernel knows in every version.
-func BenchmarkPublish(b *testing.B) {
-	for _, n := range []int{1, 1000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			change := func(prev *source.Snapshot, turn int) *source.Snapshot {
-				var pairs []string
-				for i := range n {
-					pairs = append(pairs, fmt.Sprintf("meta-data/tags/instance/k%d", i), fmt.Sprint(turn))
-				}
-				return build(b, prev, pairs...)
-			}
-			turn := 0
-			prev := change(nil, turn)
-			d := mountSnapshot(b, prev)
-			for b.Loop() {
-				b.StopTimer()
-				if out, err := run(b, 0, "ls", "-lR", d.Dir()); err != nil {
-					b.Fatalf("%v: %.200s", err, out)
-				}
-				turn++
-				prev = change(prev, turn)
-				b.StartTimer()
-				d.Publish(prev)
-			}
-		})
-	}
-}

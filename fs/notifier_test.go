@@ -17,9 +17,9 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// childDeaf is a daemon at the worst moment to be killed: somebody waits for the answer to a LOOKUP, and so
-// holds the directory's lock, and a notify waits for the lock. It prints "deaf" when it answers no more,
-// and then, as soon as standard input ends, changes a value in latest/meta-data.
+// childDeaf is a daemon at the worst moment to be killed: a process waits for the answer to a LOOKUP and so holds the
+// directory's lock, and a notification waits for the lock. It prints "deaf" when it answers no more. As soon as standard
+// input ends, it changes a value in latest/meta-data, and prints "told".
 func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 	s, err := source.Build(nil, env(), fragment(nil))
 	if err != nil {
@@ -39,7 +39,7 @@ func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 		d.Publish(next)
 		return next
 	}
-	// The child is there, as after any first change, and the kernel knows the directory and its attributes.
+	// There is a child, as after any first change, and the kernel knows the directory and its attributes.
 	for i := range 2 {
 		if _, err := read(dir + "/latest/meta-data/mac"); err != nil {
 			fmt.Println(err)
@@ -49,7 +49,7 @@ func childDeaf(dir, runtimeDir string, keeper Keeper) int {
 			s = change(s, "06:00:00:00:00:01")
 		}
 	}
-	// It stays so, whoever has the kernel drop its caches meanwhile.
+	// That stays so if another test drops the kernel's caches meanwhile.
 	if _, err := unix.Open(dir+"/latest/meta-data", unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
 		fmt.Println(err)
 		return 1
@@ -73,14 +73,14 @@ func waitsFor(pid int, function string) bool {
 	return false
 }
 
-// A forgetful keeper has no successor: whatever was kept ends with the daemon.
+// A forgetful keeper has no successor: what it keeps ends with the daemon.
 type forgetful struct{}
 
 func (forgetful) Keep(string, *os.File) error { return nil }
 func (forgetful) Drop(string)                 {}
 
-// TestAKillWhilePublishingWedgesNobody: were the notify a thread of the daemon's, it would wait for the
-// lookup, the lookup for the daemon, and the daemon's end for its thread, for ever.
+// TestAKillWhilePublishingWedgesNobody: a notification from a thread of the daemon would wait for the lookup, the lookup for
+// the daemon, and the daemon's end for its thread, for ever.
 func TestAKillWhilePublishingWedgesNobody(t *testing.T) {
 	t.Run("nobody keeps the mount", func(t *testing.T) { killWhilePublishing(t, "deaf") })
 	t.Run("no successor comes", func(t *testing.T) { killWhilePublishing(t, "deaf, kept") })

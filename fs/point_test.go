@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryMount mounts where it should be refused.
+// tryMount mounts where the mount should be refused.
 func tryMount(t *testing.T, dir, runtimeDir string) error {
 	t.Helper()
 	kit.RequireMount(t)
@@ -47,30 +47,30 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			return file
-		}, ErrNotDir, "not a directory"},
+		}, mountpoint.ErrNotDir, "not a directory"},
 		{"a link", func(t *testing.T, dir string) string {
 			link := filepath.Join(dir, "link")
 			if err := os.Symlink(t.TempDir(), link); err != nil {
 				t.Fatal(err)
 			}
 			return link
-		}, ErrNotDir, "not a directory"},
+		}, mountpoint.ErrNotDir, "not a directory"},
 		{"a missing parent", func(t *testing.T, dir string) string {
 			return filepath.Join(dir, "missing", "mnt")
-		}, ErrNoParent, "missing"},
+		}, mountpoint.ErrNoParent, "missing"},
 		{"a file as parent", func(t *testing.T, dir string) string {
 			file := filepath.Join(dir, "file")
 			if err := os.WriteFile(file, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return filepath.Join(file, "mnt")
-		}, ErrNoParent, "file"},
+		}, mountpoint.ErrNoParent, "file"},
 		{"a directory that holds something", func(t *testing.T, dir string) string {
 			if err := os.WriteFile(filepath.Join(dir, "afterburn"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return dir
-		}, ErrNotEmpty, `it holds "afterburn"`},
+		}, mountpoint.ErrNotEmpty, `it holds "afterburn"`},
 		{"a foreign mount", func(t *testing.T, dir string) string {
 			if err := unix.Mount("some", dir, "tmpfs", 0, ""); err != nil {
 				t.Fatal(err)
@@ -148,8 +148,8 @@ func TestADeadMountIsReplaced(t *testing.T) {
 	}
 }
 
-// TestAStoppedDaemonIsLeftAlone: one that was stopped with SIGSTOP holds its lock, so the path is not
-// touched; with another run-time directory a child looks at it, for a second.
+// TestAStoppedDaemonIsLeftAlone: a daemon that was stopped with SIGSTOP holds its lock, so nobody touches the path. With
+// another run-time directory a child looks at it, for a second.
 func TestAStoppedDaemonIsLeftAlone(t *testing.T) {
 	kit.RequireMount(t)
 	dir, runtimeDir := t.TempDir(), t.TempDir()
@@ -188,7 +188,7 @@ func TestADirectoryThatAKilledDaemonMadeIsRemoved(t *testing.T) {
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left behind: %v", err)
 	}
-	// What somebody else makes there afterwards is his.
+	// What somebody else makes there afterwards stays.
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -8,14 +8,9 @@ import (
 
 // What a program that mounts needs of package mountpoint.
 
-// Why a directory cannot be mounted on.
-var (
-	ErrServed       = mountpoint.ErrServed
-	ErrNotEmpty     = mountpoint.ErrNotEmpty
-	ErrNotDir       = mountpoint.ErrNotDir
-	ErrNoParent     = mountpoint.ErrNoParent
-	ErrExchangeable = mountpoint.ErrExchangeable
-)
+// ErrServed says that a daemon serves the mount point. It is one of the errors that refuse a mount point; package
+// mountpoint has the others.
+var ErrServed = mountpoint.ErrServed
 
 // How much the caller of [CleanUp] knows of the daemon.
 const (

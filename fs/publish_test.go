@@ -48,7 +48,7 @@ func (k *fakeKernel) note(n notification) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if _, _, _, known := k.fs.table.place(n.node); !known {
-		return false // it has nothing to drop
+		return false // it has nothing cached
 	}
 	switch n.name {
 	case barrier:
@@ -145,8 +145,7 @@ func TestTheKernelIsToldWhatItKnowsAndNothingElse(t *testing.T) {
 	}
 }
 
-// TestGatingIsTold has a directory come and go in a dated version alone, because all that it holds
-// there does.
+// TestGatingIsTold: a directory comes and goes in a dated version alone, because all that it holds there does.
 func TestGatingIsTold(t *testing.T) {
 	both := build(t, nil)
 	if _, ok := both.Find("/2009-04-04/meta-data/placement"); !ok {
@@ -186,7 +185,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	second := build(t, first, "meta-data/mac", "06:00:00:00:00:02")
 	third := build(t, second, "meta-data/mac", "06:00:00:00:00:03")
 	fourth := build(t, third, "meta-data/mac", "06:00:00:00:00:04")
-	p.publish(second) // returns, although the notify hangs
+	p.publish(second) // returns, although the notification hangs
 	kit.Eventually(t, "the stalls of the directory and of the one above are reported", func() bool { return p.invalidator.stalled.Load() == 2 })
 	if got := w.all(); !strings.Contains(got, "/latest") || strings.Contains(got, "06:") {
 		t.Errorf("warned of %q", got)
@@ -194,7 +193,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 	p.publish(third)
 	p.publish(fourth)
 
-	// Meanwhile every handler answers, from the newest tree.
+	// Meanwhile every handler answers from the newest tree.
 	out := lookup(t, f, "latest", "meta-data", "mac")
 	if got := content(t, f, out.NodeId, 0, 99); got != "06:00:00:00:00:04" {
 		t.Errorf("while the kernel hangs: %q", got)
@@ -207,9 +206,7 @@ func TestPublishGoesOnAloneWhenTheKernelDoesNotAnswer(t *testing.T) {
 
 	told := len(kernel.heard())
 	close(kernel.hold)
-	kit.Eventually(t, "what waited is told", func() bool {
-		return p.invalidator.idle()
-	})
+	kit.Eventually(t, "the kernel has taken everything", p.invalidator.idle)
 	if n := len(kernel.heard()) - told; n > 6 {
 		t.Errorf("the kernel was told %d things after the hang, want what changed once: %q", n, kernel.heard())
 	}

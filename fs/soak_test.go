@@ -15,7 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// consumed is what a daemon holds on to.
+// consumed is what a daemon uses.
 type consumed struct {
 	heap        uint64 // bytes
 	descriptors int
@@ -148,7 +148,7 @@ func TestTheLargestTree(t *testing.T) {
 	}
 }
 
-// cacheDrops counts how often somebody has had the kernel drop its caches.
+// cacheDrops counts how often the kernel was made to drop its caches.
 func cacheDrops(t *testing.T) (drops string) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/vmstat")

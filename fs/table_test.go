@@ -6,8 +6,8 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// A FORGET of what a predecessor had handed out may be read after the kernel has looked the inode up again: the
-// successor must not take it for a FORGET of that.
+// The kernel may send a FORGET of what a predecessor handed out, and it is read after the kernel has looked the inode up
+// again. The successor must not count it against that lookup.
 func TestALateForgetOfAPredecessorTakesNothingAway(t *testing.T) {
 	const id = 7
 	for name, between := range map[string]func(t *table){

@@ -75,7 +75,7 @@ func (f wideFS) list(in *fuse.ReadIn, add func(e fuse.DirEntry, path string, v s
 	return fuse.OK
 }
 
-// age makes the door one of an older version. Nobody may have looked at the mount yet.
+// age makes the door answer as an older version did. No process may have looked at the mount yet.
 func (e *keptDoor) age() {
 	e.t.Helper()
 	a := e.door.server
@@ -91,7 +91,7 @@ func (e *keptDoor) age() {
 	a.serve()
 }
 
-// ageRecords takes from the records what those of an older version lack.
+// ageRecords removes from the records what those of an older version lack.
 func (e *keptDoor) ageRecords() {
 	e.t.Helper()
 	for _, name := range e.keeper.trees() {
@@ -109,7 +109,7 @@ func (e *keptDoor) ageRecords() {
 	}
 }
 
-// expectNumbers expects what stat and readdir show to be what the door says, as soon as the kernel has been told.
+// expectNumbers waits until stat and readdir show the numbers of the door, and returns them.
 func (e *keptDoor) expectNumbers() map[string]uint64 {
 	e.t.Helper()
 	_, want := e.door.fs.shown()

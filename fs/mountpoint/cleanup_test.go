@@ -12,20 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A helped is a mount that root has made for nobody, and keeps for him.
-type helped struct {
+// A rootsMount is a mount that root has made for the user nobody, and keeps for that user's daemon.
+type rootsMount struct {
 	t            *testing.T
 	dir, runtime string
 	keeper       *memoryKeeper
 }
 
-func newHelped(t *testing.T) *helped {
+func newRootsMount(t *testing.T) *rootsMount {
 	t.Helper()
 	kit.RequireMount(t)
 	was := *mountpoint.RootClaims
 	*mountpoint.RootClaims = t.TempDir() + "/claims"
 	t.Cleanup(func() { *mountpoint.RootClaims = was })
-	h := &helped{t, filepath.Join(t.TempDir(), "mnt"), t.TempDir(), newKeeper(t)}
+	h := &rootsMount{t, filepath.Join(t.TempDir(), "mnt"), t.TempDir(), newKeeper(t)}
 	if err := os.Chown(h.runtime, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func newHelped(t *testing.T) *helped {
 	return h
 }
 
-func (h *helped) mount() {
+func (h *rootsMount) mount() {
 	h.t.Helper()
 	mounted, err := fs.MountFor(fs.Config{Dir: h.dir, RuntimeDir: h.runtime, Keeper: h.keeper}, nobody, nobody)
 	if err != nil || !mounted {
@@ -42,20 +42,20 @@ func (h *helped) mount() {
 	}
 }
 
-// abandon lets go of what is kept: the mount is dead then.
-func (h *helped) abandon(names ...string) {
+// drop lets go of what is kept. Without its device the mount is dead.
+func (h *rootsMount) drop(names ...string) {
 	for _, name := range names {
 		h.keeper.Drop(name)
 	}
 }
 
-func (h *helped) claims() []string {
+func (h *rootsMount) claims() []string {
 	found, _ := filepath.Glob(*mountpoint.RootClaims + "/*")
 	return found
 }
 
-// forced runs a test with what newer kernels tell of a mount, and without.
-func forced(t *testing.T, test func(t *testing.T)) {
+// onOlderKernels runs a test with what the kernel tells of a mount, and with what older kernels told.
+func onOlderKernels(t *testing.T, test func(t *testing.T)) {
 	t.Run("as it is", test)
 	wasUnique, wasID := *mountpoint.UniqueID, *mountpoint.MountID
 	defer func() { *mountpoint.UniqueID, *mountpoint.MountID = wasUnique, wasID }()
@@ -68,8 +68,8 @@ func forced(t *testing.T, test func(t *testing.T)) {
 }
 
 func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
-	forced(t, func(t *testing.T) {
-		h := newHelped(t)
+	onOlderKernels(t, func(t *testing.T) {
+		h := newRootsMount(t)
 		if found, _ := filepath.Glob(h.runtime + "/*"); len(found) > 0 {
 			t.Errorf("root wrote into the directory of another user: %v", found)
 		}
@@ -93,7 +93,7 @@ func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
 		if mounted, err := fs.MountFor(fs.Config{Dir: h.dir, RuntimeDir: other, Keeper: h.keeper}, nobody, nobody); mounted || !errors.Is(err, mountpoint.ErrServed) {
 			t.Errorf("for another run-time directory: mounted %v, %v", mounted, err)
 		}
-		h.abandon(lockName, fs.KeptDevice)
+		h.drop(lockName, fs.KeptDevice)
 		if err := mountpoint.CleanUp(h.dir, other, mountpoint.EndedForGood); err != nil || !isMounted(t, h.dir) {
 			t.Errorf("for another run-time directory: %v, mounted %v", err, isMounted(t, h.dir))
 		}
@@ -106,7 +106,7 @@ func TestRootCleansUpAfterTheDaemonOfAnother(t *testing.T) {
 
 // An upgrade may give the run-time directory of a running daemon another name.
 func TestAMountIsKeptForARunTimeDirectoryThatWasMoved(t *testing.T) {
-	h := newHelped(t)
+	h := newRootsMount(t)
 	moved := t.TempDir() + "/moved"
 	if err := os.Rename(h.runtime, moved); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestAMountIsKeptForARunTimeDirectoryThatWasMoved(t *testing.T) {
 	if mounted, err := fs.MountFor(fs.Config{Dir: h.dir, RuntimeDir: moved, Keeper: h.keeper}, nobody, nobody); mounted || err != nil {
 		t.Errorf("mounted %v, %v", mounted, err)
 	}
-	h.abandon(lockName, fs.KeptDevice)
+	h.drop(lockName, fs.KeptDevice)
 	if dirs, err := mountpoint.Mounts(moved); err != nil || len(dirs) != 1 {
 		t.Errorf("claimed: %v, %v", dirs, err)
 	}
@@ -124,7 +124,7 @@ func TestAMountIsKeptForARunTimeDirectoryThatWasMoved(t *testing.T) {
 	h.gone()
 }
 
-func (h *helped) gone() {
+func (h *rootsMount) gone() {
 	h.t.Helper()
 	if isMounted(h.t, h.dir) {
 		h.t.Error("it is still mounted")
@@ -139,9 +139,9 @@ func (h *helped) gone() {
 
 // A process that hangs in the mount holds the device: the mount does not die with its daemon, and does not answer.
 func TestOnlyTheMountThatTheClaimTellsOfIsForced(t *testing.T) {
-	forced(t, func(t *testing.T) {
-		h := newHelped(t)
-		h.abandon(lockName)
+	onOlderKernels(t, func(t *testing.T) {
+		h := newRootsMount(t)
+		h.drop(lockName)
 		if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.MayLive); !errors.Is(err, mountpoint.ErrServed) {
 			t.Errorf("without force: %v", err)
 		}
@@ -151,22 +151,22 @@ func TestOnlyTheMountThatTheClaimTellsOfIsForced(t *testing.T) {
 		if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.EndedForGood); err != nil {
 			t.Error(err)
 		}
-		h.abandon(fs.KeptDevice)
+		h.drop(fs.KeptDevice)
 		h.gone()
 	})
 }
 
 // A child that the daemon has left behind holds the lock as well.
 func TestWhatADaemonLeavesBehindKeepsNoMount(t *testing.T) {
-	forced(t, func(t *testing.T) {
-		h := newHelped(t)
+	onOlderKernels(t, func(t *testing.T) {
+		h := newRootsMount(t)
 		if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.EndedForGood); err != nil {
 			t.Error(err)
 		}
 		h.gone()
-		h.abandon(lockName, fs.KeptDevice)
+		h.drop(lockName, fs.KeptDevice)
 		h.mount() // the next one is not held up
-		h.abandon(lockName, fs.KeptDevice)
+		h.drop(lockName, fs.KeptDevice)
 		if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.MayLive); err != nil {
 			t.Error(err)
 		}
@@ -177,13 +177,13 @@ func TestWhatADaemonLeavesBehindKeepsNoMount(t *testing.T) {
 // The claim is of a daemon that was killed. Its mount has ended, and the one that is there now is of another daemon.
 func TestAStaleClaimTakesNoMountAway(t *testing.T) {
 	kit.RequireMount(t)
-	h := newHelped(t)
+	h := newRootsMount(t)
 	stale, err := os.ReadFile(h.claims()[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := h.claims()[0]
-	h.abandon(lockName, fs.KeptDevice)
+	h.drop(lockName, fs.KeptDevice)
 	if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.MayLive); err != nil {
 		t.Fatal(err)
 	}
@@ -208,8 +208,8 @@ func TestAStaleClaimTakesNoMountAway(t *testing.T) {
 
 // An older version kept its lock in the run-time directory of the daemon.
 func TestAMountThatAnOlderVersionKeepsIsLeftAlone(t *testing.T) {
-	h := newHelped(t)
-	h.abandon(lockName, fs.KeptDevice)
+	h := newRootsMount(t)
+	h.drop(lockName, fs.KeptDevice)
 	if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.MayLive); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestAMountThatAnOlderVersionKeepsIsLeftAlone(t *testing.T) {
 	}
 	old.Close()
 	h.mount()
-	h.abandon(lockName, fs.KeptDevice)
+	h.drop(lockName, fs.KeptDevice)
 	if err := mountpoint.CleanUp(h.dir, h.runtime, mountpoint.MayLive); err != nil {
 		t.Error(err)
 	}
