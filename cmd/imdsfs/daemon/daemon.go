@@ -20,7 +20,7 @@
 //	a successor               upgrade.go, inherited.go; package handover
 //	a start that is refused   refused.go
 //	configuration             config.go, validate.go, trial.go
-//	directories, accounts     dirs.go, locks.go, launch.go, account.go, asaccount.go, unprivileged.go
+//	directories, accounts     dirs.go, locks.go, launch.go; package privilege
 package daemon
 
 import (

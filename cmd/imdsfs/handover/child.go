@@ -56,7 +56,7 @@ func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog t
 	c := &child{cmd: exec.Command(command[0], command[1:]...), ended: make(chan error, 1), aliveAt: time.Now()}
 	c.cmd.Stdout, c.cmd.Stderr = os.Stdout, os.Stderr
 	c.cmd.ExtraFiles = append(slices.Clone(files), theirs)
-	c.cmd.Env = append(slices.DeleteFunc(os.Environ(), isForKeeper),
+	c.cmd.Env = append(slices.DeleteFunc(os.Environ(), IsServiceVariable),
 		keeperVariable+"="+strconv.Itoa(os.Getpid()), socketVariable+"="+strconv.Itoa(3+len(files)))
 	if len(files) > 0 {
 		c.cmd.Env = append(c.cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(files)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
@@ -91,12 +91,6 @@ func (k *Keeper) start(command []string, start func(*exec.Cmd) error, watchdog t
 		c.ended <- err
 	}()
 	return c, nil
-}
-
-// isForKeeper reports whether a variable is meant for the keeper itself.
-func isForKeeper(variable string) bool {
-	name, _, _ := strings.Cut(variable, "=")
-	return name == "NOTIFY_SOCKET" || strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_") || name == "FDSTORE"
 }
 
 // endReceive makes receive return false after the last message in the queue. A datagram socket does not notice by itself

@@ -93,3 +93,10 @@ func IsFDName(fdName string) bool {
 
 // HasKeeper reports whether a keeper started this process.
 func HasKeeper() bool { return os.Getenv(keeperVariable) == strconv.Itoa(os.Getppid()) }
+
+// IsServiceVariable reports whether a variable of an environment, NAME=VALUE, is what a service manager or a keeper tells its
+// service alone. A service passes it on to nobody.
+func IsServiceVariable(variable string) bool {
+	name, _, _ := strings.Cut(variable, "=")
+	return name == notifyVariable || name == storeVariable || strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_")
+}

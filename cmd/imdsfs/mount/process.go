@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -57,7 +58,7 @@ func startProcess(program, source string, args []string, stdout, stderr *os.File
 	}
 	d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = "/", stdout, stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	d.cmd.Env = append(slices.DeleteFunc(os.Environ(), isFromManager),
+	d.cmd.Env = append(slices.DeleteFunc(os.Environ(), handover.IsServiceVariable),
 		"NOTIFY_SOCKET="+socket.LocalAddr().String(), daemon.BackgroundVariable+"=1", daemon.MountSourceVariable+"="+source)
 	if err = d.cmd.Start(); err != nil {
 		return nil, err
@@ -111,12 +112,6 @@ func removeLeftovers(temp *os.File) {
 		}
 		dir.Close()
 	}
-}
-
-// isFromManager reports whether a variable is meant for us alone, as the service of a service manager.
-func isFromManager(variable string) bool {
-	name, _, _ := strings.Cut(variable, "=")
-	return name == "NOTIFY_SOCKET" || name == "FDSTORE" || strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_")
 }
 
 // await waits until the process is ready, and stops it when ctx ends.
