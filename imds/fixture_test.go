@@ -32,7 +32,7 @@ func values(m map[string]string) map[string]source.Value {
 	return out
 }
 
-// fixture is an instance with something of every kind.
+// fixture is an instance with values of every kind.
 func fixture() *source.Fragment {
 	const mac = "meta-data/network/interfaces/macs/02:29:96:8f:6a:2d/"
 	return &source.Fragment{
@@ -80,7 +80,7 @@ func authority() (*token.Authority, *source.ManualClock) {
 	return token.New([32]byte{7}, clock), clock
 }
 
-// respond answers one request from a snapshot of which nothing is rendered yet.
+// respond answers one request from a snapshot that is not rendered yet.
 func respond(snap *source.Snapshot, tokens *token.Authority, hosts Hosts, req *Request) Response {
 	var tree *Tree
 	if snap != nil {

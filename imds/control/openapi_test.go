@@ -18,7 +18,7 @@ import (
 	"github.com/imdsfs/imdsfs/source"
 )
 
-// A described is the API's description, and which of its answers have been seen.
+// A described is the API's description, with the answers that have been seen.
 type described struct {
 	doc    *openapi3.T
 	router routers.Router
@@ -41,8 +41,8 @@ func loadDescription(t *testing.T) *described {
 	return &described{doc, router, map[string]bool{}}
 }
 
-// ask sends a request and holds both it and the answer against the description, which has to find the
-// request good or bad as said. It returns the answer's status.
+// ask sends a request and checks it and the answer against the description. The request has to be valid by the description
+// or not, as the caller says. ask returns the answer's status.
 func (d *described) ask(t *testing.T, socket, method, path, body string, good bool) int {
 	t.Helper()
 	send := func() *http.Request {
@@ -168,7 +168,7 @@ func TestAPIIsAsDescribed(t *testing.T) {
 	for path, item := range d.doc.Paths.Map() {
 		for method, operation := range item.Operations() {
 			for status := range operation.Responses.Map() {
-				// That another user gets 403 is for a test of its own, which has to be root.
+				// A test of its own, which needs root, checks that another user gets 403.
 				if answer := method + " " + path + " " + status; !d.seen[answer] && status != "403" {
 					t.Errorf("%s is described and was not seen", answer)
 				}
@@ -202,7 +202,7 @@ func TestEveryOperationIsDescribed(t *testing.T) {
 	}
 }
 
-// fullStatus is a status in which nothing is empty.
+// fullStatus is a status without empty fields.
 func fullStatus() Status {
 	return Status{
 		Version: "v1.2.3", PID: 42, Started: noon, Config: "/etc/imdsfs/imdsfs.toml", Handover: "the keeper, pid 41",

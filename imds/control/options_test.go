@@ -226,7 +226,7 @@ func TestResetForgetsWhatWasSetAtRunTime(t *testing.T) {
 	}
 }
 
-// What was set before the file said Snowball Edge must not stand in the way of every other change.
+// Options that were set before the file said Snowball Edge must not prevent other changes.
 func TestOptionsOfAnotherPlatformDoNotBlockChanges(t *testing.T) {
 	i := newInstance(t, nil)
 	if err := i.setOptions(map[string]string{hops: "3"}, "uid 0"); err != nil {
@@ -245,7 +245,7 @@ func TestOptionsOfAnotherPlatformDoNotBlockChanges(t *testing.T) {
 	}
 }
 
-// A lock that comes with a reload counts from then on, and what is set already stays.
+// A lock that a reload adds applies from then on. Values that are already set stay.
 func TestLockFollowsTheFile(t *testing.T) {
 	i := newInstance(t, nil)
 	required := map[string]string{tokens: "required"}
@@ -274,7 +274,7 @@ func TestLockFollowsTheFile(t *testing.T) {
 	}
 }
 
-// Precedence is that of package source; here it has to reach whoever asks, with its origin.
+// Package source decides on precedence. Here the value and its origin have to reach the caller.
 func TestOptionsTellWhereTheyComeFrom(t *testing.T) {
 	i := newInstance(t, func(f *source.Fragment) {
 		f.Instance = values("imds-support", "v2.0")
