@@ -86,63 +86,66 @@ func (d *described) ask(t *testing.T, socket, method, path, body string, good bo
 	return resp.StatusCode
 }
 
+// describedRequests are sent one after the other. good says that the request is valid by the description.
+var describedRequests = []struct {
+	method, path, body string
+	good               bool
+	status             int
+}{
+	{"GET", "/v1/status", "", true, 200},
+	{"GET", "/v1/options", "", true, 200},
+	{"GET", "/v1/overlay", "", true, 200},
+	{"PATCH", "/v1/options", `{"http-tokens":"required","http-put-response-hop-limit":"1"}`, true, 200},
+	{"PATCH", "/v1/options", `{"http-endpoint":"disabled"}`, true, 200},
+	{"PATCH", "/v1/options", `{"http-tokens":"optional"}`, true, 400}, // the endpoint is disabled
+	{"PATCH", "/v1/options", `{"http-endpoint":"enabled","http-protocol-ipv6":"enabled","instance-metadata-tags":"enabled"}`, true, 200},
+	{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"64"}`, true, 403}, // locked
+	{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"65"}`, false, 400},
+	{"PATCH", "/v1/options", `{"http-put-response-hop-limit":1}`, false, 400},
+	{"PATCH", "/v1/options", `{"http-tokens":""}`, false, 400},
+	{"PATCH", "/v1/options", `{"HttpTokens":"required"}`, false, 400},
+	{"PATCH", "/v1/options", `{}`, false, 400},
+	{"PATCH", "/v1/options", ``, false, 400},
+	{"PATCH", "/v1/options", `{"http-tokens":"required"}` + strings.Repeat(" ", maxBody), true, 413},
+	{"DELETE", "/v1/options?name=http-tokens&name=http-protocol-ipv6", "", true, 200},
+	{"DELETE", "/v1/options?name=hops", "", false, 400},
+	{"DELETE", "/v1/options?name=http-put-response-hop-limit", "", true, 403}, // locked, and tighter now
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Name","value":"d2ViLTI="}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Empty"}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"unset","name":"Old"}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"values","action":"set","name":"meta-data/ami-id","value":"YQ=="}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"values","action":"forget","name":"meta-data/ami-id"}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Patch Group"}`, true, 400},
+	{"POST", "/v1/overlay", `{"kind":"options","action":"set","name":"http-tokens"}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"drop","name":"a"}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":""}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set"}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a","vaule":"eA=="}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a"}` + strings.Repeat(" ", maxBody), true, 413},
+	{"GET", "/v1/overlay", "", true, 200},
+	{"POST", "/v1/kinds", `{"paths":["/latest/meta-data","/latest/meta-data/instance-id","/nowhere"]}`, true, 200},
+	{"POST", "/v1/kinds", `{"paths":"/latest"}`, false, 400},
+	{"POST", "/v1/kinds", `{"paths":[]}` + strings.Repeat(" ", maxBody), true, 413},
+	{"DELETE", "/v1/overlay?kind=values&kind=tags", "", true, 200},
+	{"DELETE", "/v1/overlay", "", true, 403}, // the locked option
+	{"DELETE", "/v1/overlay?kind=tag", "", false, 400},
+	{"DELETE", "/v1/overlay?instance=i-none", "", true, 400},
+	{"DELETE", "/v1/overlay?instance=", "", true, 400},
+	{"POST", "/v1/reload", "", true, 200},
+	{"POST", "/v1/upgrade", `{"program":"/good"}`, true, 200},
+	{"POST", "/v1/upgrade", `{"program":"/bad"}`, true, 400},
+	{"POST", "/v1/upgrade", `{"program":1}`, false, 400},
+	{"POST", "/v1/upgrade", `{"program":"/good","now":true}`, false, 400},
+	{"POST", "/v1/upgrade", `{"program":"/good"}` + strings.Repeat(" ", maxBody), true, 413},
+}
+
 func TestAPIIsAsDescribed(t *testing.T) {
 	d := loadDescription(t)
 	i := newInstance(t, func(f *source.Fragment) {
 		f.Options, f.Lock = values(hops, "2"), []string{hops}
 	})
 	socket := i.serve(0o600)
-	for _, c := range []struct {
-		method, path, body string
-		good               bool
-		status             int
-	}{
-		{"GET", "/v1/status", "", true, 200},
-		{"GET", "/v1/options", "", true, 200},
-		{"GET", "/v1/overlay", "", true, 200},
-		{"PATCH", "/v1/options", `{"http-tokens":"required","http-put-response-hop-limit":"1"}`, true, 200},
-		{"PATCH", "/v1/options", `{"http-endpoint":"disabled"}`, true, 200},
-		{"PATCH", "/v1/options", `{"http-tokens":"optional"}`, true, 400}, // the endpoint is disabled
-		{"PATCH", "/v1/options", `{"http-endpoint":"enabled","http-protocol-ipv6":"enabled","instance-metadata-tags":"enabled"}`, true, 200},
-		{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"64"}`, true, 403}, // locked
-		{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"65"}`, false, 400},
-		{"PATCH", "/v1/options", `{"http-put-response-hop-limit":1}`, false, 400},
-		{"PATCH", "/v1/options", `{"http-tokens":""}`, false, 400},
-		{"PATCH", "/v1/options", `{"HttpTokens":"required"}`, false, 400},
-		{"PATCH", "/v1/options", `{}`, false, 400},
-		{"PATCH", "/v1/options", ``, false, 400},
-		{"PATCH", "/v1/options", `{"http-tokens":"required"}` + strings.Repeat(" ", maxBody), true, 413},
-		{"DELETE", "/v1/options?name=http-tokens&name=http-protocol-ipv6", "", true, 200},
-		{"DELETE", "/v1/options?name=hops", "", false, 400},
-		{"DELETE", "/v1/options?name=http-put-response-hop-limit", "", true, 403}, // locked, and tighter now
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Name","value":"d2ViLTI="}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Empty"}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"unset","name":"Old"}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"values","action":"set","name":"meta-data/ami-id","value":"YQ=="}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"values","action":"forget","name":"meta-data/ami-id"}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Patch Group"}`, true, 400},
-		{"POST", "/v1/overlay", `{"kind":"options","action":"set","name":"http-tokens"}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"drop","name":"a"}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":""}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set"}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a","vaule":"eA=="}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a"}` + strings.Repeat(" ", maxBody), true, 413},
-		{"GET", "/v1/overlay", "", true, 200},
-		{"POST", "/v1/kinds", `{"paths":["/latest/meta-data","/latest/meta-data/instance-id","/nowhere"]}`, true, 200},
-		{"POST", "/v1/kinds", `{"paths":"/latest"}`, false, 400},
-		{"POST", "/v1/kinds", `{"paths":[]}` + strings.Repeat(" ", maxBody), true, 413},
-		{"DELETE", "/v1/overlay?kind=values&kind=tags", "", true, 200},
-		{"DELETE", "/v1/overlay", "", true, 403}, // the locked option
-		{"DELETE", "/v1/overlay?kind=tag", "", false, 400},
-		{"DELETE", "/v1/overlay?instance=i-none", "", true, 400},
-		{"DELETE", "/v1/overlay?instance=", "", true, 400},
-		{"POST", "/v1/reload", "", true, 200},
-		{"POST", "/v1/upgrade", `{"program":"/good"}`, true, 200},
-		{"POST", "/v1/upgrade", `{"program":"/bad"}`, true, 400},
-		{"POST", "/v1/upgrade", `{"program":1}`, false, 400},
-		{"POST", "/v1/upgrade", `{"program":"/good","now":true}`, false, 400},
-		{"POST", "/v1/upgrade", `{"program":"/good"}` + strings.Repeat(" ", maxBody), true, 413},
-	} {
+	for _, c := range describedRequests {
 		if got := d.ask(t, socket, c.method, c.path, c.body, c.good); got != c.status {
 			t.Errorf("%s %s %.100s: %d, want %d", c.method, c.path, c.body, got, c.status)
 		}
