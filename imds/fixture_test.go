@@ -34,7 +34,7 @@ func values(m map[string]string) map[string]tree.Value {
 	return out
 }
 
-// fixture is an instance with something of every kind.
+// fixture is an instance with values of every kind.
 func fixture() *build.Fragment {
 	const mac = "meta-data/network/interfaces/macs/02:29:96:8f:6a:2d/"
 	return &build.Fragment{
@@ -82,7 +82,7 @@ func authority() (*token.Authority, *clock.Manual) {
 	return token.New([32]byte{7}, clock), clock
 }
 
-// respond answers one request from a snapshot of which nothing is rendered yet.
+// respond answers one request from a snapshot that is not rendered yet.
 func respond(snap *build.Snapshot, tokens *token.Authority, hosts Hosts, req *Request) Response {
 	var answers *Answers
 	if snap != nil {

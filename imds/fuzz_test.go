@@ -61,10 +61,10 @@ func FuzzHost(f *testing.F) {
 	})
 }
 
-// What holds for every request, whatever is in it.
+// These rules hold for every request.
 func FuzzRespond(f *testing.F) {
 	tokens, _ := authority()
-	// Issued once under the fixed key: the processes of a fuzzing run have to agree on it.
+	// A token that was issued under the fixed key, because the processes of a fuzzing run have to use the same.
 	const good = "AQAEAMfdOFEOhAVY4fKQD7HWyn-qGYl-N-OekXwcb01-Cl-1mMThqQ=="
 	if _, ok := tokens.Verify(instanceID, good); !ok {
 		f.Fatalf("the token %s is no good", good)
@@ -131,8 +131,8 @@ func FuzzRespond(f *testing.F) {
 	})
 }
 
-// shows reports whether body is what the tree holds at the target of a request. It looks for
-// each name among those that the directory lists, unlike what it checks.
+// shows reports whether body is what the tree holds at the target of a request. Unlike the code under test it looks for each
+// name in the directory's list of children.
 func shows(snap *build.Snapshot, req *Request, body []byte) bool {
 	path, _, _ := strings.Cut(req.Target, "?")
 	if !strings.HasPrefix(path, "/") {

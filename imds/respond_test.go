@@ -12,15 +12,15 @@ import (
 	"github.com/imdsfs/imdsfs/imds/token"
 )
 
-// A row is one line of the facts: a request and the whole answer to it.
+// A row is one line of the facts: a request and the complete answer to it.
 type row struct {
 	name string // the section and row of the facts
-	// request is "METHOD TARGET" or "METHOD TARGET HTTP/1.0", then header lines. Without a Host
-	// line it is for 169.254.169.254; "Host:" alone leaves it out. TOKEN stands for a valid
-	// token, EXPIRED and FOREIGN for what they say.
+	// request is "METHOD TARGET" or "METHOD TARGET HTTP/1.0", then header lines. Without a Host line the Host is
+	// 169.254.169.254; "Host:" alone means no Host. TOKEN stands for a valid token, EXPIRED for one that has expired, FOREIGN
+	// for one of another instance.
 	request string
 	options map[string]string
-	// want is the answer with plain newlines; a token that is good reads TOKEN in it.
+	// want is the answer with plain newlines. TOKEN stands for a valid token.
 	want string
 }
 
@@ -77,7 +77,7 @@ var (
 	forbidden    = empty("403 Forbidden")
 )
 
-// with adds the header that answers to a valid token begin with.
+// with adds the header with which answers to a valid token begin.
 func with(remaining int, answer string) string {
 	status, rest, _ := strings.Cut(answer, "\n")
 	return fmt.Sprintf("%s\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: %d\n%s", status, remaining, rest)

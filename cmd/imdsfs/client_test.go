@@ -128,6 +128,37 @@ func TestGetWithV1NeverTouchesTokens(t *testing.T) {
 	}
 }
 
+// A failure is what get and tree say of a service that fails.
+type failure struct {
+	name     string
+	endpoint func(*testing.T) string
+	args     []string
+	code     int
+	err      string // regular expression of the whole line; tree asks for the listing above x first
+	hint     string
+}
+
+// check runs get and tree.
+func (f *failure) check(t *testing.T) {
+	for _, command := range []string{"get", "tree"} {
+		args := append([]string{command, "--endpoint", f.endpoint(t), "x"}, f.args...)
+		code, out, errs := imdsfs(args...)
+		if out != "" {
+			t.Errorf("%s printed %q", command, out)
+		}
+		want := "imdsfs: error: " + f.err + "\n"
+		if f.hint != "" {
+			want += "imdsfs: hint: " + f.hint + "\n"
+		}
+		if code != f.code || !regexp.MustCompile("^"+want+"$").MatchString(errs) {
+			t.Errorf("%s: exit %d, want %d\ngot  %s\nwant %s", command, code, f.code, errs, want)
+		}
+		if strings.ContainsFunc(errs, func(r rune) bool { return r != '\n' && unicode.IsControl(r) }) {
+			t.Errorf("%s prints a control character: %q", command, errs)
+		}
+	}
+}
+
 func TestFailuresSayWhatAndWhatToDo(t *testing.T) {
 	var puts atomic.Int64
 	alwaysUnauthorized := func(w http.ResponseWriter, r *http.Request) {
@@ -144,14 +175,7 @@ func TestFailuresSayWhatAndWhatToDo(t *testing.T) {
 	raw := func(text string) func(*testing.T) string {
 		return func(t *testing.T) string { return serveBytes(t, text) }
 	}
-	for _, test := range []struct {
-		name     string
-		endpoint func(*testing.T) string
-		args     []string
-		code     int
-		err      string // regular expression of the whole line; tree asks for the listing above x first
-		hint     string
-	}{
+	for _, test := range []failure{
 		{"nothing listens", deadAddress, nil, exitFailed,
 			`no instance metadata service answers at http://127\.0\.0\.1:\d+: connect: connection refused`, `start one with: imdsfs serve; .*--endpoint.*`},
 		{"404", handle((&kit.IMDS{T: t}).ServeHTTP), nil, exitNo, `/latest/meta-data/x: no such metadata`, ``},
@@ -196,23 +220,7 @@ func TestFailuresSayWhatAndWhatToDo(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			puts.Store(0)
-			for _, command := range []string{"get", "tree"} {
-				args := append([]string{command, "--endpoint", test.endpoint(t), "x"}, test.args...)
-				code, out, errs := imdsfs(args...)
-				if out != "" {
-					t.Errorf("%s printed %q", command, out)
-				}
-				want := "imdsfs: error: " + test.err + "\n"
-				if test.hint != "" {
-					want += "imdsfs: hint: " + test.hint + "\n"
-				}
-				if code != test.code || !regexp.MustCompile("^"+want+"$").MatchString(errs) {
-					t.Errorf("%s: exit %d, want %d\ngot  %s\nwant %s", command, code, test.code, errs, want)
-				}
-				if strings.ContainsFunc(errs, func(r rune) bool { return r != '\n' && unicode.IsControl(r) }) {
-					t.Errorf("%s prints a control character: %q", command, errs)
-				}
-			}
+			test.check(t)
 			if test.name == "401 with a fresh token, twice" && puts.Load() != 4 {
 				t.Errorf("%d tokens fetched by two commands, want two each", puts.Load())
 			}

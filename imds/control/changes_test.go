@@ -16,7 +16,7 @@ const (
 	second = "i-00000000000000042"
 )
 
-// become has the file say another instance id.
+// become changes the instance id in the file.
 func (i *instance) become(id string) {
 	i.t.Helper()
 	i.file.fragment.Leaves["meta-data/instance-id"] = stated(id)
@@ -25,7 +25,7 @@ func (i *instance) become(id string) {
 	}
 }
 
-// must fails the test if any of what was done went wrong.
+// must fails the test if any of the steps failed.
 func (i *instance) must(errs ...error) {
 	i.t.Helper()
 	for _, err := range errs {
@@ -76,7 +76,7 @@ func TestChangesBelongToTheirInstance(t *testing.T) {
 	i.wantChanges("the first instance again", mine, Others{second, 1})
 }
 
-// The id that is set at run time is a change of the instance, and makes no other of it.
+// An id that is set at run time is a change of the same instance.
 func TestAnIDThatIsSetAtRunTimeDoesNotCountItself(t *testing.T) {
 	i := newInstance(t, nil)
 	i.must(i.changeValue(Set, "meta-data/instance-id", []byte(second), "uid 0"), i.changeTag(Set, "Name", []byte("a"), "uid 0"))
@@ -89,8 +89,8 @@ func TestAnIDThatIsSetAtRunTimeDoesNotCountItself(t *testing.T) {
 	}
 }
 
-// Options that were set for another instance bind nobody, the lock included: who gives a daemon the input of another
-// instance may weaken its options there. What tightened a locked option is in force again with its instance.
+// Options that were set for another instance have no effect, including the lock: whoever gives a daemon the file of another
+// instance may weaken its options there. With its own instance a change that tightened a locked option applies again.
 func TestALockedOptionFollowsItsInstance(t *testing.T) {
 	i := newInstance(t, func(f *build.Fragment) { f.Lock = []string{tokens} })
 	i.must(i.setOptions(map[string]string{tokens: "required"}, "uid 0"))

@@ -55,7 +55,7 @@ type instance struct {
 	stateDir string
 }
 
-// newInstance starts what a daemon would; edit, if not nil, changes what the file says.
+// newInstance starts the parts of a daemon. edit, if not nil, changes the file.
 func newInstance(t testing.TB, edit func(*build.Fragment)) *instance {
 	t.Helper()
 	f := &build.Fragment{
@@ -69,7 +69,7 @@ func newInstance(t testing.TB, edit func(*build.Fragment)) *instance {
 	return i
 }
 
-// start begins anew from what is stored, as after a restart.
+// start loads what is stored, as after a restart.
 func (i *instance) start() {
 	i.t.Helper()
 	changes, err := overlay.Open(i.stateDir)
@@ -97,7 +97,7 @@ func (i *instance) start() {
 	}
 }
 
-// value is an option in force.
+// value is the value of an option.
 func (i *instance) value(name string) string { return i.Store.Snapshot().Options().Text(name) }
 
 // text is the leaf at a path below /latest, "-" if there is none.
@@ -155,7 +155,7 @@ func (i *instance) serve(mode os.FileMode) (socket string) {
 	return socket
 }
 
-// clientOf speaks HTTP through a Unix socket, on a connection for each request.
+// clientOf speaks HTTP over a Unix socket, with a connection for each request.
 func clientOf(socket string) *http.Client {
 	return &http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -165,7 +165,7 @@ func clientOf(socket string) *http.Client {
 	}}
 }
 
-// A reply is an answer, read to its end.
+// A reply is a complete answer.
 type reply struct {
 	status  int
 	body    string
@@ -196,7 +196,7 @@ func ask(t testing.TB, socket, method, path string, body []byte) reply {
 	return r
 }
 
-// breakState makes that no change can be kept from now on, as on a full disk.
+// breakState prevents changes from being stored, as on a full disk.
 func (i *instance) breakState() {
 	i.t.Helper()
 	if err := os.RemoveAll(i.stateDir); err != nil {

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(scratch.Run(m))
 }
 
-// operations are all requests that the API knows.
+// operations are all requests of the API.
 var operations = []struct{ method, path, body string }{
 	{"GET", "/v1/status", ""},
 	{"GET", "/v1/options", ""},
@@ -280,8 +280,8 @@ func TestLongHeadersAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzRequests wants every body and query to be answered with JSON and one of the documented statuses,
-// and to leave a state that a restart takes.
+// FuzzRequests checks that every body and query is answered with JSON and a documented status, and leaves a state that a
+// restart can load.
 func FuzzRequests(f *testing.F) {
 	for n, op := range operations {
 		f.Add(n, "", []byte(op.body))

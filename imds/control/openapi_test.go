@@ -18,7 +18,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// A described is the API's description, and which of its answers have been seen.
+// A described is the API's description, with the answers that have been seen.
 type described struct {
 	doc    *openapi3.T
 	router routers.Router
@@ -41,8 +41,8 @@ func loadDescription(t *testing.T) *described {
 	return &described{doc, router, map[string]bool{}}
 }
 
-// ask sends a request and holds both it and the answer against the description, which has to find the
-// request good or bad as said. It returns the answer's status.
+// ask sends a request and checks it and the answer against the description. The request has to be valid by the description
+// or not, as the caller says. ask returns the answer's status.
 func (d *described) ask(t *testing.T, socket, method, path, body string, good bool) int {
 	t.Helper()
 	send := func() *http.Request {
@@ -86,63 +86,66 @@ func (d *described) ask(t *testing.T, socket, method, path, body string, good bo
 	return resp.StatusCode
 }
 
+// describedRequests are sent one after the other. good says that the request is valid by the description.
+var describedRequests = []struct {
+	method, path, body string
+	good               bool
+	status             int
+}{
+	{"GET", "/v1/status", "", true, 200},
+	{"GET", "/v1/options", "", true, 200},
+	{"GET", "/v1/overlay", "", true, 200},
+	{"PATCH", "/v1/options", `{"http-tokens":"required","http-put-response-hop-limit":"1"}`, true, 200},
+	{"PATCH", "/v1/options", `{"http-endpoint":"disabled"}`, true, 200},
+	{"PATCH", "/v1/options", `{"http-tokens":"optional"}`, true, 400}, // the endpoint is disabled
+	{"PATCH", "/v1/options", `{"http-endpoint":"enabled","http-protocol-ipv6":"enabled","instance-metadata-tags":"enabled"}`, true, 200},
+	{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"64"}`, true, 403}, // locked
+	{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"65"}`, false, 400},
+	{"PATCH", "/v1/options", `{"http-put-response-hop-limit":1}`, false, 400},
+	{"PATCH", "/v1/options", `{"http-tokens":""}`, false, 400},
+	{"PATCH", "/v1/options", `{"HttpTokens":"required"}`, false, 400},
+	{"PATCH", "/v1/options", `{}`, false, 400},
+	{"PATCH", "/v1/options", ``, false, 400},
+	{"PATCH", "/v1/options", `{"http-tokens":"required"}` + strings.Repeat(" ", maxBody), true, 413},
+	{"DELETE", "/v1/options?name=http-tokens&name=http-protocol-ipv6", "", true, 200},
+	{"DELETE", "/v1/options?name=hops", "", false, 400},
+	{"DELETE", "/v1/options?name=http-put-response-hop-limit", "", true, 403}, // locked, and tighter now
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Name","value":"d2ViLTI="}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Empty"}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"unset","name":"Old"}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"values","action":"set","name":"meta-data/ami-id","value":"YQ=="}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"values","action":"forget","name":"meta-data/ami-id"}`, true, 200},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Patch Group"}`, true, 400},
+	{"POST", "/v1/overlay", `{"kind":"options","action":"set","name":"http-tokens"}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"drop","name":"a"}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":""}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set"}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a","vaule":"eA=="}`, false, 400},
+	{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a"}` + strings.Repeat(" ", maxBody), true, 413},
+	{"GET", "/v1/overlay", "", true, 200},
+	{"POST", "/v1/kinds", `{"paths":["/latest/meta-data","/latest/meta-data/instance-id","/nowhere"]}`, true, 200},
+	{"POST", "/v1/kinds", `{"paths":"/latest"}`, false, 400},
+	{"POST", "/v1/kinds", `{"paths":[]}` + strings.Repeat(" ", maxBody), true, 413},
+	{"DELETE", "/v1/overlay?kind=values&kind=tags", "", true, 200},
+	{"DELETE", "/v1/overlay", "", true, 403}, // the locked option
+	{"DELETE", "/v1/overlay?kind=tag", "", false, 400},
+	{"DELETE", "/v1/overlay?instance=i-none", "", true, 400},
+	{"DELETE", "/v1/overlay?instance=", "", true, 400},
+	{"POST", "/v1/reload", "", true, 200},
+	{"POST", "/v1/upgrade", `{"program":"/good"}`, true, 200},
+	{"POST", "/v1/upgrade", `{"program":"/bad"}`, true, 400},
+	{"POST", "/v1/upgrade", `{"program":1}`, false, 400},
+	{"POST", "/v1/upgrade", `{"program":"/good","now":true}`, false, 400},
+	{"POST", "/v1/upgrade", `{"program":"/good"}` + strings.Repeat(" ", maxBody), true, 413},
+}
+
 func TestAPIIsAsDescribed(t *testing.T) {
 	d := loadDescription(t)
 	i := newInstance(t, func(f *build.Fragment) {
 		f.Options, f.Lock = values(hops, "2"), []string{hops}
 	})
 	socket := i.serve(0o600)
-	for _, c := range []struct {
-		method, path, body string
-		good               bool
-		status             int
-	}{
-		{"GET", "/v1/status", "", true, 200},
-		{"GET", "/v1/options", "", true, 200},
-		{"GET", "/v1/overlay", "", true, 200},
-		{"PATCH", "/v1/options", `{"http-tokens":"required","http-put-response-hop-limit":"1"}`, true, 200},
-		{"PATCH", "/v1/options", `{"http-endpoint":"disabled"}`, true, 200},
-		{"PATCH", "/v1/options", `{"http-tokens":"optional"}`, true, 400}, // the endpoint is disabled
-		{"PATCH", "/v1/options", `{"http-endpoint":"enabled","http-protocol-ipv6":"enabled","instance-metadata-tags":"enabled"}`, true, 200},
-		{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"64"}`, true, 403}, // locked
-		{"PATCH", "/v1/options", `{"http-put-response-hop-limit":"65"}`, false, 400},
-		{"PATCH", "/v1/options", `{"http-put-response-hop-limit":1}`, false, 400},
-		{"PATCH", "/v1/options", `{"http-tokens":""}`, false, 400},
-		{"PATCH", "/v1/options", `{"HttpTokens":"required"}`, false, 400},
-		{"PATCH", "/v1/options", `{}`, false, 400},
-		{"PATCH", "/v1/options", ``, false, 400},
-		{"PATCH", "/v1/options", `{"http-tokens":"required"}` + strings.Repeat(" ", maxBody), true, 413},
-		{"DELETE", "/v1/options?name=http-tokens&name=http-protocol-ipv6", "", true, 200},
-		{"DELETE", "/v1/options?name=hops", "", false, 400},
-		{"DELETE", "/v1/options?name=http-put-response-hop-limit", "", true, 403}, // locked, and tighter now
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Name","value":"d2ViLTI="}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Empty"}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"unset","name":"Old"}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"values","action":"set","name":"meta-data/ami-id","value":"YQ=="}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"values","action":"forget","name":"meta-data/ami-id"}`, true, 200},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"Patch Group"}`, true, 400},
-		{"POST", "/v1/overlay", `{"kind":"options","action":"set","name":"http-tokens"}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"drop","name":"a"}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":""}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set"}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a","vaule":"eA=="}`, false, 400},
-		{"POST", "/v1/overlay", `{"kind":"tags","action":"set","name":"a"}` + strings.Repeat(" ", maxBody), true, 413},
-		{"GET", "/v1/overlay", "", true, 200},
-		{"POST", "/v1/kinds", `{"paths":["/latest/meta-data","/latest/meta-data/instance-id","/nowhere"]}`, true, 200},
-		{"POST", "/v1/kinds", `{"paths":"/latest"}`, false, 400},
-		{"POST", "/v1/kinds", `{"paths":[]}` + strings.Repeat(" ", maxBody), true, 413},
-		{"DELETE", "/v1/overlay?kind=values&kind=tags", "", true, 200},
-		{"DELETE", "/v1/overlay", "", true, 403}, // the locked option
-		{"DELETE", "/v1/overlay?kind=tag", "", false, 400},
-		{"DELETE", "/v1/overlay?instance=i-none", "", true, 400},
-		{"DELETE", "/v1/overlay?instance=", "", true, 400},
-		{"POST", "/v1/reload", "", true, 200},
-		{"POST", "/v1/upgrade", `{"program":"/good"}`, true, 200},
-		{"POST", "/v1/upgrade", `{"program":"/bad"}`, true, 400},
-		{"POST", "/v1/upgrade", `{"program":1}`, false, 400},
-		{"POST", "/v1/upgrade", `{"program":"/good","now":true}`, false, 400},
-		{"POST", "/v1/upgrade", `{"program":"/good"}` + strings.Repeat(" ", maxBody), true, 413},
-	} {
+	for _, c := range describedRequests {
 		if got := d.ask(t, socket, c.method, c.path, c.body, c.good); got != c.status {
 			t.Errorf("%s %s %.100s: %d, want %d", c.method, c.path, c.body, got, c.status)
 		}
@@ -168,7 +171,7 @@ func TestAPIIsAsDescribed(t *testing.T) {
 	for path, item := range d.doc.Paths.Map() {
 		for method, operation := range item.Operations() {
 			for status := range operation.Responses.Map() {
-				// That another user gets 403 is for a test of its own, which has to be root.
+				// A test of its own, which needs root, checks that another user gets 403.
 				if answer := method + " " + path + " " + status; !d.seen[answer] && status != "403" {
 					t.Errorf("%s is described and was not seen", answer)
 				}
@@ -202,7 +205,7 @@ func TestEveryOperationIsDescribed(t *testing.T) {
 	}
 }
 
-// fullStatus is a status in which nothing is empty.
+// fullStatus is a status without empty fields.
 func fullStatus() Status {
 	return Status{
 		Version: "v1.2.3", PID: 42, Started: noon, Config: "/etc/imdsfs/imdsfs.toml", Handover: "the keeper, pid 41",

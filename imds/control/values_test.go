@@ -118,7 +118,7 @@ func TestTheListOfChangesHoldsNoValue(t *testing.T) {
 	}
 }
 
-// What a check of a file warns of is said of a change as well, once.
+// A change gives the same warnings as a check of a file, once.
 func TestChangesWarnLikeAFile(t *testing.T) {
 	i := newInstance(t, nil)
 	for _, step := range []struct{ path, value, want string }{

@@ -13,7 +13,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/clock"
 )
 
-// A repeater is a client that sends the same request for ever and takes every answer.
+// A repeater is a client that sends the same request again and again and reads every answer.
 type repeater struct {
 	net.Conn // nil: what is not below must not be called
 	request  string
@@ -31,7 +31,7 @@ func (r *repeater) Write(p []byte) (int, error)      { r.taken += len(p); return
 func (r *repeater) SetReadDeadline(time.Time) error  { return nil }
 func (r *repeater) SetWriteDeadline(time.Time) error { return nil }
 
-// Memory that requests leave behind has to be collected, and the collector makes other requests wait.
+// The garbage collector would have to collect what requests allocate, and would delay other requests.
 func TestRequestsForDataDoNotAllocate(t *testing.T) {
 	clock := clock.NewManual(now)
 	tokens := token.New([32]byte{7}, clock)

@@ -45,7 +45,7 @@ func TestParseAllow(t *testing.T) {
 	}
 }
 
-// machine has a LAN on eth0, containers on docker0, and as any machine a link-local address on each.
+// machine has a LAN on eth0, containers on docker0, and, as every machine, a link-local address on each.
 func machine() *picture {
 	return newPicture([]interfaceAddress{
 		{"lo", netip.MustParsePrefix("127.0.0.1/8")},
@@ -103,7 +103,7 @@ func mustParse(t *testing.T, rules ...string) (parsed []Rule) {
 	return parsed
 }
 
-// A recorder collects what a callback is told.
+// A recorder collects the arguments of a callback.
 type recorder[T any] struct {
 	mu  sync.Mutex
 	got []T
@@ -193,7 +193,7 @@ func TestReportsAreBounded(t *testing.T) {
 	}
 }
 
-// A throttle that is full costs no more than one that is empty: whoever is refused waits for it.
+// A full throttle takes no longer than an empty one, because refused peers wait for it.
 func BenchmarkFullThrottle(b *testing.B) {
 	throttle := newThrottle[int](clock.NewManual(now), reportedMax)
 	for i := range reportedMax {
@@ -204,7 +204,7 @@ func BenchmarkFullThrottle(b *testing.B) {
 	}
 }
 
-// A far is a connection that has a peer and nothing else.
+// A far is a connection with a peer and nothing else.
 type far struct {
 	net.Conn
 	peer net.TCPAddr
@@ -212,8 +212,7 @@ type far struct {
 
 func (f *far) RemoteAddr() net.Addr { return &f.peer }
 
-// TestNobodyIsRefusedByAnOldPicture: on a busy machine we may be late to read of an address that its process uses
-// already.
+// TestNobodyIsRefusedByAnOldPicture: on a busy machine a process may use an address before we have read of it.
 func TestNobodyIsRefusedByAnOldPicture(t *testing.T) {
 	own := interfaceAddress{"eth0", netip.MustParsePrefix("192.0.2.1/24")}
 	peer := &far{peer: *net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1234"))}

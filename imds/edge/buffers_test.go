@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxKernelMemory bounds what the kernel keeps for a connection, in bytes: both buffers, each doubled, and what it
-// allows beyond for a packet that has begun to fit.
+// maxKernelMemory is the limit of what the kernel keeps for a connection, in bytes: both buffers, each doubled, and what it
+// allows in addition for a packet that fits partly.
 const maxKernelMemory = 2*sendBuffer + 2*receiveBuffer + 128<<10
 
-// kernelMemory is what waits in both directions of a socket, with what it costs to keep it, in bytes.
+// kernelMemory is the memory, in bytes, that the kernel uses for unread data in both directions of a socket.
 func kernelMemory(t *testing.T, nc net.Conn) (bytes int) {
 	t.Helper()
 	err := control(nc, func(fd int) error {
@@ -34,7 +34,7 @@ func kernelMemory(t *testing.T, nc net.Conn) (bytes int) {
 	return bytes
 }
 
-// A listener may come from systemd or a predecessor, with whatever buffers the kernel gives.
+// A listener may come from systemd or a predecessor, with the kernel's default buffers.
 func TestTheKernelKeepsLittleForAClientWhoeverOpenedTheSocket(t *testing.T) {
 	for name, open := range map[string]func() (net.Listener, error){
 		"our own": func() (net.Listener, error) { return Listen(t.Context(), "127.0.0.1:0") },
@@ -58,14 +58,14 @@ func TestTheKernelKeepsLittleForAClientWhoeverOpenedTheSocket(t *testing.T) {
 			accepted := make(chan net.Conn, 1)
 			h := startOn(t, tcpWatch{l.(*net.TCPListener), accepted}, Config{})
 			c := h.dial()
-			// The kernel gives more to whoever has sent much that was read.
+			// The kernel enlarges the buffers of a client whose data is read.
 			for range 20 {
 				c.send(strings.Repeat(longGet, 50))
 				for range 50 {
 					c.expect(gotID)
 				}
 			}
-			// It asks for large answers, takes none, and sends on for as long as anything is taken off it.
+			// It asks for large answers, reads none, and sends as long as the server reads.
 			request := []byte(strings.Repeat("GET /latest/meta-data/large HTTP/1.1\r\n"+host+"\r\n", 1000))
 			sent := 0
 			for idle := 0; idle < 10; {
@@ -99,7 +99,7 @@ func TestTheKernelKeepsLittleForAClientWhoeverOpenedTheSocket(t *testing.T) {
 	}
 }
 
-// A tcpWatch passes on what it accepts, and is still a socket to who asks.
+// A tcpWatch passes on what it accepts, and is still a socket.
 type tcpWatch struct {
 	*net.TCPListener
 	accepted chan net.Conn
@@ -113,10 +113,10 @@ func (l tcpWatch) Accept() (net.Conn, error) {
 	return nc, err
 }
 
-// longGet is about as long as it may be.
+// longGet is nearly as long as allowed.
 var longGet = strings.Replace(get, "\r\n\r\n", "\r\nX: "+strings.Repeat("x", maxHead-len(get)-100)+"\r\n\r\n", 1)
 
-// The longest head there may be goes through the small buffer, in whatever pieces.
+// The longest allowed head fits through the small buffer, however it is cut.
 func TestALongHeadGoesThroughTheSmallBuffer(t *testing.T) {
 	c := start(t, Config{}).dial()
 	began := time.Now()

@@ -32,8 +32,8 @@ func TestTheLoopbackIsAmongTheAddresses(t *testing.T) {
 	}
 }
 
-// inNetns runs the rest of the test in a new network namespace with lo and a pair of links that are up. The
-// thread ends with the test.
+// inNetns moves the rest of the test into a new network namespace with lo and a pair of links that are up. The thread ends
+// with the test.
 func inNetns(t *testing.T) (near, far netlink.Link) {
 	t.Helper()
 	kit.Require(t, os.Getuid() == 0, "root, for a network namespace")
@@ -114,7 +114,7 @@ func TestAddressesAreFollowed(t *testing.T) {
 	must(t, netlink.LinkSetUp(near))
 	local("the address of a link that is up again", "192.0.2.1", true)
 
-	// The same near end twice: it stays until both have gone.
+	// Two addresses with the same near end: it is local until both are gone.
 	for _, other := range []string{"203.0.113.2", "203.0.113.3"} {
 		point := address(t, "203.0.113.1/32")
 		point.Peer = &net.IPNet{IP: net.ParseIP(other), Mask: net.CIDRMask(32, 32)}
@@ -144,7 +144,7 @@ func TestAddressesAreFollowed(t *testing.T) {
 	local("the address of a link that has gone", "192.0.2.1", false)
 }
 
-// A port that leaves its bridge is told of as if the link were deleted.
+// The kernel reports a port that leaves its bridge as if the link were deleted.
 func TestALinkThatLeavesABridgeStays(t *testing.T) {
 	near, far := inNetns(t)
 	a := follow(t)
@@ -161,7 +161,7 @@ func TestALinkThatLeavesABridgeStays(t *testing.T) {
 	}
 }
 
-// While it is not known whether a neighbour has an IPv6 address, and when one has, it is not ours.
+// An IPv6 address is not ours if a neighbour has it, or as long as that is not known.
 func TestAnAddressThatANeighbourHasIsNotLocal(t *testing.T) {
 	near, far := inNetns(t)
 	_, err := os.Stat("/proc/sys/net/ipv6")
@@ -193,7 +193,7 @@ func TestAnAddressThatANeighbourHasIsNotLocal(t *testing.T) {
 	}
 }
 
-// At hop limit 1 a peer whose address has just been added gets its token, by whatever rule it is allowed.
+// At hop limit 1 a peer whose address has just been added gets its token, whichever rule allows it.
 func TestAPeerThatTurnsOutToBeLocalGetsItsToken(t *testing.T) {
 	near, _ := inNetns(t)
 	must(t, netlink.AddrAdd(near, address(t, "192.0.2.1/24")))
@@ -230,7 +230,7 @@ func flags(t *testing.T, link netlink.Link, ip string) int {
 	return 0
 }
 
-// What was lost is found out by asking again: here the buffer has no room for what happens.
+// A new dump makes up for lost events: here the buffer is too small for them.
 func TestLostEventsHaveTheAddressesReadAgain(t *testing.T) {
 	near, _ := inNetns(t)
 	a := noAddresses()
@@ -259,12 +259,12 @@ func TestLostEventsHaveTheAddressesReadAgain(t *testing.T) {
 	if f.dumped != before+1 || !a.isLocal("10.0.0.199") || a.isLocal("10.0.0.0") {
 		t.Error("the addresses are not as they are")
 	}
-	// And events come again.
+	// Events arrive again.
 	must(t, netlink.AddrDel(near, address(t, "10.0.0.199/32")))
 	kit.Eventually(t, "the event after", func() bool { return !f.follow() && !a.isLocal("10.0.0.199") })
 }
 
-// The same by the goroutine that does it all.
+// The same with the goroutine that does everything.
 func TestTheAddressesAreRightAfterAStorm(t *testing.T) {
 	near, _ := inNetns(t)
 	a := follow(t)
@@ -300,7 +300,7 @@ func TestWithoutNetlinkOnlyLoopbackIsLocal(t *testing.T) {
 	}
 }
 
-// denySocket has the kernel refuse sockets of a family to the rest of the test, as a sandbox does.
+// denySocket makes the kernel refuse sockets of a family to the rest of the test, as a sandbox does.
 func denySocket(t *testing.T, family uint32) {
 	t.Helper()
 	const numberAt, firstArgumentAt = 0, 16 // in struct seccomp_data
@@ -317,7 +317,7 @@ func denySocket(t *testing.T, family uint32) {
 	must(t, unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})), 0, 0))
 }
 
-// Whatever comes, nothing but the addresses changes.
+// Whatever arrives, only the addresses change.
 func FuzzNetlinkEvents(f *testing.F) {
 	if socket, err := openNetlink(0); err == nil {
 		defer socket.close()

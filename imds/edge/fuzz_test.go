@@ -19,7 +19,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/clock"
 )
 
-// A stream is a connection whose client sends in and then its end. Segments are at most chunk bytes.
+// A stream is a connection whose client sends in and then ends. Segments have at most chunk bytes.
 type stream struct {
 	net.Conn // nil: what is not below must not be called
 	in       *bytes.Reader
@@ -34,8 +34,8 @@ func (s *stream) SetReadDeadline(time.Time) error  { return nil }
 func (s *stream) SetWriteDeadline(time.Time) error { return nil }
 func (s *stream) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
-// Whatever comes in, what goes out is a sequence of whole answers, the last one says close if one
-// does, and none holds data: tokens are required, and none can be had without a socket.
+// Whatever comes in, the output is a sequence of complete answers. Only the last one may say close. None holds data, because
+// tokens are required, and the server issues none without a socket.
 func FuzzConnection(f *testing.F) {
 	for _, s := range []string{
 		get, get + get, put + "\r\n" + get, "PRI * HTTP/2.0\r\n\r\n", "\r\n\r\n" + get, "GET", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + get,
@@ -65,13 +65,13 @@ func FuzzConnection(f *testing.F) {
 		closed := false
 		for n := 0; ; n++ {
 			if _, err := out.Peek(1); err == io.EOF {
-				// A token does not leave where no hop limit can be set.
+				// No token is sent if its hop limit cannot be set.
 				if n != len(requests) && !closed && requests[min(n, len(requests)-1)] != "PUT" {
 					t.Fatalf("%q: %d requests got %d answers", in, len(requests), n)
 				}
 				return
 			}
-			// Only how an answer to HEAD ends depends on the request.
+			// The request decides only how the answer to HEAD ends.
 			var req *http.Request
 			if n < len(requests) {
 				req = &http.Request{Method: requests[n]}
@@ -91,7 +91,7 @@ func FuzzConnection(f *testing.F) {
 	})
 }
 
-// What the parser takes, net/http takes too, and in the same sense.
+// net/http accepts everything that the parser accepts, with the same meaning.
 func FuzzParseHead(f *testing.F) {
 	for _, s := range []string{
 		get, put + "\r\n", strings.ReplaceAll(get, "\r\n", "\n"), "PRI * HTTP/2.0\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET  / HTTP/1.1\r\n\r\n",
@@ -152,7 +152,7 @@ func FuzzParseHead(f *testing.F) {
 	})
 }
 
-// stricter reports whether a head that net/http may take is to be refused.
+// stricter reports whether the parser has to refuse a head that net/http may accept.
 func stricter(head []byte, parsed *http.Request, err error) bool {
 	if err != nil || parsed.ProtoMajor != 1 {
 		return true
@@ -166,8 +166,8 @@ func stricter(head []byte, parsed *http.Request, err error) bool {
 	return false
 }
 
-// methods are those of the requests in a stream, read by the parts that are under test, as if none
-// closed the connection: it is the framing of the answers that is checked.
+// methods are those of the requests in a stream, parsed by the code under test, as if none closed the connection: the test
+// is about the framing of the answers.
 func methods(in []byte) (all []string) {
 	r := bufio.NewReader(bytes.NewReader(in))
 	for {

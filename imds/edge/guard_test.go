@@ -128,7 +128,7 @@ func closed(c *client) bool {
 	return !ok || !timeout.Timeout()
 }
 
-// However many are refused, few wait; and all slots are given back.
+// However many peers are refused, few wait. All slots are given back.
 func TestFewConnectionsWaitForASecondLook(t *testing.T) {
 	a := noAddresses()
 	h := start(t, Config{Allow: mustParse(t, "iface:lo"), Addresses: a})
@@ -174,7 +174,7 @@ func TestAUnixSocketHasACapAndNoRule(t *testing.T) {
 	conns[1].answered()
 }
 
-// A log that nobody reads holds few of those who would write to it, and no other connection.
+// A log that blocks holds up a few refused peers and no other connection.
 func TestABlockedLogHoldsNobodyUp(t *testing.T) {
 	block := make(chan struct{})
 	a := noAddresses()

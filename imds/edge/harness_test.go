@@ -62,7 +62,7 @@ type harness struct {
 	served chan error // what Serve returned
 }
 
-// start serves on 127.0.0.1. Time-outs that config leaves out are never reached.
+// start serves on 127.0.0.1. Time-outs that config does not set are never reached.
 func start(t *testing.T, config Config, options ...string) *harness {
 	t.Helper()
 	l, err := Listen(t.Context(), "127.0.0.1:0")
@@ -95,7 +95,7 @@ func startOn(t *testing.T, l net.Listener, config Config, options ...string) *ha
 	return h
 }
 
-// A client is one connection, spoken to in bytes.
+// A client is one connection. It sends and reads bytes.
 type client struct {
 	net.Conn
 	t *testing.T
@@ -134,8 +134,8 @@ func (c *client) expect(want string) {
 	}
 }
 
-// expectEnd wants the connection closed by the server, with nothing more sent. gently means that a
-// reset, which could have destroyed an answer, will not do.
+// expectEnd expects the server to close the connection without sending more. With gently a reset is a failure, because it
+// could have destroyed an answer.
 func (c *client) expectEnd(gently bool) {
 	c.t.Helper()
 	rest, err := io.ReadAll(c)
@@ -173,7 +173,7 @@ const (
 
 var gotBad = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nContent-Length: 343\r\n" + date + "Server: EC2ws\r\nConnection: close\r\n\r\n" + page("400 - Bad Request")
 
-// gotBadTTL is the answer to a PUT whose lifetime is no good: EC2's has no page.
+// gotBadTTL is the answer to a PUT with an invalid lifetime: EC2's has no page.
 var gotBadTTL = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n" + date + "Server: EC2ws\r\nContent-Type: text/plain\r\n\r\n"
 
 func page(title string) string {

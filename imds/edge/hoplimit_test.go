@@ -48,7 +48,7 @@ func option(t *testing.T, nc net.Conn, level, name int) (value int) {
 	return value
 }
 
-// families are the three ways in which a packet's TTL is set. dial is the host to connect to.
+// families are the three ways to set a packet's TTL. dial is the host to connect to.
 var families = []struct {
 	name, listen, dial  string
 	level, ttl, minimum int
@@ -116,8 +116,8 @@ func TestHopLimitIsSetAndNeverRaised(t *testing.T) {
 	}
 }
 
-// A client that is one hop too far away gets its connection and its data, but never the token: the
-// kernel is told to drop what arrives with a lower TTL, as a router on the way would.
+// A client that is one hop too far away gets its connection and its data, but never the token. The kernel drops what arrives
+// with a lower TTL, as a router on the way would.
 func TestTokenDiesOnTheWay(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestTokenDiesOnTheWay(t *testing.T) {
 			if n, err := far.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Fatalf("read %d bytes (%v), want none until the client gives up", n, err)
 			}
-			// What is sent later on this connection must not bring the token along.
+			// What is sent later on this connection must not carry the token.
 			h.Publish(snapshot(t, "http-put-response-hop-limit", "64"))
 			far.SetDeadline(time.Now().Add(300 * time.Millisecond))
 			far.send(get + put + "\r\n")
@@ -151,7 +151,7 @@ func TestTokenDiesOnTheWay(t *testing.T) {
 	}
 }
 
-// A hidingListener's connections are no sockets to anyone who asks.
+// A hidingListener hides that its connections are sockets.
 type hidingListener struct{ net.Listener }
 
 func (l hidingListener) Accept() (net.Conn, error) {

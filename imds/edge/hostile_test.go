@@ -17,8 +17,8 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// converse sends a stream and its end, and returns every answer. What is no sequence of whole answers
-// fails the test. The server may reset the connection while there is still something to send.
+// converse sends a stream and its end, and returns every answer. It fails the test unless it gets a sequence of complete
+// answers. The server may reset the connection before everything is sent.
 func (h *harness) converse(t *testing.T, stream string) (answers []*http.Response) {
 	t.Helper()
 	c := h.dial()
@@ -118,8 +118,8 @@ func TestHostileRequestsGetTheRightCode(t *testing.T) {
 	}
 }
 
-// Whatever byte stands wherever in a request, the answers are whole, and no byte that could end a line
-// or a string for somebody else gets past.
+// Whatever byte is at whatever place in a request, the answers are complete, and no byte passes that could end a line or a
+// string for other software.
 func TestStrangeBytesInEveryPlace(t *testing.T) {
 	h := start(t, Config{}, "http-tokens", "required")
 	for at := range len(get) + 1 {
@@ -140,8 +140,7 @@ func TestStrangeBytesInEveryPlace(t *testing.T) {
 	}
 }
 
-// These say nothing that ends a head, so they wait until their time is up; then they are closed
-// without a word.
+// These never complete a head, so they wait until the time-out, and are closed without an answer.
 func TestOtherProtocolsAreClosed(t *testing.T) {
 	h := start(t, Config{HeaderTimeout: short})
 	t.Run("HTTP/0.9", func(t *testing.T) {
@@ -219,7 +218,7 @@ func TestAPeerThatIsNotLocalHasACapOfItsOwn(t *testing.T) {
 	}
 }
 
-// Whoever has one IPv6 address has 2⁶⁴ of them.
+// A peer with one IPv6 address has 2⁶⁴ of them.
 func TestAnIPv6NetworkIsOnePeer(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
@@ -250,7 +249,7 @@ func TestAnIPv6NetworkIsOnePeer(t *testing.T) {
 	}
 }
 
-// Peers of this machine share the cap of all.
+// For peers of this machine only the limit of all connections applies.
 func TestLocalPeersHaveNoCapOfTheirOwn(t *testing.T) {
 	h := start(t, Config{MaxConnsPerPeer: 1})
 	a, b, c := h.dial(), h.dial(), h.dial()

@@ -50,7 +50,7 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
-// The limit counts from the first byte of a request: sending slowly does not stretch it.
+// The time-out counts from the first byte of a request: sending slowly does not prolong it.
 func TestSlowHeadersDoNotHoldAConnection(t *testing.T) {
 	h := start(t, Config{HeaderTimeout: 4 * short})
 	c := h.dial()
@@ -190,7 +190,7 @@ func (h *harness) busy() (n int) {
 	return n
 }
 
-// A failing listener fails as it is told to before it accepts.
+// A failing listener returns these errors before it accepts.
 type failingListener struct {
 	net.Listener
 	errs chan error

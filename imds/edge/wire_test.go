@@ -90,7 +90,7 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	c.expectEnd(true)
 }
 
-// A request that comes a byte at a time is the same request.
+// A request that arrives one byte at a time is the same request.
 func TestRequestInPieces(t *testing.T) {
 	h := start(t, Config{})
 	c := h.dial()
@@ -223,7 +223,7 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// s3fs asks for its token like this, and sends the chunk only when it is told to go on, or tired.
+// s3fs asks for its token like this. It sends the chunk only after 100 Continue or a time-out.
 func TestExpectIsAnsweredWith417(t *testing.T) {
 	h := start(t, Config{})
 	c := h.dial()

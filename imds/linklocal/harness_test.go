@@ -50,8 +50,8 @@ func TestMain(m *testing.M) {
 	os.Exit(scratch.Run(m))
 }
 
-// inNamespace runs the body in a process of its own with a network namespace of its own, in which
-// there is nothing but lo: no test touches this machine's.
+// inNamespace runs the body in a process with a network namespace of its own, which has only lo, so that no test changes the
+// links of this machine.
 func inNamespace(t *testing.T, body func(t *testing.T)) {
 	t.Helper()
 	here := namespace(t)
@@ -93,8 +93,8 @@ func sh(t *testing.T, line string) string {
 	return string(out)
 }
 
-// addresses are what ip shows of a link, as "169.254.169.254/32 scope link", the kernel's fe80 one
-// left out; "no link" without it.
+// addresses are what ip shows of a link, such as "169.254.169.254/32 scope link", without the kernel's fe80 address; "no
+// link" if the link does not exist.
 func addresses(t *testing.T, link string) string {
 	t.Helper()
 	if exec.Command("ip", "link", "show", "dev", link).Run() != nil {
@@ -122,7 +122,7 @@ func wantAddresses(t *testing.T, link, want string) {
 	}
 }
 
-// add adds, and removes at the end of the test what is still there.
+// add adds the addresses, and removes them at the end of the test.
 func add(t *testing.T, config Config) *Link {
 	t.Helper()
 	l, err := Add(t.Context(), config)
@@ -137,14 +137,14 @@ func add(t *testing.T, config Config) *Link {
 	return l
 }
 
-// warnings collects what Warn is told.
+// warnings collects the texts that Warn gets.
 func warnings(config *Config) *[]string {
 	var all []string
 	config.Warn = func(text string) { all = append(all, text) }
 	return &all
 }
 
-// noDummy is a kernel without dummy links.
+// noDummy behaves as a kernel without dummy links.
 func noDummy(device netlink.Link) error {
 	if device.Type() == "dummy" {
 		return syscall.EOPNOTSUPP
@@ -152,7 +152,7 @@ func noDummy(device netlink.Link) error {
 	return netlink.LinkAdd(device)
 }
 
-// ask asks the real address as a client would.
+// ask sends a request to the real address as a client would.
 func ask(t *testing.T, host string) string {
 	t.Helper()
 	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -168,8 +168,8 @@ func ask(t *testing.T, host string) string {
 	return string(body)
 }
 
-// start runs the test binary in a role, waits until it has prepared, and ends it after the test.
-// prepare, if not nil, is called while it does.
+// start runs the test binary in a role, waits until it is ready, and ends it after the test. prepare, if not nil, is called
+// in between.
 func start(t *testing.T, role, how string, flags uintptr, prepare func(pid int)) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -248,8 +248,7 @@ func nobodyRole() error {
 	return err
 }
 
-// serveAll listens on both addresses, says so, and answers in the manner of the environment, which
-// may be only the one family's.
+// serveAll listens on both addresses, or on that of one family, prints that it does, and answers as the environment says.
 func serveAll() error {
 	how, family, _ := strings.Cut(os.Getenv(manner), "/")
 	failed := make(chan error, 3)
@@ -271,7 +270,7 @@ func serveAll() error {
 	return <-failed
 }
 
-// A slowListener hands connections out late, as a process does that waits for a processor.
+// A slowListener returns connections late, as in a process that waits for a processor.
 type slowListener struct{ net.Listener }
 
 func (l slowListener) Accept() (net.Conn, error) {

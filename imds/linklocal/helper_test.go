@@ -12,7 +12,7 @@ import (
 
 const owner = "/run/a test's"
 
-// provide is a helper's part; at the end of the test nothing of it is left.
+// provide does what a helper does, and removes the link at the end of the test.
 func provide(t *testing.T, config Config) {
 	t.Helper()
 	if err := Provide(t.Context(), owner, config); err != nil {
@@ -25,7 +25,7 @@ func provide(t *testing.T, config Config) {
 	})
 }
 
-// given is the daemon's part.
+// given does what the daemon does.
 func given(t *testing.T) *Link {
 	t.Helper()
 	l, err := Given(owner)
@@ -60,7 +60,7 @@ func TestAHelperMakesTheLinkForADaemon(t *testing.T) {
 		}
 		wantAddresses(t, "imds0", both)
 
-		// It is not everybody's.
+		// The link is for this daemon only.
 		if l, err := Given("/run/other"); l != nil || err != nil {
 			t.Errorf("to somebody else: %v, %v", l, err)
 		}
@@ -80,7 +80,7 @@ func TestAHelperMakesTheLinkForADaemon(t *testing.T) {
 	})
 }
 
-// The sockets of the daemon answer while the helper of its successor is at work.
+// The daemon's sockets answer while the helper of its successor runs.
 func TestAHelperGoesOnWithItsOwnLink(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		provide(t, Config{})
@@ -93,7 +93,7 @@ func TestAHelperGoesOnWithItsOwnLink(t *testing.T) {
 		if got := sh(t, "ip -o link show dev imds0 | cut -d: -f1"); got != index || len(*told) > 0 {
 			t.Errorf("link %s becomes %s, with the warnings %q", index, got, *told)
 		}
-		// Another daemon's helper is refused, and what follows takes nothing away.
+		// The helper of another daemon is refused, and its clean-up removes nothing.
 		wantRefusal(t, Provide(t.Context(), "/run/other", Config{}), errInUse, "169.254.169.254:80", "imds0")
 		if err := Withdraw("/run/other", nil); err != nil {
 			t.Error(err)
@@ -114,7 +114,7 @@ func TestAHelperTakesOverAnUnmarkedLink(t *testing.T) {
 		if given(t); len(*told) != 1 || !strings.Contains((*told)[0], "taking over") {
 			t.Errorf("warnings %q", *told)
 		}
-		// And a daemon that may do it itself takes it over from a helper: then the helper leaves it alone.
+		// A daemon with the privilege takes the link over from a helper, which then leaves it alone.
 		add(t, Config{})
 		if err := Withdraw(owner, nil); err != nil {
 			t.Error(err)
@@ -141,7 +141,7 @@ func TestAHelperRefusesAForeignService(t *testing.T) {
 	})
 }
 
-// The option may never ask for IPv6: what is in its way alone ends nothing, and hides nothing.
+// The option may never ask for IPv6, so an obstacle to IPv6 alone is no failure, and the helper hides no other service.
 func TestAHelperLeavesIPv6OutWhereItCannotBeHad(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		for _, test := range []struct{ name, before, after, warns string }{
@@ -182,7 +182,7 @@ func TestAHelperLeavesIPv6OutWhereItCannotBeHad(t *testing.T) {
 	})
 }
 
-// A daemon without any privilege finds the link, and listens.
+// A daemon without any privilege finds the link and listens.
 func TestADaemonWithoutPrivilegeUsesTheLink(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		provide(t, Config{})
@@ -195,7 +195,7 @@ func TestADaemonWithoutPrivilegeUsesTheLink(t *testing.T) {
 	})
 }
 
-// givenRole gives up every privilege, and listens on the addresses, on a port that needs none.
+// givenRole gives up every privilege and listens on the addresses, on a port that needs none.
 func givenRole() error {
 	if err := becomeNobody(); err != nil {
 		return err

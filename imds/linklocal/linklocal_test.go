@@ -121,7 +121,7 @@ func TestIPv6FollowsTheOption(t *testing.T) {
 	})
 }
 
-// The kernel routes a new IPv6 address to itself only after it has said that it is there.
+// The kernel routes a new IPv6 address to itself only after it has reported the address.
 func TestIPv6CanBeReachedAtOnce(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		l := add(t, Config{Force: true}) // do not lose time with probing

@@ -15,8 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// refused checks that adding is refused for that reason, in an error that names all of says and has
-// a hint.
+// refused checks that adding is refused for that reason, with an error that contains each of says and has a hint.
 func refused(t *testing.T, config Config, reason error, says ...string) {
 	t.Helper()
 	l, err := Add(t.Context(), config)
@@ -189,7 +188,7 @@ func TestIPv6SwitchedOffIsNamed(t *testing.T) {
 	})
 }
 
-// TestAConnectionCountsHoweverLate: the kernel has made it before this process looks.
+// TestAConnectionCountsHoweverLate: the kernel has made the connection before this process looks.
 func TestAConnectionCountsHoweverLate(t *testing.T) {
 	inNamespace(t, func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:80")

@@ -38,7 +38,7 @@ func TestAlertsFireWhenTheyShouldOnly(t *testing.T) {
 	runPromtool(t, "test", "rules", "imdsfs.test.yml")
 }
 
-// ruleLines are the values of a key in the rules file, which keeps each on one line.
+// ruleLines are the values of a key in the rules file, where each has one line.
 func ruleLines(t *testing.T, key string) []string {
 	t.Helper()
 	var values []string
@@ -125,7 +125,7 @@ func TestDashboardUsesExportedMetrics(t *testing.T) {
 	}
 }
 
-// exported are the names of all series that a scrape shows.
+// exported are the names of all series of a scrape.
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
@@ -135,8 +135,7 @@ func exported(t *testing.T) map[string]bool {
 	return names
 }
 
-// wantExported fails the test for a name in the expressions that is no series of ours, and returns all
-// names.
+// wantExported fails the test for names in the expressions that are not our series. It returns all names.
 func wantExported(t *testing.T, expressions []string) []string {
 	t.Helper()
 	names := exported(t)
@@ -157,7 +156,7 @@ func wantExported(t *testing.T, expressions []string) []string {
 }
 
 var (
-	// label_values(SELECTOR, LABEL) is Grafana's.
+	// label_values(SELECTOR, LABEL) is a function of Grafana.
 	labelValues = regexp.MustCompile(`^label_values\(([^,]*(\{[^}]*\})?), \w+\)$`)
 	notMetrics  = regexp.MustCompile(`"[^"]*"|\{[^{}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring)\s*\([^)]*\)`)
 	identifiers = regexp.MustCompile(`[a-zA-Z_][a-zA-Z0-9_:]*\s*\(?`)

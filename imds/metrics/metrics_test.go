@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// filled is a sample in which every metric shows.
+// filled is a sample that shows every metric.
 func filled() Sample {
 	return Sample{
 		Build: Build{Version: "v1.2.3", Go: "go1.26.0", GoFUSE: "v2.12.1"},

@@ -44,7 +44,7 @@ func ask(t *testing.T, nc net.Conn, host string) int {
 	return resp.StatusCode
 }
 
-// A page in a browser whose name has been pointed at the port asks with its own name.
+// A web page whose name has been pointed at the port sends its own name.
 func TestForeignHostIsRefused(t *testing.T) {
 	hosts, err := imds.NewHosts("metrics.test")
 	if err != nil {

@@ -21,7 +21,7 @@ func mustOpen(t *testing.T, dir, bootID string) *Authority {
 	return a
 }
 
-// shareKey reports whether a token of a is good for b.
+// shareKey reports whether a token of a is valid for b.
 func shareKey(a, b *Authority) bool {
 	_, ok := b.Verify(instance, a.Issue(instance, 60))
 	return ok

@@ -60,7 +60,7 @@ func TestTokenLivesExactlyItsTTL(t *testing.T) {
 	}
 }
 
-// The clock goes back where a snapshot of the machine is restored: no token gains by that.
+// The clock goes back if a snapshot of the machine is restored. No token is valid for longer because of that.
 func TestNoTokenLivesLongerThanTheLongestLife(t *testing.T) {
 	a, now := authority(t)
 	now.Advance(10 * time.Hour)
@@ -169,7 +169,7 @@ func TestHeaderIsPartOfTheToken(t *testing.T) {
 
 func FuzzVerify(f *testing.F) {
 	a, _ := authority(f)
-	// Issued once under the fixed key: the processes of a fuzzing run have to agree on it.
+	// A token that was issued under the fixed key, because the processes of a fuzzing run have to use the same.
 	const good = "AQAEAJmYctVGL_DEzh8Wh4XdgSOyE0rnxOnXsKu-UDVQsbSHUtXA3g=="
 	for _, s := range []string{"", good, good[:55], good + "=", strings.Repeat("A", 56), strings.Repeat("=", 56), strings.Repeat("\n", 56)} {
 		f.Add(s)

@@ -84,120 +84,122 @@ func leaves(f *build.Fragment) map[string]string {
 	return out
 }
 
+var describedMachines = []struct {
+	name       string
+	files      map[string]string
+	interfaces []Interface
+	want       map[string]string
+}{
+	{
+		name:  "no DMI, no network, no host name",
+		files: map[string]string{hostnameFile: "(none)\n"},
+		want: map[string]string{
+			"instance-id":                 "i-5fbe42e3032e512ef",
+			"instance-type":               "imdsfs.host",
+			"placement/availability-zone": "local-1a",
+		},
+	},
+	{
+		name: "EC2 Nitro",
+		files: map[string]string{
+			assetTagFile: "i-0a1b2c3d4e5f67890\n", productNameFile: "m5.large\n",
+			uuidFiles[0]: "ec2ae145-d1dc-13b2-94ed-0123456789ab\n", hostnameFile: "web-1.example.org\n",
+			"/sys/class/net/ens5/device/vendor": "0x1d0f\n",
+		},
+		interfaces: []Interface{
+			loopback,
+			ethernet(2, "ens5", "06:2B:3C:4D:5E:6F", "10.0.12.34/20", "2600:1f16:67f:f201::17/128", "fe80::42b:3cff:fe4d:5e6f/64"),
+			ethernet(3, "docker0", "02:42:00:00:00:01", "172.17.0.1/16"),
+			ethernet(4, "imds0", "02:00:00:00:00:fe", "169.254.169.254/32", "fd00:ec2::254/128"),
+		},
+		want: map[string]string{
+			"instance-id":                 "i-0a1b2c3d4e5f67890",
+			"instance-type":               "m5.large",
+			"local-hostname":              "web-1.example.org",
+			"placement/availability-zone": "local-1a",
+			"mac":                         "06:2b:3c:4d:5e:6f",
+			"local-ipv4":                  "10.0.12.34",
+			"ipv6":                        "2600:1f16:67f:f201::17",
+			"network/interfaces/macs/06:2b:3c:4d:5e:6f/mac":                    "06:2b:3c:4d:5e:6f",
+			"network/interfaces/macs/06:2b:3c:4d:5e:6f/local-ipv4s":            "10.0.12.34",
+			"network/interfaces/macs/06:2b:3c:4d:5e:6f/ipv6s":                  "2600:1f16:67f:f201::17",
+			"network/interfaces/macs/06:2b:3c:4d:5e:6f/subnet-ipv4-cidr-block": "10.0.0.0/20",
+		},
+	},
+	{
+		name: "EC2 Xen, UUID readable through the hypervisor only",
+		files: map[string]string{
+			"/sys/hypervisor/uuid": "ec2e1916-9099-7caf-fd21-012345abcdef\n",
+			productNameFile:        "HVM domU\n", hostnameFile: "localhost\n",
+		},
+		want: map[string]string{
+			"instance-id":                 "i-ffd21012345abcdef",
+			"instance-type":               "HVM-domU",
+			"placement/availability-zone": "local-1a",
+		},
+	},
+	{
+		name: "a UUID and an asset tag that are not EC2's",
+		files: map[string]string{
+			uuidFiles[0]: "4c4c4544-0035-3510-8052-b4c04f4b3232\n", assetTagFile: "i-BADTAG\n",
+			productNameFile: "Standard PC (Q35 + ICH9, 2009)\n",
+		},
+		want: map[string]string{
+			"instance-id":                 "i-5fbe42e3032e512ef",
+			"instance-type":               "Standard-PC-Q35-ICH9-2009",
+			"placement/availability-zone": "local-1a",
+		},
+	},
+	{
+		name: "two cards, the first without a cable, and two devices of one MAC",
+		files: map[string]string{
+			"/sys/class/net/eno1/device/vendor": "x", "/sys/class/net/eno2/device/vendor": "x",
+			"/sys/class/net/vf0/device/vendor": "x",
+		},
+		interfaces: []Interface{
+			ethernet(9, "vf0", "52:54:00:00:00:02"),
+			ethernet(3, "eno2", "52:54:00:00:00:02", "169.254.7.7/16", "192.0.2.2/24", "192.0.2.3/24", "fd00::2/64", "fd00:ec2::254/128"),
+			{Index: 2, Name: "eno1", MAC: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 1}},
+			{Index: 4, Name: "ib0", MAC: make(net.HardwareAddr, 20), Up: true},
+		},
+		want: map[string]string{
+			"instance-id":                 "i-5fbe42e3032e512ef",
+			"instance-type":               "imdsfs.host",
+			"placement/availability-zone": "local-1a",
+			"mac":                         "52:54:00:00:00:02",
+			"local-ipv4":                  "192.0.2.2",
+			"ipv6":                        "fd00::2",
+			"network/interfaces/macs/52:54:00:00:00:02/mac":                    "52:54:00:00:00:02",
+			"network/interfaces/macs/52:54:00:00:00:02/local-ipv4s":            "192.0.2.2\n192.0.2.3",
+			"network/interfaces/macs/52:54:00:00:00:02/ipv6s":                  "fd00::2",
+			"network/interfaces/macs/52:54:00:00:00:02/subnet-ipv4-cidr-block": "192.0.2.0/24",
+			"network/interfaces/macs/52:54:00:00:00:01/device-number":          "1",
+			"network/interfaces/macs/52:54:00:00:00:01/mac":                    "52:54:00:00:00:01",
+		},
+	},
+	{
+		name: "a container: no device behind any interface",
+		interfaces: []Interface{
+			loopback,
+			ethernet(2, "eth0", "02:42:ac:11:00:02", "2001:db8::2/64"),
+			{Index: 3, Name: "dummy0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}},
+			{Index: 4, Name: "tun0", Up: true},
+			{Index: 5, Name: "tap0", Up: true, MAC: make(net.HardwareAddr, 6)},
+		},
+		want: map[string]string{
+			"instance-id":                 "i-5fbe42e3032e512ef",
+			"instance-type":               "imdsfs.host",
+			"placement/availability-zone": "local-1a",
+			"mac":                         "02:42:ac:11:00:02",
+			"ipv6":                        "2001:db8::2",
+			"network/interfaces/macs/02:42:ac:11:00:02/mac":   "02:42:ac:11:00:02",
+			"network/interfaces/macs/02:42:ac:11:00:02/ipv6s": "2001:db8::2",
+		},
+	},
+}
+
 func TestMachinesAreDescribed(t *testing.T) {
-	for _, test := range []struct {
-		name       string
-		files      map[string]string
-		interfaces []Interface
-		want       map[string]string
-	}{
-		{
-			name:  "no DMI, no network, no host name",
-			files: map[string]string{hostnameFile: "(none)\n"},
-			want: map[string]string{
-				"instance-id":                 "i-5fbe42e3032e512ef",
-				"instance-type":               "imdsfs.host",
-				"placement/availability-zone": "local-1a",
-			},
-		},
-		{
-			name: "EC2 Nitro",
-			files: map[string]string{
-				assetTagFile: "i-0a1b2c3d4e5f67890\n", productNameFile: "m5.large\n",
-				uuidFiles[0]: "ec2ae145-d1dc-13b2-94ed-0123456789ab\n", hostnameFile: "web-1.example.org\n",
-				"/sys/class/net/ens5/device/vendor": "0x1d0f\n",
-			},
-			interfaces: []Interface{
-				loopback,
-				ethernet(2, "ens5", "06:2B:3C:4D:5E:6F", "10.0.12.34/20", "2600:1f16:67f:f201::17/128", "fe80::42b:3cff:fe4d:5e6f/64"),
-				ethernet(3, "docker0", "02:42:00:00:00:01", "172.17.0.1/16"),
-				ethernet(4, "imds0", "02:00:00:00:00:fe", "169.254.169.254/32", "fd00:ec2::254/128"),
-			},
-			want: map[string]string{
-				"instance-id":                 "i-0a1b2c3d4e5f67890",
-				"instance-type":               "m5.large",
-				"local-hostname":              "web-1.example.org",
-				"placement/availability-zone": "local-1a",
-				"mac":                         "06:2b:3c:4d:5e:6f",
-				"local-ipv4":                  "10.0.12.34",
-				"ipv6":                        "2600:1f16:67f:f201::17",
-				"network/interfaces/macs/06:2b:3c:4d:5e:6f/mac":                    "06:2b:3c:4d:5e:6f",
-				"network/interfaces/macs/06:2b:3c:4d:5e:6f/local-ipv4s":            "10.0.12.34",
-				"network/interfaces/macs/06:2b:3c:4d:5e:6f/ipv6s":                  "2600:1f16:67f:f201::17",
-				"network/interfaces/macs/06:2b:3c:4d:5e:6f/subnet-ipv4-cidr-block": "10.0.0.0/20",
-			},
-		},
-		{
-			name: "EC2 Xen, UUID readable through the hypervisor only",
-			files: map[string]string{
-				"/sys/hypervisor/uuid": "ec2e1916-9099-7caf-fd21-012345abcdef\n",
-				productNameFile:        "HVM domU\n", hostnameFile: "localhost\n",
-			},
-			want: map[string]string{
-				"instance-id":                 "i-ffd21012345abcdef",
-				"instance-type":               "HVM-domU",
-				"placement/availability-zone": "local-1a",
-			},
-		},
-		{
-			name: "a UUID and an asset tag that are not EC2's",
-			files: map[string]string{
-				uuidFiles[0]: "4c4c4544-0035-3510-8052-b4c04f4b3232\n", assetTagFile: "i-BADTAG\n",
-				productNameFile: "Standard PC (Q35 + ICH9, 2009)\n",
-			},
-			want: map[string]string{
-				"instance-id":                 "i-5fbe42e3032e512ef",
-				"instance-type":               "Standard-PC-Q35-ICH9-2009",
-				"placement/availability-zone": "local-1a",
-			},
-		},
-		{
-			name: "two cards, the first without a cable, and two devices of one MAC",
-			files: map[string]string{
-				"/sys/class/net/eno1/device/vendor": "x", "/sys/class/net/eno2/device/vendor": "x",
-				"/sys/class/net/vf0/device/vendor": "x",
-			},
-			interfaces: []Interface{
-				ethernet(9, "vf0", "52:54:00:00:00:02"),
-				ethernet(3, "eno2", "52:54:00:00:00:02", "169.254.7.7/16", "192.0.2.2/24", "192.0.2.3/24", "fd00::2/64", "fd00:ec2::254/128"),
-				{Index: 2, Name: "eno1", MAC: net.HardwareAddr{0x52, 0x54, 0, 0, 0, 1}},
-				{Index: 4, Name: "ib0", MAC: make(net.HardwareAddr, 20), Up: true},
-			},
-			want: map[string]string{
-				"instance-id":                 "i-5fbe42e3032e512ef",
-				"instance-type":               "imdsfs.host",
-				"placement/availability-zone": "local-1a",
-				"mac":                         "52:54:00:00:00:02",
-				"local-ipv4":                  "192.0.2.2",
-				"ipv6":                        "fd00::2",
-				"network/interfaces/macs/52:54:00:00:00:02/mac":                    "52:54:00:00:00:02",
-				"network/interfaces/macs/52:54:00:00:00:02/local-ipv4s":            "192.0.2.2\n192.0.2.3",
-				"network/interfaces/macs/52:54:00:00:00:02/ipv6s":                  "fd00::2",
-				"network/interfaces/macs/52:54:00:00:00:02/subnet-ipv4-cidr-block": "192.0.2.0/24",
-				"network/interfaces/macs/52:54:00:00:00:01/device-number":          "1",
-				"network/interfaces/macs/52:54:00:00:00:01/mac":                    "52:54:00:00:00:01",
-			},
-		},
-		{
-			name: "a container: no device behind any interface",
-			interfaces: []Interface{
-				loopback,
-				ethernet(2, "eth0", "02:42:ac:11:00:02", "2001:db8::2/64"),
-				{Index: 3, Name: "dummy0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}},
-				{Index: 4, Name: "tun0", Up: true},
-				{Index: 5, Name: "tap0", Up: true, MAC: make(net.HardwareAddr, 6)},
-			},
-			want: map[string]string{
-				"instance-id":                 "i-5fbe42e3032e512ef",
-				"instance-type":               "imdsfs.host",
-				"placement/availability-zone": "local-1a",
-				"mac":                         "02:42:ac:11:00:02",
-				"ipv6":                        "2001:db8::2",
-				"network/interfaces/macs/02:42:ac:11:00:02/mac":   "02:42:ac:11:00:02",
-				"network/interfaces/macs/02:42:ac:11:00:02/ipv6s": "2001:db8::2",
-			},
-		},
-	} {
+	for _, test := range describedMachines {
 		t.Run(test.name, func(t *testing.T) {
 			f := load(t, machine(t, test.files, test.interfaces...))
 			got := leaves(f)

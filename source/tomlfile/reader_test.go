@@ -73,7 +73,8 @@ func (l *land) link(target, name string, uid int) string {
 	return path
 }
 
-func TestFilesAreReadForTheOwnerOfTheInstanceFile(t *testing.T) {
+// population makes files of root, alice and bob that they may and may not read, and links between them.
+func population(t *testing.T) *land {
 	l := newLand(t)
 	l.dir("root", 0, 0o755)
 	l.file("root/secret", 0, 0o600, secret)
@@ -118,7 +119,11 @@ func TestFilesAreReadForTheOwnerOfTheInstanceFile(t *testing.T) {
 	l.file("pod/..1/f", alice, 0o400, "own")
 	l.link("..1", "pod/..data", alice)
 	l.link("..data/f", "pod/f", alice)
+	return l
+}
 
+func TestFilesAreReadForTheOwnerOfTheInstanceFile(t *testing.T) {
+	l := population(t)
 	const sealed = "{TOP}/root/secret belongs to uid 0 (mode 0600): uid 61021, who owns the instance file, may not read it (name a file that uid 61021 may read, or check what the instance file says, and then chown root {FILE})"
 	for _, test := range []struct {
 		uid  int

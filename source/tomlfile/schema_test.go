@@ -49,97 +49,98 @@ sorces = ["file"]
 	)
 }
 
+var traps = map[string]struct {
+	text string
+	want []faultWant
+}{
+	"user-data after a table header": {
+		"[meta-data]\nuser-data = 'x'\n[dynamic]\nuser-data-file = 'x'\n[server]\nuser-data-base64 = 'x'\n[public-keys]\nuser-data = 'x'\n[credentials]\nuser-data = 'x'\n",
+		[]faultWant{
+			{2, "meta-data.user-data", "user-data stands inside [meta-data] (move it above the first table header)"},
+			{4, "dynamic.user-data-file", "user-data-file stands inside [dynamic]"},
+			{6, "server.user-data-base64", "user-data-base64 stands inside [server]"},
+			{8, "public-keys.user-data", "user-data stands inside [public-keys]"},
+			{10, "credentials.user-data", "user-data stands inside [credentials]"},
+		},
+	},
+	"user-data after a role's or a rule's header": {
+		"[[access]]\npath = '/'\ngroup = 0\nuser-data = 'x'\n[identity-credentials]\ntype='static'\naccess-key-id='k'\nsecret-access-key='k'\ntoken='k'\nuser-data = 'x'\n",
+		[]faultWant{
+			{4, "access.user-data", "user-data stands inside [access]"},
+			{10, "identity-credentials.user-data", "user-data stands inside [identity-credentials]"},
+		},
+	},
+	"unquoted dots": {
+		"[tags]\naws.cloudformation.stack = 's'\n[tags.other]\n[public-keys]\nmy.key = 'ssh-rsa A'\n[credentials.my.role]\ntype = 'static'\n",
+		[]faultWant{
+			{2, "tags.aws.cloudformation.stack", `quote keys that hold a dot: "aws.cloudformation.stack"`},
+			{3, "tags.other", "quote keys that hold a dot"},
+			{5, "public-keys.my.key", `quote keys that hold a dot: "my.key"`},
+			{6, "credentials.my.role", `quote a role name that holds a dot: "my.role"`},
+		},
+	},
+	"what has a table of its own": {
+		"[meta-data]\ntags.instance.Name = 'x'\n[meta-data.public-keys]\nk = 'ssh-rsa A'\n",
+		[]faultWant{
+			{2, "meta-data.tags", "put it into [tags]"},
+			{3, "meta-data.public-keys", "put it into [public-keys]"},
+		},
+	},
+	"names that no file can have": {
+		"[meta-data]\n'' = 1\n'.' = 1\n'..' = 1\n'a/b' = 1\n\"a\\nb\" = 1\n\"a\\u0000b\" = 1\n" + strings.Repeat("n", 256) + " = 1\n" + strings.Repeat("n", 255) + " = 1\n",
+		[]faultWant{
+			{2, `meta-data.""`, "must not be empty"}, {3, `meta-data."."`, "must not be"}, {4, `meta-data.".."`, "must not be"},
+			{5, `meta-data."a/b"`, "write a path with dots"}, {6, `meta-data."a\nb"`, "newline"}, {7, `meta-data."a\u0000b"`, "NUL"},
+			{8, "meta-data." + strings.Repeat("n", 256), "longer than 255 bytes"},
+		},
+	},
+	"arrays that have no form": {
+		"[meta-data]\na = [1, [2]]\nb = [\n  { c = 1 },\n  2,\n]\n[[meta-data.d]]\ne = 1\n[meta-data.f]\ng = [inf]\n",
+		[]faultWant{
+			{2, "meta-data.a", "an array is one value a line"}, {4, "meta-data.b", "an array is one value a line"},
+			{7, "meta-data.d", "a directory is a plain table: [meta-data.d]"}, {10, "meta-data.f.g", "finite"},
+		},
+	},
+	"tables where EC2 has a document": {
+		"[meta-data.spot.instance-action]\naction = 'stop'\n[[meta-data.events.maintenance.scheduled]]\nCode = 'system-reboot'\n[meta-data.iam.security-credentials]\nweb = { Code = 'Success' }\n" +
+			"[meta-data.events]\nmaintenance.history = [ { Code = 'x' } ]\nrecommendations = { rebalance = { noticeTime = 'x' } }\n",
+		[]faultWant{
+			{1, "meta-data.spot.instance-action", `write it as text: instance-action = '''{"action": "stop", "time": "2026-01-05T18:02:00Z"}'''`},
+			{3, "meta-data.events.maintenance.scheduled", `scheduled = '''[ {"NotBefore"`},
+			{6, "meta-data.iam.security-credentials.web", `"AccessKeyId"`},
+			{8, "meta-data.events.maintenance.history", "one JSON document"}, {9, "meta-data.events.recommendations.rebalance", "noticeTime"},
+		},
+	},
+	"settings of the document": {
+		"[instance]\narchitecture = 'arm64_linux'\nkernel-id = ''\nramdisk-id = 1\nbilling-products = 'bp-1'\nmarketplace-product-codes = ['a', 'a', 'b\\n', \"c\\nd\"]\n",
+		[]faultWant{
+			{2, "instance.architecture", `"x86_64_mac" or "arm64_mac"`}, {3, "instance.kernel-id", "one line"}, {4, "instance.ramdisk-id", "must be a string"},
+			{5, "instance.billing-products", "must be an array"}, {6, "instance.marketplace-product-codes", "given twice"}, {6, "instance.marketplace-product-codes", "one line"},
+		},
+	},
+	"MAC addresses": {
+		"[meta-data.network.interfaces.macs]\n06-2B-3C-4D-5E-6F.x = 1\n'062b.3c4d.5e6f'.x = 1\neth0.x = 1\n\"06:2b:3c:4d:5e:6f\".x = 1\n\"06:2B:3C:4D:5E:6F\".x = 1\n\"06:2b:3c:4d:5e:70\" = 1\n\"06:2b:3c:4d:5e:6f:70:71\".x = 1\n",
+		[]faultWant{
+			{2, "meta-data.network.interfaces.macs.06-2B-3C-4D-5E-6F", `"06:2b:3c:4d:5e:6f"`},
+			{3, `meta-data.network.interfaces.macs."062b.3c4d.5e6f"`, `"06:2b:3c:4d:5e:6f"`},
+			{4, "meta-data.network.interfaces.macs.eth0", "not a MAC"},
+			{6, `meta-data.network.interfaces.macs."06:2B:3C:4D:5E:6F"`, "line 5"},
+			{7, `meta-data.network.interfaces.macs."06:2b:3c:4d:5e:70"`, "must be a table"},
+			{8, `meta-data.network.interfaces.macs."06:2b:3c:4d:5e:6f:70:71"`, "not a MAC"},
+		},
+	},
+	"tables that are none": {
+		"instance = 1\nmeta-data = [1]\ndynamic = ''\npublic-keys = 1\ntags = 1\nmetadata-options = 1\ncredentials = 1\nidentity-credentials = 1\naccess = {}\nserver = 1\n",
+		[]faultWant{
+			{1, "instance", "must be a table (write [instance] and its keys below)"}, {2, "meta-data", "must be a table"}, {3, "dynamic", "must be a table"},
+			{4, "public-keys", "must be a table"}, {5, "tags", "must be a table"}, {6, "metadata-options", "must be a table"}, {7, "credentials", "must be a table"},
+			{8, "identity-credentials", "must be a table"}, {9, "access", "write [[access]]"}, {10, "server", "must be a table"},
+		},
+	},
+}
+
 func TestTraps(t *testing.T) {
-	tests := map[string]struct {
-		text string
-		want []faultWant
-	}{
-		"user-data after a table header": {
-			"[meta-data]\nuser-data = 'x'\n[dynamic]\nuser-data-file = 'x'\n[server]\nuser-data-base64 = 'x'\n[public-keys]\nuser-data = 'x'\n[credentials]\nuser-data = 'x'\n",
-			[]faultWant{
-				{2, "meta-data.user-data", "user-data stands inside [meta-data] (move it above the first table header)"},
-				{4, "dynamic.user-data-file", "user-data-file stands inside [dynamic]"},
-				{6, "server.user-data-base64", "user-data-base64 stands inside [server]"},
-				{8, "public-keys.user-data", "user-data stands inside [public-keys]"},
-				{10, "credentials.user-data", "user-data stands inside [credentials]"},
-			},
-		},
-		"user-data after a role's or a rule's header": {
-			"[[access]]\npath = '/'\ngroup = 0\nuser-data = 'x'\n[identity-credentials]\ntype='static'\naccess-key-id='k'\nsecret-access-key='k'\ntoken='k'\nuser-data = 'x'\n",
-			[]faultWant{
-				{4, "access.user-data", "user-data stands inside [access]"},
-				{10, "identity-credentials.user-data", "user-data stands inside [identity-credentials]"},
-			},
-		},
-		"unquoted dots": {
-			"[tags]\naws.cloudformation.stack = 's'\n[tags.other]\n[public-keys]\nmy.key = 'ssh-rsa A'\n[credentials.my.role]\ntype = 'static'\n",
-			[]faultWant{
-				{2, "tags.aws.cloudformation.stack", `quote keys that hold a dot: "aws.cloudformation.stack"`},
-				{3, "tags.other", "quote keys that hold a dot"},
-				{5, "public-keys.my.key", `quote keys that hold a dot: "my.key"`},
-				{6, "credentials.my.role", `quote a role name that holds a dot: "my.role"`},
-			},
-		},
-		"what has a table of its own": {
-			"[meta-data]\ntags.instance.Name = 'x'\n[meta-data.public-keys]\nk = 'ssh-rsa A'\n",
-			[]faultWant{
-				{2, "meta-data.tags", "put it into [tags]"},
-				{3, "meta-data.public-keys", "put it into [public-keys]"},
-			},
-		},
-		"names that no file can have": {
-			"[meta-data]\n'' = 1\n'.' = 1\n'..' = 1\n'a/b' = 1\n\"a\\nb\" = 1\n\"a\\u0000b\" = 1\n" + strings.Repeat("n", 256) + " = 1\n" + strings.Repeat("n", 255) + " = 1\n",
-			[]faultWant{
-				{2, `meta-data.""`, "must not be empty"}, {3, `meta-data."."`, "must not be"}, {4, `meta-data.".."`, "must not be"},
-				{5, `meta-data."a/b"`, "write a path with dots"}, {6, `meta-data."a\nb"`, "newline"}, {7, `meta-data."a\u0000b"`, "NUL"},
-				{8, "meta-data." + strings.Repeat("n", 256), "longer than 255 bytes"},
-			},
-		},
-		"arrays that have no form": {
-			"[meta-data]\na = [1, [2]]\nb = [\n  { c = 1 },\n  2,\n]\n[[meta-data.d]]\ne = 1\n[meta-data.f]\ng = [inf]\n",
-			[]faultWant{
-				{2, "meta-data.a", "an array is one value a line"}, {4, "meta-data.b", "an array is one value a line"},
-				{7, "meta-data.d", "a directory is a plain table: [meta-data.d]"}, {10, "meta-data.f.g", "finite"},
-			},
-		},
-		"tables where EC2 has a document": {
-			"[meta-data.spot.instance-action]\naction = 'stop'\n[[meta-data.events.maintenance.scheduled]]\nCode = 'system-reboot'\n[meta-data.iam.security-credentials]\nweb = { Code = 'Success' }\n" +
-				"[meta-data.events]\nmaintenance.history = [ { Code = 'x' } ]\nrecommendations = { rebalance = { noticeTime = 'x' } }\n",
-			[]faultWant{
-				{1, "meta-data.spot.instance-action", `write it as text: instance-action = '''{"action": "stop", "time": "2026-01-05T18:02:00Z"}'''`},
-				{3, "meta-data.events.maintenance.scheduled", `scheduled = '''[ {"NotBefore"`},
-				{6, "meta-data.iam.security-credentials.web", `"AccessKeyId"`},
-				{8, "meta-data.events.maintenance.history", "one JSON document"}, {9, "meta-data.events.recommendations.rebalance", "noticeTime"},
-			},
-		},
-		"settings of the document": {
-			"[instance]\narchitecture = 'arm64_linux'\nkernel-id = ''\nramdisk-id = 1\nbilling-products = 'bp-1'\nmarketplace-product-codes = ['a', 'a', 'b\\n', \"c\\nd\"]\n",
-			[]faultWant{
-				{2, "instance.architecture", `"x86_64_mac" or "arm64_mac"`}, {3, "instance.kernel-id", "one line"}, {4, "instance.ramdisk-id", "must be a string"},
-				{5, "instance.billing-products", "must be an array"}, {6, "instance.marketplace-product-codes", "given twice"}, {6, "instance.marketplace-product-codes", "one line"},
-			},
-		},
-		"MAC addresses": {
-			"[meta-data.network.interfaces.macs]\n06-2B-3C-4D-5E-6F.x = 1\n'062b.3c4d.5e6f'.x = 1\neth0.x = 1\n\"06:2b:3c:4d:5e:6f\".x = 1\n\"06:2B:3C:4D:5E:6F\".x = 1\n\"06:2b:3c:4d:5e:70\" = 1\n\"06:2b:3c:4d:5e:6f:70:71\".x = 1\n",
-			[]faultWant{
-				{2, "meta-data.network.interfaces.macs.06-2B-3C-4D-5E-6F", `"06:2b:3c:4d:5e:6f"`},
-				{3, `meta-data.network.interfaces.macs."062b.3c4d.5e6f"`, `"06:2b:3c:4d:5e:6f"`},
-				{4, "meta-data.network.interfaces.macs.eth0", "not a MAC"},
-				{6, `meta-data.network.interfaces.macs."06:2B:3C:4D:5E:6F"`, "line 5"},
-				{7, `meta-data.network.interfaces.macs."06:2b:3c:4d:5e:70"`, "must be a table"},
-				{8, `meta-data.network.interfaces.macs."06:2b:3c:4d:5e:6f:70:71"`, "not a MAC"},
-			},
-		},
-		"tables that are none": {
-			"instance = 1\nmeta-data = [1]\ndynamic = ''\npublic-keys = 1\ntags = 1\nmetadata-options = 1\ncredentials = 1\nidentity-credentials = 1\naccess = {}\nserver = 1\n",
-			[]faultWant{
-				{1, "instance", "must be a table (write [instance] and its keys below)"}, {2, "meta-data", "must be a table"}, {3, "dynamic", "must be a table"},
-				{4, "public-keys", "must be a table"}, {5, "tags", "must be a table"}, {6, "metadata-options", "must be a table"}, {7, "credentials", "must be a table"},
-				{8, "identity-credentials", "must be a table"}, {9, "access", "write [[access]]"}, {10, "server", "must be a table"},
-			},
-		},
-	}
-	for name, c := range tests {
+	for name, c := range traps {
 		t.Run(name, func(t *testing.T) { wantFaults(t, c.text, c.want...) })
 	}
 }

@@ -33,28 +33,7 @@ func flood(w *world) error {
 		return err
 	}
 	defer d.stop()
-	measure := func() (median, slowest time.Duration, err error) {
-		var all []time.Duration
-		for range 50 {
-			begin := time.Now()
-			conn, err := crowded.dial("192.0.2.1:80", "", patience)
-			if err != nil {
-				return 0, 0, fmt.Errorf("a local client: %w", err)
-			}
-			conn.SetDeadline(begin.Add(patience))
-			io.WriteString(conn, strings.Replace(get(idPath, ""), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
-			answer, err := io.ReadAll(conn)
-			conn.Close()
-			if err != nil || !strings.HasSuffix(string(answer), mainID) {
-				return 0, 0, fmt.Errorf("a local client: %q, %w", answer, err)
-			}
-			all = append(all, time.Since(begin))
-			time.Sleep(5 * time.Millisecond)
-		}
-		slices.Sort(all)
-		return all[len(all)/2], all[len(all)-1], nil
-	}
-	calm, _, err := measure()
+	calm, _, err := measureAnswers(crowded)
 	if err != nil {
 		return err
 	}
@@ -84,7 +63,7 @@ func flood(w *world) error {
 			})
 		})
 	}
-	median, slowest, err := measure()
+	median, slowest, err := measureAnswers(crowded)
 	close(end)
 	running.Wait()
 	switch {
@@ -96,6 +75,29 @@ func flood(w *world) error {
 		return fmt.Errorf("half of the answers took more than %v, the slowest %v; half more than %v without the flood (of %d connections)", median, slowest, calm, refused.Load())
 	}
 	return nil
+}
+
+// measureAnswers times requests of a local client.
+func measureAnswers(at place) (median, slowest time.Duration, err error) {
+	var all []time.Duration
+	for range 50 {
+		begin := time.Now()
+		conn, err := at.dial("192.0.2.1:80", "", patience)
+		if err != nil {
+			return 0, 0, fmt.Errorf("a local client: %w", err)
+		}
+		conn.SetDeadline(begin.Add(patience))
+		io.WriteString(conn, strings.Replace(get(idPath, ""), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1))
+		answer, err := io.ReadAll(conn)
+		conn.Close()
+		if err != nil || !strings.HasSuffix(string(answer), mainID) {
+			return 0, 0, fmt.Errorf("a local client: %q, %w", answer, err)
+		}
+		all = append(all, time.Since(begin))
+		time.Sleep(5 * time.Millisecond)
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)-1], nil
 }
 
 // kernelMemory makes the kernel's buffers grow with requests that have long heads. It first reads the answers and then
