@@ -101,7 +101,7 @@ func (s *Store) Observe(f func(change build.Change, took time.Duration)) {
 func (s *Store) Restore(snap *build.Snapshot) { s.current.Store(snap) }
 
 // errNotRead is why a snapshot that was restored cannot be changed yet.
-var errNotRead = errors.New("the sources have not been read successfully since the start: mend them first (imdsfs status tells the faults)")
+var errNotRead = errors.New("the sources have not been read successfully since the start: correct them first (imdsfs status lists the faults)")
 
 // Snapshot is the running snapshot, nil before the first successful Reload or Restore.
 func (s *Store) Snapshot() *build.Snapshot { return s.current.Load() }

@@ -50,14 +50,14 @@ func (b *builder) check() {
 	}
 	for _, r := range b.access {
 		if !ec2.IsCategory(r.Path) && !b.isThere(r.Path) {
-			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and nobody states one", Hint: "the rule has no effect"})
+			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and no source states one", Hint: "the rule has no effect"})
 		}
 		if r.Mode != nil && *r.Mode&0o004 != 0 {
 			b.warnWide(r)
 		}
 	}
 	if _, ok := b.leaves["meta-data/instance-id"]; !ok {
-		b.warn(problem.Fault{Place: "the tree", Key: "meta-data/instance-id", Text: "nobody states the instance's id", Hint: "most clients need it"})
+		b.warn(problem.Fault{Place: "the tree", Key: "meta-data/instance-id", Text: "no source states the instance id", Hint: "most clients need it"})
 	}
 }
 
@@ -116,7 +116,7 @@ func badName(name string) string {
 	case !utf8.ValidString(name):
 		return "is not UTF-8"
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || unicode.IsControl(r) }):
-		return "holds a slash or a control character"
+		return "contains a slash or a control character"
 	}
 	return ""
 }
@@ -129,7 +129,7 @@ func (b *builder) conflict(leafPath, below string) {
 	}
 	p, key := place(l, leafPath)
 	other, _ := place(m, below)
-	b.fault(problem.Fault{Place: p, Key: key, Text: fmt.Sprintf("a value cannot also be a directory: %s stands against %s (%s)", leafPath, below, other)})
+	b.fault(problem.Fault{Place: p, Key: key, Text: fmt.Sprintf("a value cannot also be a directory: %s conflicts with %s (%s)", leafPath, below, other)})
 }
 
 // place is where a fault of a leaf is to be looked for.
@@ -153,7 +153,7 @@ func (b *builder) checkSettings() {
 	}
 	for _, v := range b.versions {
 		if !ec2.ValidVersion(v) {
-			b.fault(faultAt(b.instance["versions"].Value, fmt.Sprintf("%.40q is no version", v), `versions are "1.0" and dates such as "2021-03-23"`))
+			b.fault(faultAt(b.instance["versions"].Value, fmt.Sprintf("%.40q is not a version", v), `versions are "1.0" and dates such as "2021-03-23"`))
 		}
 	}
 	if b.snowball {
@@ -192,7 +192,7 @@ func (b *builder) checkTags() {
 func (b *builder) warnWide(r AccessRule) {
 	for _, path := range slices.Sorted(maps.Keys(b.leaves)) {
 		if ec2.IsSecret(path) && below(r.Path, path) {
-			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "everybody on this machine may read /latest/" + path,
+			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "every user of this machine can read /latest/" + path,
 				Hint: "give it a group and mode 0440 instead"})
 			return
 		}

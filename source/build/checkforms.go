@@ -39,14 +39,14 @@ func shortened(s string) string {
 // does not.
 func (b *builder) checkIdentity() {
 	if v, ok := b.value("meta-data/instance-id"); ok && len(v.Bytes) == 0 {
-		b.fault(faultAt(v.Value, "the instance's id is empty", "leave it out, or state one such as i-0a1b2c3d4e5f67890"))
+		b.fault(faultAt(v.Value, "the instance id is empty", "leave it out, or state one such as i-0a1b2c3d4e5f67890"))
 	}
 	if region, ok := b.value(regionKey); ok {
 		_, _, known := ec2.PartitionOf(string(region.Bytes))
 		_, partition := b.leaves["meta-data/services/partition"]
 		_, domain := b.leaves["meta-data/services/domain"]
 		if !known && !(partition && domain) {
-			b.warn(faultAt(b.statedOf(regionKey, zoneKey), fmt.Sprintf("the region %.60q is in no partition that is known: services/partition, services/domain and public host names do not follow", region.Bytes),
+			b.warn(faultAt(b.statedOf(regionKey, zoneKey), fmt.Sprintf("the region %.60q is in no known partition: services/partition, services/domain and public host names cannot be derived", region.Bytes),
 				"state services.partition and services.domain if clients need them"))
 		}
 	}

@@ -195,7 +195,7 @@ func (b *builder) lease(name string, r *Role) (updated, expires time.Time) {
 	if !r.Expiration.IsZero() {
 		if !r.Expiration.After(b.env.Now) {
 			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "these credentials expired at " + stamp(r.Expiration),
-				Hint: "state new ones, or leave expiration out to have them roll"})
+				Hint: "state new ones, or leave expiration out to let them roll"})
 		}
 		return r.Mtime, r.Expiration
 	}

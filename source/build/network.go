@@ -172,7 +172,7 @@ func (b *builder) checkPrimary() {
 	mac, ok := b.value(macKey)
 	switch primary := string(mac.Bytes); {
 	case !ok && len(macs) > 0:
-		b.warn(faultAt(b.slotPlace(macs[0]), "no interface is the primary one: mac, local-ipv4 and host names do not follow from any", "give one of them device-number 0 on network-card 0, or state mac"))
+		b.warn(faultAt(b.slotPlace(macs[0]), "no interface is the primary one: mac, local-ipv4 and host names cannot be derived", "give one of them device-number 0 on network-card 0, or state mac"))
 	case !ok:
 	case b.snowball: // has no device numbers
 	case b.slotOf(primary) != primarySlot:
@@ -180,7 +180,7 @@ func (b *builder) checkPrimary() {
 		b.warn(faultAt(b.slotPlace(primary), fmt.Sprintf("the primary interface, %s, has device-number %s on network card %s: EC2 has it at 0 on 0", primary, s.device, s.card), ""))
 	case mac.Origin.Kind == tree.Stated && len(macs) > 1 && !b.isStated(macsPath+primary+"/"):
 		others := slices.DeleteFunc(macs, func(m string) bool { return m == primary })
-		b.warn(faultAt(mac.Value, "nothing is stated of this interface, but of others", "see whether it is one of "+strings.Join(others, ", ")))
+		b.warn(faultAt(mac.Value, "this interface is not described, but others are", "check whether it is one of "+strings.Join(others, ", ")))
 	}
 }
 

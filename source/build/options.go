@@ -42,12 +42,12 @@ func (b *builder) resolveOptions() {
 	if b.snowball {
 		for _, row := range ec2.OptionTable() {
 			if row.Snowball != "" {
-				b.must(o.set(row.Name, row.Snowball, tree.Origin{Kind: tree.Default, Place: "always so on Snowball Edge"}))
+				b.must(o.set(row.Name, row.Snowball, tree.Origin{Kind: tree.Default, Place: "fixed on Snowball Edge"}))
 			}
 		}
 	}
 	if v := b.account[ec2.TokensEnforced]; string(v.Bytes) == "enabled" && !o.TokensRequired {
-		b.fault(faultAt(v, "tokens have to be required in this account, and http-tokens is optional",
+		b.fault(faultAt(v, "this account requires tokens, and http-tokens is optional",
 			`set http-tokens = "required" under [metadata-options]`))
 	}
 	b.options = o
@@ -77,7 +77,7 @@ func (b *builder) fromAMI(o *Options) {
 			}
 		}
 	default:
-		b.fault(faultAt(ami.Value, "unknown value", `leave it out or say "v2.0"`))
+		b.fault(faultAt(ami.Value, "unknown value", `leave it out or set it to "v2.0"`))
 	}
 }
 
@@ -103,6 +103,6 @@ func (b *builder) skipLocked(launched *ec2.Options, name string, v tree.Value) b
 	if row == nil || row.Set(&next, string(v.Bytes)) != nil || !slices.Contains(b.lock, name) || !row.Weakens(launched, &next) {
 		return false
 	}
-	b.warn(faultAt(v, name+" is locked: "+string(v.Bytes)+", set at run time, is weaker than "+row.Text(launched)+" and does not count", ""))
+	b.warn(faultAt(v, name+" is locked: "+string(v.Bytes)+", set at run time, is weaker than "+row.Text(launched)+" and is ignored", ""))
 	return true
 }

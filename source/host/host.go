@@ -124,7 +124,7 @@ func (s *Source) bootTime() (time.Time, error) {
 		if text, ok := strings.CutPrefix(line, "btime "); ok {
 			sec, err := strconv.ParseUint(strings.TrimSpace(text), 10, 33)
 			if err != nil {
-				return time.Time{}, fmt.Errorf("boot time: %s: btime is no number of seconds; give an instance file", path)
+				return time.Time{}, fmt.Errorf("boot time: %s: btime is not a number of seconds; give an instance file", path)
 			}
 			s.boot = time.Unix(int64(sec), 0).UTC()
 			return s.boot, nil

@@ -76,12 +76,12 @@ func parse(text []byte) (*state, error) {
 		}
 		maps.Copy(s.instances, f.Instances)
 	default:
-		return nil, fmt.Errorf("format %d, and this version knows 1 and 2", any.Format)
+		return nil, fmt.Errorf("format %d, and this version reads 1 and 2", any.Format)
 	}
 	return s, nil
 }
 
-var errDamaged = errors.New("not written by imdsfs, or damaged: restore it, or move it away to forget what was set at run time")
+var errDamaged = errors.New("not written by imdsfs, or damaged: restore it, or move it away to drop what was set at run time")
 
 func decode(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))

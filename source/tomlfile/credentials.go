@@ -65,7 +65,7 @@ func (d *decoder) role(name string, t table) *build.Role {
 		t.refuseUnknown("credentials.NAME")
 		d.fault(t.line(), t.place.child("type").key, "missing", `say where the credentials come from: type = "static"`)
 	} else if s, ok := n.text(); ok && slices.Contains([]string{"process", "profile", "assume-role", "upstream"}, s) {
-		n.fault("not built into this version", `it knows type = "static" only`)
+		n.fault("not supported by this version", `it knows type = "static" only`)
 		return nil // its other keys are not known yet
 	} else {
 		t.refuseUnknown("credentials.NAME")

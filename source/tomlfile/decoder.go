@@ -193,7 +193,7 @@ func (n node) scalar() (string, bool) {
 		return strconv.FormatBool(v), true
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
-			n.fault("must be a finite number", "put it in quotes to have it as text")
+			n.fault("must be a finite number", "put it in quotes to make it text")
 			return "", false
 		}
 		s := strconv.FormatFloat(v, 'f', -1, 64)
@@ -229,7 +229,7 @@ func (n node) time() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	if strings.HasSuffix(t.Location().String(), "-local") {
-		n.fault("the time names no zone", "write it as "+example+", Z being UTC")
+		n.fault("the time has no zone", "write it as "+example+", Z being UTC")
 		return time.Time{}, false
 	}
 	if t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {

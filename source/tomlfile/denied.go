@@ -59,7 +59,7 @@ func denied(path string, st *unix.Stat_t, right uint32) *DeniedError {
 		hint = fmt.Sprintf("chgrp %s %s && chmod g+%s %s", groupName(ours), word, letter, word)
 	}
 	if st.Mode&bits != 0 {
-		hint = "its mode allows that: see its ACL with getfacl, and whether a security module denies it"
+		hint = "its mode allows that: look at its ACL with getfacl, and check whether a security module denies it"
 	}
 	reason := &safepath.Error{Path: path, Reason: fmt.Sprintf("(it belongs to uid %d and gid %d, mode %04o)", st.Uid, st.Gid, st.Mode&0o7777)}
 	return &DeniedError{fmt.Sprintf("permission denied: %s may not %s %s", userName(os.Geteuid()), verb, reason), hint}

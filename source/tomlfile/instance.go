@@ -121,7 +121,7 @@ func oneLine(s string) bool { return s != "" && !strings.ContainsAny(s, "\r\n\x0
 func (n node) versions() ([]string, bool) {
 	elems, ok := n.list()
 	if ok && len(elems) == 0 {
-		n.fault("holds no version", `leave it out to have all of EC2's, or name some: ["1.0", "2021-03-23"]`)
+		n.fault("holds no version", `leave it out to offer all of EC2's, or name some: ["1.0", "2021-03-23"]`)
 		return nil, false
 	}
 	var versions []string
@@ -134,7 +134,7 @@ func (n node) versions() ([]string, bool) {
 		_, err := time.Parse(time.DateOnly, v)
 		switch {
 		case v != "1.0" && err != nil:
-			e.fault("not an EC2 version", `a version is "1.0" or a date as "2021-03-23"`)
+			e.fault("not an EC2 version", `a version is "1.0" or a date such as "2021-03-23"`)
 			ok = false
 		case slices.Contains(versions, v):
 			e.fault("given twice", "")
@@ -178,7 +178,7 @@ func (d *decoder) publicKeys(t table) {
 			continue
 		}
 		if n.name == "" || strings.ContainsAny(n.name, "/\n\x00") {
-			n.fault("the name of a key pair must not be empty nor hold /, newline or NUL", "")
+			n.fault("the name of a key pair must not be empty or contain /, newline or NUL", "")
 			continue
 		}
 		line, ok := n.text()
@@ -213,11 +213,11 @@ func (d *decoder) tags(t table) {
 			continue
 		}
 		if n.name == "" || strings.ContainsAny(n.name, "\n\x00") {
-			n.fault("a tag key must not be empty nor hold newline or NUL", "")
+			n.fault("a tag key must not be empty or contain newline or NUL", "")
 			continue
 		}
 		if slices.Contains(userDataKeys, n.name) {
-			n.warn(n.name+" stands inside [tags] and is a tag", "move it above the first table header if it is the instance's user-data")
+			n.warn(n.name+" is inside [tags] and is a tag", "move it above the first table header if it is the instance's user-data")
 		}
 		text, _ := n.scalar()
 		tags[n.name] = n.states(text)

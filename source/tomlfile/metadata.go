@@ -38,7 +38,7 @@ func (d *decoder) directory(t table, path string) {
 		case (path == ec2.MetaData || path == ec2.Dynamic) && n.misplacedUserData(t):
 		default:
 			if slices.Contains(userDataKeys, n.name) {
-				n.warn(n.name+" stands inside ["+t.key+"] and is a leaf there",
+				n.warn(n.name+" is inside ["+t.key+"] and is a leaf there",
 					"move it above the first table header if it is the instance's user-data")
 			}
 			d.entry(n, path+"/"+n.name)
@@ -56,7 +56,7 @@ func (d *decoder) entry(n node, path string) {
 	case map[string]any:
 		d.directory(table{n, v}, path)
 	case []map[string]any:
-		n.fault("an array of tables has no form in the tree", "a directory is a plain table: ["+n.key+"]")
+		n.fault("the tree cannot hold an array of tables", "a directory is a plain table: ["+n.key+"]")
 	case []any:
 		if lines, ok := n.lines(v); ok {
 			d.leaf(path, n.states(strings.Join(lines, "\n")))
@@ -87,7 +87,7 @@ func (n node) lines(values []any) (lines []string, ok bool) {
 		e := node{d: n.d, place: n.elem(i), name: n.name, value: v}
 		switch v.(type) {
 		case []any, map[string]any, []map[string]any:
-			e.fault("an array in an array, or a table in one, has no form in the tree", "an array is one value a line; a directory is a table")
+			e.fault("the tree cannot hold an array or a table inside an array", "an array is one value a line; a directory is a table")
 			ok = false
 			continue
 		}
@@ -105,7 +105,7 @@ func (n node) refuseName() bool {
 	case n.name == "" || n.name == "." || n.name == "..":
 		text = "a name in the tree must not be empty, . or .."
 	case strings.ContainsAny(n.name, "/\n\x00"):
-		text = "a name in the tree must not hold /, newline or NUL"
+		text = "a name in the tree must not contain /, newline or NUL"
 	case len(n.name) > maxNameBytes:
 		text = fmt.Sprintf("a name in the tree must not be longer than %d bytes", maxNameBytes)
 	default:
@@ -135,7 +135,7 @@ func (d *decoder) interfaces(t table) {
 		}
 		mac := strings.ToLower(n.name)
 		if line, ok := lines[mac]; ok {
-			n.fault("the same MAC address twice", fmt.Sprintf("it stands on line %d already", line))
+			n.fault("the same MAC address twice", fmt.Sprintf("it is already on line %d", line))
 			continue
 		}
 		lines[mac] = n.line()

@@ -88,7 +88,7 @@ func (d *decoder) server(t table) {
 	}
 	onlyLocal := len(s.AllowFrom) == 0 || slices.Equal(s.AllowFrom, []string{"local"})
 	if n, ok := t.child("vantage"); ok && s.Vantage == "host" && onlyLocal {
-		n.warn("the guests are not answered: allow-from lists this machine alone", `add their network, such as allow-from = ["local", "iface:virbr0"]`)
+		n.warn("guests are refused: allow-from lists only this machine", `add their network, such as allow-from = ["local", "iface:virbr0"]`)
 	}
 }
 
@@ -96,7 +96,7 @@ func (d *decoder) server(t table) {
 func (n node) placedText(s *Server) string {
 	text, ok := n.text()
 	if ok && text == "" {
-		n.fault("is empty", "leave it out to have the default")
+		n.fault("is empty", "leave it out to use the default")
 	}
 	if text == "" {
 		delete(s.Places, n.name)
@@ -112,7 +112,7 @@ func (n node) placedTexts(s *Server) []string {
 		delete(s.Places, n.name)
 		return nil
 	case len(texts) == 0 && n.name == "sources":
-		n.fault("names no source", `specify "host", "file" or both`)
+		n.fault("lists no source", `specify "host", "file" or both`)
 	}
 	for i := range texts {
 		s.Places[element(n.name, i)] = n.d.at(node{d: n.d, place: n.elem(i)}.line())

@@ -39,11 +39,11 @@ func (t table) refuseUnknown(name string) {
 		hint := "the keys here are " + strings.Join(schema[name], ", ")
 		switch near, home := problem.Nearest(n.name, schema[name]), homeOf(n.name); {
 		case home != "" && !isTable:
-			hint = "it belongs into " + home
+			hint = "it belongs in " + home
 		case near != "":
 			hint = "did you mean " + near + "?"
 		case name == "" && !isTable:
-			hint = "metadata belongs into [meta-data]; " + hint
+			hint = "metadata belongs in [meta-data]; " + hint
 		}
 		n.fault("unknown key", hint)
 	}
@@ -54,7 +54,7 @@ func (n node) misplacedUserData(in table) bool {
 	if !slices.Contains(userDataKeys, n.name) {
 		return false
 	}
-	n.fault(n.name+" stands inside ["+in.key+"]", "move it above the first table header")
+	n.fault(n.name+" is inside ["+in.key+"]", "move it above the first table header")
 	return true
 }
 

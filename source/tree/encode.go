@@ -71,7 +71,7 @@ func (s *Saved) Tree() (*Tree, error) {
 		return nil, err
 	}
 	if !top.dir || !root.dir || len(top.edges) > 0 {
-		return nil, errors.New("decode the tree: its root is no directory")
+		return nil, errors.New("decode the tree: its root is not a directory")
 	}
 	for _, v := range append(slices.Clone(s.Versions), Latest) {
 		top.edges = append(top.edges, edge{v, root})
@@ -118,7 +118,7 @@ func (s *SavedNode) node(depth int) (*node, error) {
 func checkEdges(n *node) error {
 	for i, e := range n.edges {
 		if e.name == "" || e.name == "." || e.name == ".." || strings.ContainsAny(e.name, "/\x00") || i > 0 && n.edges[i-1].name >= e.name {
-			return errors.New("decode the tree: a directory's names are not in order, or are none")
+			return errors.New("decode the tree: a directory's names are not in order, or not valid")
 		}
 	}
 	return nil
