@@ -25,7 +25,7 @@ func (s *Snapshot) Origin(key string) (o tree.Origin, ok bool) {
 //
 //	hostname ← local-ipv4 (web-1.toml:7), placement/region ← placement/availability-zone (web-1.toml:9)
 //
-// Paths below meta-data are given without it. What follows from several others stands in parentheses, unless it is the
+// Paths below meta-data are stated without it. What follows from several others stands in parentheses, unless it is the
 // last. ok is false if there is no value at key.
 func (s *Snapshot) Explain(key string) (text string, ok bool) {
 	if _, ok := s.Origin(key); !ok {
@@ -82,7 +82,7 @@ func (s *Snapshot) Fact(key string) string {
 		}
 		var needs []string
 		for _, need := range r.needs {
-			needs = append(needs, node(strings.TrimPrefix(need, given)))
+			needs = append(needs, node(strings.TrimPrefix(need, ifStated)))
 		}
 		isDefault := o.Kind == tree.Default
 		if isDefault == (r.assumes != "") && (isDefault || needs == nil || slices.Equal(needs, from)) {

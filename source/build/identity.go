@@ -13,7 +13,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// Rolling credentials are given out for credentialLife and replaced refreshBefore their end, as EC2
+// Rolling credentials are stated out for credentialLife and replaced refreshBefore their end, as EC2
 // does ("IAM roles for Amazon EC2": new ones appear at least five minutes before the old expire).
 const (
 	credentialLife = 6 * time.Hour

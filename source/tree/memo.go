@@ -2,10 +2,10 @@ package tree
 
 import "maps"
 
-// Memo returns what render makes of this place. The first call runs it, later ones get the same value:
-// a place never changes, so a door may keep with it the form in which it shows it. There is one memo for
-// each place, a directory having one a version, so one door alone may use it. It is safe for concurrent
-// use; render may run more than once, and then one of the values is kept.
+// Memo returns the value of render for this place. The first call runs render, and later calls return the same value. A
+// place never changes, so a door can keep its own form of the place here. A leaf has one memo, and a directory one for each
+// version; so only one door may use Memo. It is safe for concurrent use: render may run more than once, but only one value
+// is kept.
 func (v View) Memo(render func(View) any) any {
 	version := v.version
 	if !v.node.dir {
