@@ -20,7 +20,7 @@ const (
 	maxName = 255      // bytes, of one name: NAME_MAX of the mount
 )
 
-// check refuses what would break an invariant of the tree, and warns of traps.
+// check refuses what the tree cannot hold, and warns of likely mistakes.
 func (b *builder) check() {
 	b.checkAddresses()
 	b.checkSlots()
@@ -33,8 +33,8 @@ func (b *builder) check() {
 		l := b.leaves[path]
 		total += len(l.Bytes)
 		b.checkLeaf(path, l)
-		// Paths below this one sort behind it, after those that continue its last name with a
-		// byte below '/'.
+		// Paths below this one sort after it, but not always right after it: a path that continues its last
+		// name with a byte below '/' comes first.
 		for _, other := range paths[i+1:] {
 			if !strings.HasPrefix(other, path) {
 				break
@@ -61,7 +61,7 @@ func (b *builder) check() {
 	}
 }
 
-// isThere reports whether there is a leaf at path or below.
+// isThere reports whether there is a leaf at path or below it.
 func (b *builder) isThere(path string) bool {
 	for leaf := range b.leaves {
 		if below(path, leaf) {
@@ -104,7 +104,7 @@ func (b *builder) checkLeaf(path string, l value) {
 	b.checkForm(path, l)
 }
 
-// badName says why a name cannot stand in a listing and a directory, "" if it can.
+// badName says why a name cannot be in a listing and on the mount; "" if it can.
 func badName(name string) string {
 	switch {
 	case name == "":
@@ -123,7 +123,7 @@ func badName(name string) string {
 
 func (b *builder) conflict(leafPath, below string) {
 	l, m := b.leaves[leafPath], b.leaves[below]
-	if l.Origin.Kind != tree.Stated { // show the fault where somebody can mend it
+	if l.Origin.Kind != tree.Stated { // show the fault where the user can correct it
 		l, m = m, l
 		leafPath, below = below, leafPath
 	}
@@ -132,7 +132,7 @@ func (b *builder) conflict(leafPath, below string) {
 	b.fault(problem.Fault{Place: p, Key: key, Text: fmt.Sprintf("a value cannot also be a directory: %s conflicts with %s (%s)", leafPath, below, other)})
 }
 
-// place is where a fault of a leaf is to be looked for.
+// place returns where to look for a fault of a leaf.
 func place(l value, path string) (place, key string) {
 	if l.Origin.Kind != tree.Stated {
 		return "/latest/" + path, l.Origin.String()
@@ -144,7 +144,7 @@ func place(l value, path string) (place, key string) {
 	return l.Origin.Place, key
 }
 
-// maxVersions is far more than EC2 has, and fewer than the inode numbers of the mount can tell apart.
+// maxVersions is far more than EC2 has. The inode numbers of the mount can tell that many apart.
 const maxVersions = 500
 
 func (b *builder) checkSettings() {
@@ -188,7 +188,7 @@ func (b *builder) checkTags() {
 	}
 }
 
-// warnWide warns of a rule that lets everybody read a secret.
+// warnWide warns of a rule that lets every user read a secret.
 func (b *builder) warnWide(r AccessRule) {
 	for _, path := range slices.Sorted(maps.Keys(b.leaves)) {
 		if ec2.IsSecret(path) && below(r.Path, path) {
