@@ -51,11 +51,11 @@ func Absolute(path string) string {
 	return "/" + tree.Latest + "/" + MetaData + "/" + path
 }
 
-// ErrOneVersion says that a path names a version where only a path for all versions makes sense.
-var ErrOneVersion = errors.New("is of one version, and this holds for every one that has the category")
+// errOneVersion says that a path names a version where only a path for all versions makes sense.
+var errOneVersion = errors.New("is of one version, and this holds for every one that has the category")
 
 // InEveryVersion returns a path that the user typed, relative to a version: "mac" and "/latest/meta-data/mac" are
-// "meta-data/mac", and "/" and "/latest" are "". The error is [ErrOneVersion] for a path of a version other than latest.
+// "meta-data/mac", and "/" and "/latest" are "". The error is [errOneVersion] for a path of a version other than latest.
 func InEveryVersion(path string) (string, error) {
 	rest := strings.Trim(Absolute(path), "/")
 	first, below, _ := strings.Cut(rest, "/")
@@ -65,5 +65,5 @@ func InEveryVersion(path string) (string, error) {
 	case rest == "" || slices.Contains(roots, first):
 		return rest, nil
 	}
-	return "", ErrOneVersion
+	return "", errOneVersion
 }

@@ -15,8 +15,6 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-const maxUserData = 16 << 10 // raw, as in EC2
-
 // userData decodes the one of the three forms of user-data that is given. Empty user-data is none.
 func (d *decoder) userData(top table) {
 	var given []node
@@ -33,8 +31,8 @@ func (d *decoder) userData(top table) {
 		if !ok || len(data) == 0 {
 			continue
 		}
-		if len(data) > maxUserData {
-			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), maxUserData), "")
+		if len(data) > ec2.MaxUserData {
+			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), ec2.MaxUserData), "")
 			continue
 		}
 		d.leaf(ec2.UserData, tree.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
@@ -43,7 +41,7 @@ func (d *decoder) userData(top table) {
 
 func (n node) userData() (data []byte, mtime time.Time, ok bool) {
 	if n.name == "user-data-file" {
-		return n.contents(maxUserData)
+		return n.contents(ec2.MaxUserData)
 	}
 	text, ok := n.text()
 	if !ok || n.name == ec2.UserData {

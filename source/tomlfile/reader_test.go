@@ -292,7 +292,7 @@ func TestOnlyRegularFilesAreOpened(t *testing.T) {
 	if err := unix.Mknod(path("device"), unix.S_IFCHR|0o666, int(unix.Mkdev(5, 0))); err == nil { // /dev/tty
 		names = append(names, "device")
 	}
-	l.file("large", alice, 0o644, strings.Repeat("x", maxUserData+1))
+	l.file("large", alice, 0o644, strings.Repeat("x", ec2.MaxUserData+1))
 	// Who opens a FIFO to write waits for a reader: there is none.
 	opened := make(chan struct{})
 	go func() {
