@@ -52,7 +52,7 @@ func Absolute(path string) string {
 }
 
 // errOneVersion says that a path names a version where only a path for all versions makes sense.
-var errOneVersion = errors.New("is of one version, and this holds for every one that has the category")
+var errOneVersion = errors.New("the path names one version, and a path for all versions is needed")
 
 // InEveryVersion returns a path that the user typed, relative to a version: "mac" and "/latest/meta-data/mac" are
 // "meta-data/mac", and "/" and "/latest" are "". The error is [errOneVersion] for a path of a version other than latest.

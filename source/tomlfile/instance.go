@@ -15,7 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// userData decodes the one of the three forms of user-data that is given. Empty user-data is none.
+// userData decodes user-data in one of its three forms. Empty user-data counts as none.
 func (d *decoder) userData(top table) {
 	var given []node
 	for _, n := range top.children() {
@@ -35,7 +35,7 @@ func (d *decoder) userData(top table) {
 			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), ec2.MaxUserData), "")
 			continue
 		}
-		d.leaf(ec2.UserData, tree.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
+		d.setLeaf(ec2.UserData, tree.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
 	}
 }
 
@@ -115,7 +115,7 @@ func (d *decoder) instance(t table) {
 
 func oneLine(s string) bool { return s != "" && !strings.ContainsAny(s, "\r\n\x00") }
 
-// versions is the EC2 versions of the array n, sorted. Unquoted 1.0 and dates are as good as strings.
+// versions returns the EC2 versions in the array n, sorted. Unquoted 1.0 and dates are accepted too.
 func (n node) versions() ([]string, bool) {
 	elems, ok := n.list()
 	if ok && len(elems) == 0 {
@@ -144,8 +144,8 @@ func (n node) versions() ([]string, bool) {
 	return versions, ok
 }
 
-// dotted makes a fault of each value in the table that an unquoted dot has made of a name of t.
-func (n node) dotted(t table, name string) {
+// refuseDotted makes a fault of each value in n, a table that an unquoted dot in a name of t has made.
+func (n node) refuseDotted(t table, name string) {
 	sub, isTable := n.value.(map[string]any)
 	if !isTable {
 		n.fault("must be a single value", "")
@@ -158,7 +158,7 @@ func (n node) dotted(t table, name string) {
 	for _, c := range children {
 		dotted := name + "." + c.name
 		if _, deeper := c.value.(map[string]any); deeper {
-			c.dotted(t, dotted)
+			c.refuseDotted(t, dotted)
 			continue
 		}
 		c.fault("a table inside ["+t.key+"]", "quote keys that hold a dot: "+strconv.Quote(dotted))
@@ -172,7 +172,7 @@ func (d *decoder) publicKeys(t table) {
 			continue
 		}
 		if _, ok := n.value.(map[string]any); ok {
-			n.dotted(t, n.name)
+			n.refuseDotted(t, n.name)
 			continue
 		}
 		if n.name == "" || strings.ContainsAny(n.name, "/\n\x00") {
@@ -204,7 +204,7 @@ func (d *decoder) tags(t table) {
 		switch n.value.(type) {
 		case string, int64, bool:
 		case map[string]any:
-			n.dotted(t, n.name)
+			n.refuseDotted(t, n.name)
 			continue
 		default:
 			n.fault("a tag's value must be a string", "put it in quotes")
@@ -229,7 +229,7 @@ func (d *decoder) accountDefaults(t table) {
 	d.file.Fragment.AccountDefaults = t.optionValues(ec2.AccountDefaultNames(), ec2.CheckAccountDefault)
 }
 
-// optionValues is the options of t by name, as text, each judged by check.
+// optionValues returns the options in t by name, as text, after check accepted them.
 func (t table) optionValues(names []string, check func(name, value string) error) map[string]tree.Value {
 	values := map[string]tree.Value{}
 	for _, name := range names {

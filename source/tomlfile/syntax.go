@@ -8,14 +8,14 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// parse runs the parser over text. What it refuses becomes one fault.
+// parse runs the parser on text. What it refuses becomes one fault.
 func (d *decoder) parse(text string) (values map[string]any, ok bool) {
 	if line := d.index.tooDeep; line > 0 {
 		d.fault(line, "", fmt.Sprintf("nested more than %d levels deep, or a key longer than %d bytes", maxDepth, maxKeyBytes), "")
 		return nil, false
 	}
 	defer func() {
-		if r := recover(); r != nil { // its lexer and parser panic when they disagree
+		if r := recover(); r != nil { // its lexer and parser panic if they disagree
 			d.fault(1, "", "not valid TOML: the parser gave up", "")
 			values, ok = nil, false
 		}
@@ -33,8 +33,8 @@ func (d *decoder) parse(text string) (values map[string]any, ok bool) {
 	return nil, false
 }
 
-// The parser's messages quote the text, which may hold a secret; so only what kind of mistake it was
-// is taken from them, by how they begin.
+// The parser's messages quote the text, which may hold a secret. So only the kind of mistake is taken from them, by how
+// they begin.
 var syntaxFaults = []struct{ prefix, text, hint string }{
 	{"strings cannot contain newlines", "a string is not closed on its line", `write text of several lines in """ … """`},
 	{"expected value", "not a value", "put text in quotes"},
@@ -69,7 +69,7 @@ var syntaxFaults = []struct{ prefix, text, hint string }{
 func (d *decoder) syntax(e toml.ParseError, text string) {
 	lastLine := 1 + strings.Count(strings.TrimRight(text, " \t\r\n"), "\n")
 	line := max(1, e.Position.Line)
-	if strings.Contains(e.Message, "table") && strings.HasSuffix(e.Message, `got '\n' instead`) { // it names the next line
+	if strings.Contains(e.Message, "table") && strings.HasSuffix(e.Message, `got '\n' instead`) { // the parser names the next line
 		d.fault(max(1, line-1), "", "a table header is not closed", "")
 		return
 	}
@@ -89,7 +89,7 @@ func (d *decoder) syntax(e toml.ParseError, text string) {
 			return
 		}
 	}
-	if strings.Contains(e.Message, " is out of range for ") { // begins with the number
+	if strings.Contains(e.Message, " is out of range for ") { // the message begins with the number
 		d.fault(line, "", "a number out of range", "put it in quotes to make it text")
 		return
 	}
