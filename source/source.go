@@ -1,12 +1,12 @@
-// Package source keeps what is known about one instance, and who says so.
+// Package source loads the metadata of one instance and publishes it.
 //
 //	Source.Load ──▶ build.Fragment ─┐
 //	Source.Load ──▶ build.Fragment ─┼─▶ build.Build ──▶ *build.Snapshot ──▶ Door.Publish, in their order ──▶ observers
 //	Source.Load ──▶ build.Fragment ─┘
 //
-// A [Source] reads one place (a TOML file, the host) and returns a fragment: what is stated there, each value with its
-// origin. It may also watch the place. A [Store] loads all sources, keeps of each the last good fragment, builds, and hands
-// each new snapshot to the doors. A kind of source registers itself ([Register]) with all that the rest has to know of it.
+// A [Source] reads one place (a TOML file, the host) and returns a fragment: the values found there, each with its origin.
+// It may also watch the place. A [Store] loads all sources, keeps the last good fragment of each, builds a snapshot, and
+// hands it to the doors. Each kind of source registers itself ([Register]) with all that the rest needs to know about it.
 package source
 
 import (
@@ -23,53 +23,54 @@ import (
 type Source interface {
 	// Name is the name used in [server] sources: "file", "host".
 	Name() string
-	// Load reads the place anew. The error may be [problem.Faults]; then a fragment may come with it, of
-	// what could be made out, for further faults to be found in. Load is not called while it runs.
+	// Load reads the place again. The error may be [problem.Faults]. A fragment may come with it, of the values that
+	// could be read; the store looks for further faults in it. Calls of Load do not overlap.
 	Load(context.Context) (*build.Fragment, error)
 }
 
-// A Watcher is a source that notices when what it has loaded may be old.
+// A Watcher is a source that notices when its last fragment may be out of date.
 type Watcher interface {
 	Source
-	// Watch begins to watch, and calls changed after each change until ctx ends; also after one that came between the
-	// last Load and now. changed does not block. The error says why nothing is watched; warn gets what goes wrong later.
+	// Watch starts watching and returns. It calls changed after each change until ctx ends, and also if something
+	// changed between the last Load and now. changed does not block. The error says why nothing is watched; warn gets
+	// later errors.
 	Watch(ctx context.Context, changed func(), warn func(error)) error
 }
 
-// An InstanceSource states what belongs to one instance: changes that were made to it at run time. It comes after
-// the sources that tell which instance there is.
+// An InstanceSource holds values that belong to one instance: the changes made to it at run time. It comes after the
+// sources that give the instance id.
 type InstanceSource interface {
 	Source
-	// LoadFor is Load, of what belongs to the instance with this id; "" is an instance without one. It answers at once,
-	// from memory: the store waits for it while it holds its lock.
+	// LoadFor is Load for the instance with this id; "" is an instance without an id. It must return at once, from
+	// memory: the store calls it with its lock held.
 	LoadFor(ctx context.Context, id string) (*build.Fragment, error)
 }
 
 // A Door shows snapshots to clients: fs and imds each are one.
 type Door interface {
-	// Publish makes next what clients see. When it returns no client of this door can get a
-	// value of an older snapshot (the FUSE door stops waiting for a kernel that does not
-	// answer; see its documentation).
+	// Publish shows next to clients. After it returns, no client of this door gets a value of an older snapshot. (The
+	// FUSE door stops waiting for a kernel that does not answer; see its documentation.)
 	Publish(next *build.Snapshot)
 }
 
-// A Kind is a kind of source, as it registers itself.
+// A Kind describes a kind of source.
 type Kind struct {
 	Name string // in [server] sources: "file"
-	// Order decides without [server] sources: of the kinds that apply, the one with the highest order alone is used.
+	// Order decides which source is used when the file has no [server] sources: the one that applies and has the highest
+	// order.
 	Order int
-	// New makes the source; nil if it does not apply.
+	// New makes the source, or returns nil if it does not apply.
 	New func(Setup) Source
 }
 
-// A Setup is what sources are made of.
+// A Setup holds what sources are made from.
 type Setup struct {
-	File Source // the instance file, nil without one
+	File Source // the instance file; nil if there is none
 }
 
 var kinds []Kind
 
-// Register adds a kind of source. It is called at init.
+// Register adds a kind of source. Call it from init.
 func Register(k Kind) {
 	kinds = append(kinds, k)
 	slices.SortStableFunc(kinds, func(a, b Kind) int {
@@ -77,7 +78,7 @@ func Register(k Kind) {
 	})
 }
 
-// Kinds are the names of the kinds that have registered, in their order.
+// Kinds returns the names of the registered kinds, in their order.
 func Kinds() []string {
 	names := make([]string, len(kinds))
 	for i, k := range kinds {
@@ -86,8 +87,8 @@ func Kinds() []string {
 	return names
 }
 
-// Make makes the sources with these names, in their order: the later wins. Without names it makes the one source that
-// applies. The error names one that there is not.
+// Make makes the sources with these names, in this order; later ones win. Without names it makes the one source that
+// applies. The error gives the unknown name.
 func Make(setup Setup, names ...string) ([]Source, error) {
 	if len(names) == 0 {
 		return onlyOne(setup)

@@ -13,12 +13,12 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// loadPatience is how long a reload waits for a source that it can do without: one of which there is a good fragment.
+// loadPatience is how long a reload waits for a source whose last good fragment it can use instead.
 const loadPatience = 3 * time.Second
 
-// A Store keeps the running snapshot of one instance, and of each source the last good fragment, its age and its last
-// error. Snapshot never blocks. Sources are loaded outside of the store's lock and at the same time; changes come into
-// force one at a time.
+// A Store keeps the running snapshot of one instance, and the last good fragment, its age and the last error of each
+// source. Snapshot never blocks. Sources are loaded in parallel and outside the store's lock; snapshots are published one
+// at a time.
 type Store struct {
 	env      func() build.Env
 	patience time.Duration
@@ -27,7 +27,7 @@ type Store struct {
 	changed  atomic.Pointer[func()]
 	status   atomic.Pointer[[]Status]
 
-	reloading sync.Mutex // one reload at a time; held over loading
+	reloading sync.Mutex // one reload at a time; held while sources load
 
 	mu        sync.Mutex // one publish at a time
 	sources   []*entry
@@ -36,40 +36,40 @@ type Store struct {
 	observers []func(build.Change, time.Duration)
 }
 
-// An entry is a source and what is known of it.
+// An entry is a source and its state.
 type entry struct {
 	Source
-	run *run // the Load that runs, or whose outcome nobody has taken yet; under the store's reloading
+	run *run // the Load that runs, or whose outcome has not been taken yet; guarded by the store's reloading
 
-	// under the store's mu
-	fragment *build.Fragment // the last good one, nil before
-	loaded   time.Time       // when that was
-	err      error           // of the last Load, nil if it went well
+	// Guarded by the store's mu:
+	fragment *build.Fragment // the last good one; nil at first
+	loaded   time.Time       // when fragment was loaded
+	err      error           // of the last Load; nil if it succeeded
 }
 
 // A run is one call of Load.
 type run struct {
-	done    chan struct{} // closed behind outcome
+	done    chan struct{} // closed once outcome is set
 	outcome outcome
-	late    bool // nobody waits; who does at its end is told by changed
-	stale   bool // another reload has begun meanwhile, for which the outcome may be too old
+	late    bool // no reload waits for it any longer; changed is called when it ends
+	stale   bool // another reload has begun since, and the outcome may be too old for it
 }
 
-// An outcome is what Load returned.
+// An outcome is what Load returns.
 type outcome struct {
 	fragment *build.Fragment
 	err      error
 }
 
-// A Status is what is known of one source.
+// A Status is the state of one source.
 type Status struct {
 	Name   string
-	Loaded time.Time // when it was last read and found good; zero before
-	Err    error     // why it could not be read since; nil if it could
+	Loaded time.Time // when it was last read successfully; zero: never
+	Err    error     // why it could not be read since then; nil: it could
 }
 
-// NewStore returns a store without a snapshot: call Reload, and before it Restore if there is one to go on from. Of
-// sources, the later wins. env is asked at each build.
+// NewStore returns a store without a snapshot. Call Reload next, or Restore and then Reload to continue from a
+// predecessor's snapshot. Later sources win. env is called at each build.
 func NewStore(env func() build.Env, sources ...Source) *Store {
 	s := &Store{env: env, patience: loadPatience}
 	for _, src := range sources {
@@ -78,8 +78,8 @@ func NewStore(env func() build.Env, sources ...Source) *Store {
 	return s
 }
 
-// Attach adds a door. The mount comes before HTTP, so that whatever HTTP has shown is already on the
-// mount. A door that is attached after the first Reload gets the running snapshot at once.
+// Attach adds a door. Attach the mount before HTTP: then whatever HTTP shows is already on the mount. A door that is
+// attached after the first Reload gets the running snapshot at once.
 func (s *Store) Attach(d Door) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,25 +89,25 @@ func (s *Store) Attach(d Door) {
 	}
 }
 
-// Observe has f called after each publish, with what changed and how long the doors took to show it.
+// Observe registers f, which the store calls after each publish with the change and the time that the doors took.
 func (s *Store) Observe(f func(change build.Change, took time.Duration)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.observers = append(s.observers, f)
 }
 
-// Restore makes snap, the last one of a predecessor, the running snapshot before the first Reload: what is
-// the same stays the same node, and should the input be faulty by now it goes on being served.
+// Restore makes snap, a predecessor's last snapshot, the running one. Call it before the first Reload: nodes that are
+// the same stay the same, and snap is still served if the input is faulty by now.
 func (s *Store) Restore(snap *build.Snapshot) { s.current.Store(snap) }
 
-// errNotRead is why a snapshot that was restored cannot be changed yet.
-var errNotRead = errors.New("the sources have not been read successfully since the start: mend them first (imdsfs status tells the faults)")
+// errNotRead says why a restored snapshot cannot be changed yet.
+var errNotRead = errors.New("the sources have not been read successfully since the start: correct them first (imdsfs status lists the faults)")
 
-// Snapshot is the running snapshot, nil before the first successful Reload or Restore.
+// Snapshot returns the running snapshot, nil before the first successful Reload or Restore.
 func (s *Store) Snapshot() *build.Snapshot { return s.current.Load() }
 
-// Watch has the sources that can watch do so until ctx ends. changed is called when a Reload would find something new;
-// it does not block. warn gets the name of a source that cannot watch, or no longer.
+// Watch starts every source that can watch, until ctx ends. changed is called when a Reload may find something new; it
+// must not block. warn gets the name of a source that cannot watch, or can no longer, and the error.
 func (s *Store) Watch(ctx context.Context, changed func(), warn func(name string, err error)) {
 	s.changed.Store(&changed)
 	for _, e := range s.sources {
@@ -122,9 +122,9 @@ func (s *Store) Watch(ctx context.Context, changed func(), warn func(name string
 	}
 }
 
-// Reload asks every source anew, builds, checks and publishes. Where a source cannot be read, or does not answer, its
-// last good fragment stands in for it, and the error says so beside the change. Faults of the input
-// ([problem.Faults]) change nothing: the running snapshot stays as a whole. So it does where a source has never been read.
+// Reload loads every source, builds, checks and publishes. If a source cannot be read or does not answer, Reload uses its
+// last good fragment, and returns an error besides the change. Faults of the input ([problem.Faults]), and a source that
+// has never been read, change nothing: the running snapshot stays as a whole.
 func (s *Store) Reload(ctx context.Context) (build.Change, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
@@ -156,8 +156,7 @@ func (s *Store) Reload(ctx context.Context) (build.Change, error) {
 	return s.show(next), failed
 }
 
-// loadAll loads all sources at the same time, but for those of an instance. Whoever is not waited for any longer has no
-// outcome.
+// loadAll loads all sources in parallel, except every [InstanceSource], whose outcome stays empty.
 func (s *Store) loadAll(ctx context.Context) []outcome {
 	outcomes := make([]outcome, len(s.sources))
 	var running sync.WaitGroup
@@ -174,8 +173,8 @@ func (s *Store) loadAll(ctx context.Context) []outcome {
 	return outcomes
 }
 
-// load loads a source. If there is a fragment to spare it waits for so long only; the next reload takes up what comes
-// later.
+// load loads a source. If the source has a good fragment already (spare), load stops waiting after s.patience, and a later
+// reload takes the outcome.
 func (s *Store) load(ctx context.Context, e *entry, spare bool) outcome {
 	var enough <-chan time.Time
 	if spare {
@@ -199,7 +198,7 @@ func (s *Store) load(ctx context.Context, e *entry, spare bool) outcome {
 		select {
 		case <-r.done:
 			e.run = nil
-			givenUp := errors.Is(r.outcome.err, context.Canceled) && ctx.Err() == nil // with a reload before
+			givenUp := errors.Is(r.outcome.err, context.Canceled) && ctx.Err() == nil // an earlier reload's context ended
 			if !r.stale && !givenUp {
 				return r.outcome
 			}
@@ -222,7 +221,7 @@ func isClosed(done <-chan struct{}) bool {
 	}
 }
 
-// tellWhenDone has a reload take up what a run comes to that is not waited for any longer.
+// tellWhenDone calls changed when r ends, so that a later reload takes its outcome.
 func (s *Store) tellWhenDone(r *run) {
 	if r.late {
 		return
@@ -236,8 +235,8 @@ func (s *Store) tellWhenDone(r *run) {
 	}()
 }
 
-// take is the fragments to build from, the faults of the input, and the errors of sources that could not be read, for
-// which the last good fragment stands in (nil without one).
+// take returns the fragments to build from, the faults of the input, and the errors of sources that could not be read. For
+// such a source the fragment is the last good one, or nil.
 func (s *Store) take(ctx context.Context, outcomes []outcome) (fragments []*build.Fragment, faults problem.Faults, failed error) {
 	for i, e := range s.sources {
 		o := outcomes[i]
@@ -257,8 +256,8 @@ func (s *Store) take(ctx context.Context, outcomes []outcome) (fragments []*buil
 	return fragments, faults, failed
 }
 
-// idIn is the instance id that fragments state, "" if none. What was changed at run time does not count: it says
-// something of that instance, and makes no other of it.
+// idIn returns the instance id that fragments give, or "". Changes made at run time do not count: they describe that
+// instance and do not make it another one.
 func idIn(fragments []*build.Fragment) (id string) {
 	for _, f := range fragments {
 		if f == nil || f.RunTime {
@@ -271,8 +270,8 @@ func idIn(fragments []*build.Fragment) (id string) {
 	return id
 }
 
-// StatedID is the instance id that the sources gave when they were last read and found good, without what was
-// changed at run time; "" for an instance without one. ok is false before that.
+// StatedID returns the instance id that the sources gave when they were last read successfully, without changes made at
+// run time; "" for an instance without an id. ok is false before the first successful read.
 func (s *Store) StatedID() (id string, ok bool) {
 	if p := s.statedID.Load(); p != nil {
 		return *p, true
@@ -280,7 +279,7 @@ func (s *Store) StatedID() (id string, ok bool) {
 	return "", false
 }
 
-// Status is what is known of each source, the later wins. It does not wait for a publish.
+// Status returns the state of each source, in the order of the sources. It does not wait for a publish.
 func (s *Store) Status() []Status {
 	if p := s.status.Load(); p != nil {
 		return *p
@@ -300,8 +299,7 @@ func (s *Store) noteStatus() {
 	s.status.Store(&all)
 }
 
-// allFaults adds to the faults that the sources found those that a build finds in what they could
-// make out, so that the user mends all at once.
+// allFaults adds the faults that a build finds to those that the sources found, so that the user sees all of them at once.
 func (s *Store) allFaults(faults problem.Faults, fragments []*build.Fragment) problem.Faults {
 	fragments = slices.DeleteFunc(fragments, func(f *build.Fragment) bool { return f == nil })
 	var more problem.Faults
@@ -312,7 +310,7 @@ func (s *Store) allFaults(faults problem.Faults, fragments []*build.Fragment) pr
 	return faults
 }
 
-// fragments are the last good ones of all sources; errNotRead if there is none of some.
+// fragments returns the last good fragment of every source, or errNotRead if a source has none.
 func (s *Store) fragments() ([]*build.Fragment, error) {
 	if !s.ready {
 		return nil, errNotRead
@@ -324,7 +322,7 @@ func (s *Store) fragments() ([]*build.Fragment, error) {
 	return all, nil
 }
 
-// Rebuild builds from what the sources said last, when Snapshot.Refresh has come.
+// Rebuild builds from the last good fragments and publishes. Call it when Snapshot.Refresh has come.
 func (s *Store) Rebuild() (build.Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -339,9 +337,10 @@ func (s *Store) Rebuild() (build.Change, error) {
 	return s.show(next), nil
 }
 
-// Update replaces what the source called name said last by what edit returns, which is told the id as
-// [Store.StatedID] is. If the outcome is good, commit gets it, to refuse it or to make the change durable, and if that
-// succeeds it is published. Otherwise nothing changes. An update does not wait for sources that are being loaded.
+// Update replaces the fragment of the source called name by the one that edit returns. edit gets the id that
+// [Store.StatedID] returns. If the build succeeds, commit gets the new snapshot, to refuse it or to make the change
+// durable; if commit succeeds too, the snapshot is published. Otherwise nothing changes. Update does not wait for sources
+// that are being loaded.
 func (s *Store) Update(name string, edit func(id string) (*build.Fragment, error), commit func(next *build.Snapshot) error) (build.Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -369,7 +368,7 @@ func (s *Store) Update(name string, edit func(id string) (*build.Fragment, error
 	return s.show(next), nil
 }
 
-// show makes next the running snapshot, hands it to the doors in their order, and tells the observers.
+// show makes next the running snapshot, publishes it to the doors in their order, and calls the observers.
 func (s *Store) show(next *build.Snapshot) build.Change {
 	old := s.current.Load()
 	fragments, _ := s.fragments()

@@ -36,7 +36,7 @@ func addFlags(cmd *cobra.Command, c *daemon.Config) {
 func refuseEmpty(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.Value.Type() == "string" && f.Value.String() == "" && err == nil {
-			err = problem.Usage("leave it out to have the default", fmt.Errorf("--%s is empty", f.Name))
+			err = problem.Usage("leave it out to use the default", fmt.Errorf("--%s is empty", f.Name))
 		}
 	})
 	return err

@@ -34,7 +34,7 @@ var serverKeys = map[string]struct {
 	},
 	"runtime-dir": {[]string{`"/run/other"`}, map[string]string{`"none"`: "cannot be done without", `"run"`: "absolute path", `"/run/metadata/x"`: "would lie below the mount", `"/` + strings.Repeat("d", 100) + `"`: "at most 107 bytes"}},
 	"state-dir":   {[]string{`"/var/lib/other"`}, map[string]string{`"none"`: "cannot be done without", `"lib"`: "absolute path", `""`: "is empty", `"/run/metadata"`: "would lie below the mount"}},
-	"sources":     {[]string{`["file"]`, `["host"]`}, map[string]string{`[]`: "names no source", `["files"]`: "specify host or file", `["file", "file"]`: "given twice"}},
+	"sources":     {[]string{`["file"]`, `["host"]`}, map[string]string{`[]`: "lists no source", `["files"]`: "specify host or file", `["file", "file"]`: "given twice"}},
 	"allow-from": {
 		[]string{`[]`, `["local", "10.0.0.0/8", "fd00::/8", "iface:docker0"]`},
 		map[string]string{

@@ -102,7 +102,7 @@ var modifications = map[string]struct {
 	"enabling tags with every legal sign": {tags: []string{"aZ09+-=.,_:@", "..."}, set: []string{tags, "enabled"}, want: []string{tags, "enabled"}},
 	"illegal keys while tags are hidden":  {tags: []string{"Patch Group"}, set: []string{tokens, "required"}, want: []string{tokens, "required", tags, "disabled"}},
 
-	"enforced tokens": {account: []string{ec2.TokensEnforced, "enabled"}, launch: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeInvalidValue, message: "tokens have to be required in this account"},
+	"enforced tokens": {account: []string{ec2.TokensEnforced, "enabled"}, launch: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeInvalidValue, message: "this account requires tokens"},
 
 	"locked tokens":            {lock: []string{tokens}, launch: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeUnauthorized, message: "HttpTokens is locked at 'required'"},
 	"locked tokens, by run":    {lock: []string{tokens}, before: []string{tokens, "required"}, set: []string{tokens, "optional"}, code: codeUnauthorized, message: "HttpTokens is locked at 'required'"},

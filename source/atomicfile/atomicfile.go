@@ -1,5 +1,11 @@
-// Package atomicfile replaces files as a whole: whatever kills the process or the machine, there is
-// the old content or the new one, never neither and never half. It reads them with the same care.
+// Package atomicfile replaces files as a whole. If the process or the machine dies, the file has the old content or the new
+// one, never a part of it.
+//
+//	Write:  content ──▶ .NAME.new ────▶ fsync ──▶ rename to NAME ──▶ fsync of the directory
+//	Create: content ──▶ .NAME-random ─▶ fsync ──▶ link as NAME, if it is free ──▶ fsync of the directory
+//	Read:   NAME, if it is a regular file and not too long ──▶ content
+//
+// Every file that imdsfs replaces is written here.
 package atomicfile
 
 import (
@@ -12,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Read reads a regular file of at most limit bytes. What somebody may have put in its place is refused, and neither
-// followed nor waited for: a symbolic link, a FIFO, a device.
+// Read reads a regular file of at most limit bytes. It refuses anything else that another user may have put there: it does
+// not follow a symbolic link, and does not wait for a FIFO or a device.
 func Read(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -36,9 +42,8 @@ func Read(path string, limit int64) ([]byte, error) {
 	return text, nil
 }
 
-// Write puts content at path with the given mode: write, fsync, rename, fsync of the directory. What a
-// killed one leaves behind (.NAME.new beside path) the next one for path removes; two at once for one
-// path may fail. Errors name path, and not the file beside it.
+// Write replaces the file at path by content, with the given mode. If a Write is killed, it leaves .NAME.new beside path,
+// and the next Write of path removes it. Two at once for one path may fail. Errors name path, not the file beside it.
 func Write(path string, content []byte, mode os.FileMode) error {
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -51,8 +56,8 @@ func Write(path string, content []byte, mode os.FileMode) error {
 	return about(path, finish(f, content, mode, func() error { return os.Rename(temp, path) }))
 }
 
-// Create is Write for a file that is not there yet. If it is by now the error is [os.ErrExist], and it stays as it is.
-// Many at once for one path agree on one content.
+// Create is Write for a file that does not exist yet. If it exists, it is not changed, and the error is [os.ErrExist]. If
+// several processes create path at once, one of them succeeds.
 func Create(path string, content []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
@@ -61,9 +66,9 @@ func Create(path string, content []byte, mode os.FileMode) error {
 	return about(path, finish(f, content, mode, func() error { return os.Link(f.Name(), path) }))
 }
 
-// finish fills the file, gives it its name, and removes it under the name that it has until then.
+// finish writes the file, calls name to give it its final name, and removes its temporary name.
 func finish(f *os.File, content []byte, mode os.FileMode, name func() error) error {
-	defer os.Remove(f.Name()) // gone once it is renamed
+	defer os.Remove(f.Name()) // fails after a rename, which is fine
 	defer f.Close()
 	if err := f.Chmod(mode); err != nil {
 		return err
@@ -85,7 +90,7 @@ func finish(f *os.File, content []byte, mode os.FileMode, name func() error) err
 	return dir.Sync()
 }
 
-// about is err as one of writing path.
+// about returns err as an error of writing path.
 func about(path string, err error) error {
 	var onPath *os.PathError
 	var onTwo *os.LinkError

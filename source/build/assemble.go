@@ -13,16 +13,16 @@ const (
 	octetStream = "application/octet-stream"
 )
 
-// How EC2's listings differ from the names of their entries (captures; facts §2.2 and §2.3): no slash follows the
-// versions of "/" nor the three names of "/VERSION"; the latter always names user-data, also when there is none;
-// public-keys lists "0=name" in the order of the numbers.
+// How EC2's listings differ from a plain list of names (captures; facts §2.2 and §2.3): the versions in "/" and the three
+// names in "/VERSION" have no slash at their end. "/VERSION" always lists user-data, even if there is none. public-keys
+// lists "0=name" in the order of the numbers.
 var (
 	topStyle     = tree.Style{Bare: true}
 	versionStyle = tree.Style{Bare: true, Always: ec2.UserData}
 	keysStyle    = tree.Style{Numbered: true}
 )
 
-// assemble makes the snapshot, sharing with prev every node that is the same.
+// assemble makes the snapshot. It shares every node that is the same with prev.
 func (b *builder) assemble(prev *Snapshot) *Snapshot {
 	s := &Snapshot{
 		options: b.options, snowball: b.snowball, settings: b.settings(), warnings: b.warnings, rolled: b.leases.next, refresh: b.leases.refresh,
@@ -39,7 +39,7 @@ func (b *builder) assemble(prev *Snapshot) *Snapshot {
 	return s
 }
 
-// leaf is the leaf at path as the tree has it.
+// leaf returns the leaf at path for the tree.
 func (b *builder) leaf(path string) tree.Leaf {
 	v := b.leaves[path]
 	secret := ec2.IsSecret(path)
@@ -53,7 +53,7 @@ func (b *builder) leaf(path string) tree.Leaf {
 	return l
 }
 
-// dir is what the tree has to know of the directory at path.
+// dir returns the directory at path for the tree.
 func (b *builder) dir(path string) tree.Dir {
 	d := tree.Dir{Attr: b.attr(path, false)}
 	d.Attr.Mode |= d.Attr.Mode >> 2
@@ -68,8 +68,8 @@ func (b *builder) dir(path string) tree.Dir {
 	return d
 }
 
-// attr is owner, group and mode at path: secrets are for the daemon's user alone, the rest for
-// everybody, unless a rule says otherwise; the last rule wins.
+// attr returns owner, group and mode at path. Only the daemon's user can read a secret, and every user can read the rest,
+// unless an access rule says otherwise. The last rule wins.
 func (b *builder) attr(path string, secret bool) tree.Attr {
 	at := tree.Attr{Mode: 0o444, UID: b.env.UID, GID: b.env.GID}
 	if secret {

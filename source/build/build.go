@@ -1,14 +1,16 @@
-// Package build turns what the sources state into a snapshot.
+// Package build turns the fragments of the sources into a snapshot.
 //
 //	[]*Fragment ──▶ merge ──▶ derive ──▶ check ──▶ assemble ──▶ *Snapshot
+//	                             ▲                                 └──▶ Explain: hostname ← local-ipv4 (web-1.toml:7)
+//	                          rules.go
 //
-// [Build] merges fragments (the later wins, leaf by leaf), derives what follows from them by the table of rules.go, fills
-// in documented defaults, checks the invariants, and assembles an immutable [Snapshot]: a [tree.Tree] and the facts that
-// are no leaves. Each value keeps its [tree.Origin]: who states it, or what it follows from; [Snapshot.Explain] follows
-// that back. All faults are found at once.
+// [Build] merges the fragments (later ones win, leaf by leaf), derives further values and defaults by the table in
+// rules.go, checks the result, and assembles an immutable [Snapshot]: a [tree.Tree] and the facts that are not leaves.
+// Each value keeps its [tree.Origin]: the place that states it, or the values that it follows from. Build reports all
+// faults at once.
 //
 // Paths are relative to a version: "meta-data/instance-id", "dynamic/fws", "user-data"; "" is the version's own
-// directory. A key is such a path, or "instance.KEY" for a fact that is no leaf.
+// directory. A key is such a path, or "instance.KEY" for a fact that is not a leaf.
 package build
 
 import (
@@ -23,15 +25,15 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// Env is what a build needs to know besides the fragments.
+// Env holds what a build needs besides the fragments.
 type Env struct {
 	Now        time.Time // wall clock
-	LaunchTime time.Time // used when no source states launch-time; zero: not known
-	UID, GID   uint32    // of the daemon: the owner of every file unless a rule says otherwise
+	LaunchTime time.Time // used if no source states launch-time; zero: unknown
+	UID, GID   uint32    // of the daemon, which owns every file unless an access rule says otherwise
 }
 
-// Build merges fragments (the later wins), derives, checks, and returns a snapshot that shares with
-// prev (nil at first) whatever did not change. The error is [problem.Faults], all of them.
+// Build merges fragments (later ones win), derives, checks, and returns a snapshot. It shares everything that did not
+// change with prev, which is nil at first. The error is [problem.Faults] and holds all faults.
 func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
 	b := &builder{env: env, merged: merge(fragments), labels: map[string]string{}, leases: leases{next: map[string]rolling{}}}
 	b.warnings = b.merged.warnings
@@ -50,12 +52,12 @@ func Build(prev *Snapshot, env Env, fragments ...*Fragment) (*Snapshot, error) {
 	return b.assemble(prev), nil
 }
 
-// A builder is one build: what is stated, then what is derived as well.
+// A builder is one build. It holds the stated values, and then also the derived ones.
 type builder struct {
 	env Env
 	merged
-	labels map[string]string // directory path → how the listing above prints it
-	base   time.Time         // mtime of values that nobody stated
+	labels map[string]string // directory path → how the parent's listing shows it
+	base   time.Time         // mtime of defaults
 
 	options    Options
 	snowball   bool
@@ -67,14 +69,14 @@ type builder struct {
 	warnings problem.Faults
 }
 
-// merged is what all fragments state together, and where derive adds.
+// merged holds what all fragments state together. derive adds to it.
 type merged struct {
 	leaves   map[string]value
 	instance map[string]value      // by the key below [instance]
 	launch   map[string]tree.Value // options as stated by files
 	account  map[string]tree.Value // account defaults
 	runTime  map[string]tree.Value // options as set at run time
-	removed  []string              // paths that were unset at run time
+	removed  []string              // paths that were removed at run time
 	lock     []string
 	tags     map[string]tree.Value
 	keys     []PublicKey
@@ -84,7 +86,7 @@ type merged struct {
 	warnings problem.Faults
 }
 
-// A value is that of a leaf or of a setting.
+// A value is the value of a leaf or of a setting.
 type value struct {
 	tree.Value
 	expires time.Time
@@ -123,12 +125,12 @@ func merge(fragments []*Fragment) merged {
 	return m
 }
 
-// isRemoved reports whether path, or a directory above it, was unset at run time.
+// isRemoved reports whether path, or a directory above it, was removed at run time.
 func (m *merged) isRemoved(path string) bool {
 	return slices.ContainsFunc(m.removed, func(r string) bool { return below(r, path) })
 }
 
-// value is what is known at a key: a path of the tree, or "instance.KEY".
+// value returns the value at a key: a path of the tree, or "instance.KEY".
 func (m *merged) value(key string) (value, bool) {
 	if k, ok := strings.CutPrefix(key, "instance."); ok {
 		v, ok := m.instance[k]
@@ -138,13 +140,13 @@ func (m *merged) value(key string) (value, bool) {
 	return v, ok
 }
 
-// text is the value at a key; ok is false if there is none.
+// text returns the value at a key as text; ok is false if there is none.
 func (m *merged) text(key string) (text string, ok bool) {
 	v, ok := m.value(key)
 	return string(v.Bytes), ok
 }
 
-// put fills the gap at a key; what is there, or was unset, stays.
+// put sets the value at a key, unless the key has a value already or was removed at run time.
 func (m *merged) put(key string, v value) {
 	if _, ok := m.value(key); ok || m.isRemoved(key) {
 		return
@@ -156,7 +158,7 @@ func (m *merged) put(key string, v value) {
 	m.leaves[key] = v
 }
 
-// settings lists the facts that are no leaves, for check and status.
+// settings lists the facts that are not leaves, for check and status.
 func (b *builder) settings() []Setting {
 	var out []Setting
 	for key, v := range b.instance {
@@ -177,12 +179,12 @@ func (b *builder) settings() []Setting {
 func (b *builder) fault(f problem.Fault) { b.faults = append(b.faults, f) }
 func (b *builder) warn(f problem.Fault)  { b.warnings = append(b.warnings, f) }
 
-// faultAt is a fault of a value, at the place that states it.
+// faultAt returns a fault at the place that states v.
 func faultAt(v tree.Value, text, hint string) problem.Fault {
 	return problem.Fault{Place: v.Origin.Place, Key: v.Origin.Key, Text: text, Hint: hint}
 }
 
-// below reports whether path is dir or lies below it; everything lies below "".
+// below reports whether path is dir or is below it. Everything is below "".
 func below(dir, path string) bool {
 	return dir == "" || path == dir || strings.HasPrefix(path, dir) && path[len(dir)] == '/'
 }

@@ -239,9 +239,9 @@ func TestFaultsAreAllReportedWithTheirPlaces(t *testing.T) {
 		tags  []string
 		want  []string
 	}{
-		"a leaf that is a directory": {[]string{"meta-data/foo", "x", "meta-data/foo/bar", "y"}, nil, []string{"meta-data/foo stands against meta-data/foo/bar"}},
-		"against a derived one":      {[]string{"meta-data/services", "x"}, nil, []string{"meta-data/services stands against meta-data/services/"}},
-		"between names that sort":    {[]string{"meta-data/a", "x", "meta-data/a-b", "y", "meta-data/a/c", "z"}, nil, []string{"meta-data/a stands against meta-data/a/c"}},
+		"a leaf that is a directory": {[]string{"meta-data/foo", "x", "meta-data/foo/bar", "y"}, nil, []string{"meta-data/foo conflicts with meta-data/foo/bar"}},
+		"against a derived one":      {[]string{"meta-data/services", "x"}, nil, []string{"meta-data/services conflicts with meta-data/services/"}},
+		"between names that sort":    {[]string{"meta-data/a", "x", "meta-data/a-b", "y", "meta-data/a/c", "z"}, nil, []string{"meta-data/a conflicts with meta-data/a/c"}},
 		"names":                      {[]string{"meta-data/..", "x", "meta-data/a\nb", "y", "meta-data//x", "z", "meta-data/" + strings.Repeat("n", 256), "w", "meta-data/\xff", "v"}, nil, []string{`".."`, "control character", "is empty", "longer than 255", "not UTF-8"}},
 		"sizes":                      {[]string{"user-data", long, "meta-data/big", strings.Repeat("x", MaxLeaf+1)}, nil, []string{"16385 bytes of user-data", "1048577 bytes"}},
 		"outside":                    {[]string{"foo/bar", "x"}, nil, []string{"outside meta-data"}},
@@ -249,7 +249,7 @@ func TestFaultsAreAllReportedWithTheirPlaces(t *testing.T) {
 		"options":                    {[]string{"option.http-tokens", "maybe", "option.http-put-response-hop-limit", "65", "instance.imds-support", "v3"}, nil, []string{"'maybe'", "'65'", "unknown value"}},
 		"tag keys while shown":       {[]string{"option.instance-metadata-tags", "enabled"}, []string{"Patch Group", "_index"}, []string{"'Patch Group' is not a valid tag key. Tag keys must match pattern", "'_index'"}},
 		"Snowball":                   {[]string{"instance.platform", "snowball", "option.http-put-response-hop-limit", "2", "option.http-protocol-ipv6", "enabled"}, nil, []string{"always 1", "always disabled"}},
-		"versions":                   {[]string{"instance.versions", "1.0\n2021-13-01"}, nil, []string{`"2021-13-01" is no version`}},
+		"versions":                   {[]string{"instance.versions", "1.0\n2021-13-01"}, nil, []string{`"2021-13-01" is not a version`}},
 		"many versions":              {[]string{"instance.versions", many}, nil, []string{"501 versions are too many (list 500 at most)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -296,7 +296,7 @@ func TestWarnings(t *testing.T) {
 	f.Access = []AccessRule{{Mode: &everybody, Origin: tree.Origin{Place: "test.toml:11"}}, {Path: "meta-data/color", Mode: new(uint32), Origin: tree.Origin{Place: "test.toml:12"}}}
 	s := build(t, nil, testEnv, f)
 	all := s.Warnings().Error()
-	for _, want := range []string{"EC2 has no path /latest/meta-data/colour", "zone eu-west-1b is not in the region eu-west-2", "tags are not shown", "expired at 2026-03-01T11:00:00Z", "everybody on this machine may read", "test.toml:12: EC2 has no path /latest/meta-data/color"} {
+	for _, want := range []string{"EC2 has no path /latest/meta-data/colour", "zone eu-west-1b is not in the region eu-west-2", "tags are not shown", "expired at 2026-03-01T11:00:00Z", "every user of this machine can read", "test.toml:12: EC2 has no path /latest/meta-data/color"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no warning says %q:\n%s", want, all)
 		}

@@ -20,7 +20,7 @@ const (
 	maxName = 255      // bytes, of one name: NAME_MAX of the mount
 )
 
-// check refuses what would break an invariant of the tree, and warns of traps.
+// check refuses what the tree cannot hold, and warns of likely mistakes.
 func (b *builder) check() {
 	b.checkAddresses()
 	b.checkSlots()
@@ -33,8 +33,8 @@ func (b *builder) check() {
 		l := b.leaves[path]
 		total += len(l.Bytes)
 		b.checkLeaf(path, l)
-		// Paths below this one sort behind it, after those that continue its last name with a
-		// byte below '/'.
+		// Paths below this one sort after it, but not always right after it: a path that continues its last
+		// name with a byte below '/' comes first.
 		for _, other := range paths[i+1:] {
 			if !strings.HasPrefix(other, path) {
 				break
@@ -50,18 +50,18 @@ func (b *builder) check() {
 	}
 	for _, r := range b.access {
 		if !ec2.IsCategory(r.Path) && !b.isThere(r.Path) {
-			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and nobody states one", Hint: "the rule has no effect"})
+			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "EC2 has no path /latest/" + r.Path + ", and no source states one", Hint: "the rule has no effect"})
 		}
 		if r.Mode != nil && *r.Mode&0o004 != 0 {
 			b.warnWide(r)
 		}
 	}
 	if _, ok := b.leaves["meta-data/instance-id"]; !ok {
-		b.warn(problem.Fault{Place: "the tree", Key: "meta-data/instance-id", Text: "nobody states the instance's id", Hint: "most clients need it"})
+		b.warn(problem.Fault{Place: "the tree", Key: "meta-data/instance-id", Text: "no source states the instance id", Hint: "most clients need it"})
 	}
 }
 
-// isThere reports whether there is a leaf at path or below.
+// isThere reports whether there is a leaf at path or below it.
 func (b *builder) isThere(path string) bool {
 	for leaf := range b.leaves {
 		if below(path, leaf) {
@@ -104,7 +104,7 @@ func (b *builder) checkLeaf(path string, l value) {
 	b.checkForm(path, l)
 }
 
-// badName says why a name cannot stand in a listing and a directory, "" if it can.
+// badName says why a name cannot be in a listing and on the mount; "" if it can.
 func badName(name string) string {
 	switch {
 	case name == "":
@@ -116,23 +116,23 @@ func badName(name string) string {
 	case !utf8.ValidString(name):
 		return "is not UTF-8"
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || unicode.IsControl(r) }):
-		return "holds a slash or a control character"
+		return "contains a slash or a control character"
 	}
 	return ""
 }
 
 func (b *builder) conflict(leafPath, below string) {
 	l, m := b.leaves[leafPath], b.leaves[below]
-	if l.Origin.Kind != tree.Stated { // show the fault where somebody can mend it
+	if l.Origin.Kind != tree.Stated { // show the fault where the user can correct it
 		l, m = m, l
 		leafPath, below = below, leafPath
 	}
 	p, key := place(l, leafPath)
 	other, _ := place(m, below)
-	b.fault(problem.Fault{Place: p, Key: key, Text: fmt.Sprintf("a value cannot also be a directory: %s stands against %s (%s)", leafPath, below, other)})
+	b.fault(problem.Fault{Place: p, Key: key, Text: fmt.Sprintf("a value cannot also be a directory: %s conflicts with %s (%s)", leafPath, below, other)})
 }
 
-// place is where a fault of a leaf is to be looked for.
+// place returns where to look for a fault of a leaf.
 func place(l value, path string) (place, key string) {
 	if l.Origin.Kind != tree.Stated {
 		return "/latest/" + path, l.Origin.String()
@@ -144,7 +144,7 @@ func place(l value, path string) (place, key string) {
 	return l.Origin.Place, key
 }
 
-// maxVersions is far more than EC2 has, and fewer than the inode numbers of the mount can tell apart.
+// maxVersions is far more than EC2 has. The inode numbers of the mount can tell that many apart.
 const maxVersions = 500
 
 func (b *builder) checkSettings() {
@@ -153,7 +153,7 @@ func (b *builder) checkSettings() {
 	}
 	for _, v := range b.versions {
 		if !ec2.ValidVersion(v) {
-			b.fault(faultAt(b.instance["versions"].Value, fmt.Sprintf("%.40q is no version", v), `versions are "1.0" and dates such as "2021-03-23"`))
+			b.fault(faultAt(b.instance["versions"].Value, fmt.Sprintf("%.40q is not a version", v), `versions are "1.0" and dates such as "2021-03-23"`))
 		}
 	}
 	if b.snowball {
@@ -188,11 +188,11 @@ func (b *builder) checkTags() {
 	}
 }
 
-// warnWide warns of a rule that lets everybody read a secret.
+// warnWide warns of a rule that lets every user read a secret.
 func (b *builder) warnWide(r AccessRule) {
 	for _, path := range slices.Sorted(maps.Keys(b.leaves)) {
 		if ec2.IsSecret(path) && below(r.Path, path) {
-			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "everybody on this machine may read /latest/" + path,
+			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "every user of this machine can read /latest/" + path,
 				Hint: "give it a group and mode 0440 instead"})
 			return
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// checkForm warns of a value that has not the form that EC2 gives it. What the machine says of itself is not
-// somebody's slip.
+// checkForm warns of a value that does not have EC2's form. It skips what the machine states about itself, which has no
+// key: that is not a typing mistake.
 func (b *builder) checkForm(path string, l value) {
 	f := ec2.FormOf(path)
 	if f == nil || l.Origin.Kind != tree.Stated || l.Origin.Key == "" || f.Valid(string(l.Bytes)) {
@@ -35,18 +35,17 @@ func shortened(s string) string {
 	return s
 }
 
-// checkIdentity refuses what no client could use, and warns where what should follow from the instance's own values
-// does not.
+// checkIdentity refuses values that no client could use, and warns if values cannot be derived as they should be.
 func (b *builder) checkIdentity() {
 	if v, ok := b.value("meta-data/instance-id"); ok && len(v.Bytes) == 0 {
-		b.fault(faultAt(v.Value, "the instance's id is empty", "leave it out, or state one such as i-0a1b2c3d4e5f67890"))
+		b.fault(faultAt(v.Value, "the instance id is empty", "leave it out, or state one such as i-0a1b2c3d4e5f67890"))
 	}
 	if region, ok := b.value(regionKey); ok {
 		_, _, known := ec2.PartitionOf(string(region.Bytes))
 		_, partition := b.leaves["meta-data/services/partition"]
 		_, domain := b.leaves["meta-data/services/domain"]
 		if !known && !(partition && domain) {
-			b.warn(faultAt(b.statedOf(regionKey, zoneKey), fmt.Sprintf("the region %.60q is in no partition that is known: services/partition, services/domain and public host names do not follow", region.Bytes),
+			b.warn(faultAt(b.statedOf(regionKey, zoneKey), fmt.Sprintf("the region %.60q is in no known partition: services/partition, services/domain and public host names cannot be derived", region.Bytes),
 				"state services.partition and services.domain if clients need them"))
 		}
 	}
@@ -54,7 +53,7 @@ func (b *builder) checkIdentity() {
 	b.checkRoles()
 }
 
-// statedOf is the first of the values at keys that somebody states.
+// statedOf returns the first value at keys that a source states, else the value at the first key.
 func (b *builder) statedOf(keys ...string) tree.Value {
 	for _, key := range keys {
 		if v, ok := b.value(key); ok && v.Origin.Kind == tree.Stated {
@@ -65,7 +64,7 @@ func (b *builder) statedOf(keys ...string) tree.Value {
 	return v.Value
 }
 
-// checkRoles refuses a second role: clients take the listing of the roles for the name of one.
+// checkRoles refuses a second role: clients use the whole listing of roles as the name of one.
 func (b *builder) checkRoles() {
 	const dir = "meta-data/iam/security-credentials/"
 	var roles []string

@@ -10,7 +10,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// derive adds what follows from what is stated, and the defaults. What is stated always wins: a rule only fills a gap.
+// derive adds the values that follow from stated ones, and the defaults. Stated values always win: a rule only fills a gap.
 func (b *builder) derive() {
 	b.base = b.env.LaunchTime
 	if v, ok := b.value(idKey); ok {
@@ -32,56 +32,58 @@ func (b *builder) derive() {
 	}
 }
 
-// A rule fills the gap at one key: of several with one target, the first that applies. The order in which rules with
-// different targets stand in the table is only for people: [order] makes one out of what they need.
+// A rule fills the gap at one key. If several rules have the same target, the first that applies wins. The order of rules
+// with different targets is only for readers: [order] computes the order from their needs.
 type rule struct {
 	// target is a key. In it, and in needs and uses, "*" stands for each network interface in turn, and "@" for the
-	// primary one; a target that ends in a slash is a directory, where the rule fills several leaves.
+	// primary one. A target that ends in a slash is a directory, in which the rule fills several leaves.
 	target string
-	// needs are the keys that the value follows from: without one of them the rule does not apply. "stated:KEY" is what
-	// a source states there, not what other rules make of it.
+	// needs are the keys that the value follows from. The rule applies only if all of them have values. "stated:KEY" is
+	// the value that a source states, not one that another rule makes.
 	needs []string
-	// uses are keys that are read if there is anything.
+	// uses are keys that the rule reads if they have values.
 	uses []string
-	// assumes is the remark for a value that is a documented default, although it may be made of others. "-" is none.
+	// assumes marks the value as a documented default, even if it is computed from others. It is a remark for the user;
+	// "-" is no remark.
 	assumes string
-	// value computes the value; ok is false if there is none after all.
+	// value computes the value. ok is false if there is none after all.
 	value func(s *scope) (text string, ok bool)
-	// values computes the leaves of a directory by their names, each with its origin.
+	// values computes the leaves of a directory by name, each with its origin.
 	values func(s *scope) map[string]value
-	// fact is the source of the fact.
+	// fact is the source of the fact that the rule implements.
 	fact string
 }
 
-const given = "stated:"
+// ifStated is the prefix of a need that only a stated value meets.
+const ifStated = "stated:"
 
-// A scope is what a rule sees: the values of its needs and uses, for one network interface if it is about one.
+// A scope is one application of a rule, for one network interface if the rule is about interfaces.
 type scope struct {
 	*builder
 	rule *rule
 	mac  string
-	from []string // the keys that the value follows from: the rule's needs, unless it says others
+	from []string // the keys that the value follows from: the rule's needs, unless the rule sets others
 }
 
-// key is a key of the table, for this interface.
+// key replaces "*" and "@" in a key of the table by this interface and the primary one.
 func (s *scope) key(key string) string {
-	key = strings.TrimPrefix(key, given)
+	key = strings.TrimPrefix(key, ifStated)
 	if s.mac != "" {
 		key = strings.Replace(strings.Replace(key, "macs/*/", "macs/"+s.mac+"/", 1), "macs/@/", "macs/"+s.interfaces.primary+"/", 1)
 	}
 	return key
 }
 
-// get is the value at a key of the table.
+// get returns the value at a key of the table.
 func (s *scope) get(key string) (string, bool) { return s.text(s.key(key)) }
 
-// need is the value of the rule's need with this number.
+// need returns the value of the rule's need at index i.
 func (s *scope) need(i int) string {
 	text, _ := s.get(s.rule.needs[i])
 	return text
 }
 
-// applyRule fills the gaps at a rule's target.
+// applyRule fills the gap at the rule's target, for each interface if the rule is about each.
 func (b *builder) applyRule(r *rule) {
 	switch {
 	case strings.Contains(r.target, "macs/*/"):
@@ -98,13 +100,13 @@ func (r *rule) isAboutPrimary() bool {
 	return slices.ContainsFunc(append([]string{r.target}, r.needs...), func(key string) bool { return strings.Contains(key, "macs/@/") })
 }
 
-// fill fills the gap at the rule's target in a scope, if all that the rule needs is there.
+// fill fills the gap at the rule's target in one scope, if all needs of the rule have values.
 func (b *builder) fill(s *scope) {
 	for _, need := range s.rule.needs {
 		key := s.key(need)
 		s.from = append(s.from, key)
 		v, ok := b.value(key)
-		if !ok || v.derived && strings.HasPrefix(need, given) {
+		if !ok || v.derived && strings.HasPrefix(need, ifStated) {
 			return
 		}
 	}
@@ -120,7 +122,7 @@ func (b *builder) fill(s *scope) {
 	}
 }
 
-// made is a value that follows from those at s.from, or is a default.
+// made returns text as a value derived from the keys in s.from, or as a default.
 func (s *scope) made(text string) value {
 	v := tree.Value{Bytes: []byte(text), Mtime: s.base}
 	if s.rule.assumes != "" {
@@ -131,7 +133,7 @@ func (s *scope) made(text string) value {
 	return value{Value: v, derived: true}
 }
 
-// mtime is the latest of the values at keys.
+// mtime returns the latest mtime of the values at keys.
 func (b *builder) mtime(keys []string) time.Time {
 	latest := time.Time{}
 	for _, k := range keys {
@@ -156,7 +158,7 @@ func (b *builder) expandKeys() {
 	}
 }
 
-// expandTags shows the tags, if that is enabled.
+// expandTags adds the tags to the tree, if instance-metadata-tags is enabled.
 func (b *builder) expandTags() {
 	if !b.options.InstanceMetadataTags {
 		return
@@ -166,7 +168,7 @@ func (b *builder) expandTags() {
 	}
 }
 
-// cutToSnowball drops what nobody stated and Snowball Edge does not have.
+// cutToSnowball removes derived values and defaults that Snowball Edge does not have.
 func (b *builder) cutToSnowball() {
 	for path, v := range b.leaves {
 		if row := ec2.CategoryOf(path); v.Origin.Kind != tree.Stated && (row == nil || !row.Snowball) {

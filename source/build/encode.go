@@ -11,8 +11,8 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// A savedSnapshot is the form in which a snapshot is handed to another process, of this version or of another. Fields
-// may be added: gob leaves out what one side does not know. Warnings are not in it.
+// A savedSnapshot is the form in which one process hands a snapshot to another, of this version or of another one. You may
+// add fields: gob ignores those that one side does not know. It leaves out the warnings.
 type savedSnapshot struct {
 	Top, Root tree.SavedNode
 	Versions  []string
@@ -25,7 +25,7 @@ type savedSnapshot struct {
 	Refresh   time.Time
 }
 
-// savedOptions has the fields of [ec2.Options] side by side with the others, as every version has had them.
+// savedOptions holds the fields of [ec2.Options] and the others side by side, as in every version before.
 type savedOptions struct {
 	HTTPEndpoint         bool
 	TokensRequired       bool
@@ -41,7 +41,7 @@ type savedRolling struct {
 	At     time.Time
 }
 
-// MarshalBinary turns the snapshot into bytes for [ParseSnapshot]. They hold secrets.
+// MarshalBinary encodes the snapshot for [ParseSnapshot]. The bytes hold secrets.
 func (s *Snapshot) MarshalBinary() ([]byte, error) {
 	t, o := s.Save(), s.options
 	saved := savedSnapshot{
@@ -59,14 +59,14 @@ func (s *Snapshot) MarshalBinary() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ParseSnapshot reads what MarshalBinary made, in this process or in a predecessor. A snapshot that
-// [Build] makes after it shares with it what is the same, times included.
+// ParseSnapshot decodes what MarshalBinary encoded, in this process or in a predecessor. The next snapshot that [Build]
+// makes can share nodes with it, including their times.
 func ParseSnapshot(data []byte) (*Snapshot, error) {
 	var saved savedSnapshot
 	if err := gob.NewDecoder(bytes.NewReader(data)).Decode(&saved); err != nil {
 		return nil, fmt.Errorf("decode the tree: %w", err)
 	}
-	// Versions before these styles were fields listed so too.
+	// Older versions do not hand over these styles, but list the directories in the same way.
 	saved.Top.Bare = topStyle.Bare
 	saved.Root.Bare, saved.Root.Always = versionStyle.Bare, versionStyle.Always
 	t, err := (&tree.Saved{Top: saved.Top, Root: saved.Root, Versions: saved.Versions, Stamp: saved.Stamp}).Tree()

@@ -8,7 +8,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// Origin is where the value at a key comes from: a path relative to a version, or the key of a setting
+// Origin returns where the value at key comes from. key is a path relative to a version, or the key of a setting
 // ("instance.account-id", "metadata-options.http-tokens"). ok is false if there is no such value.
 func (s *Snapshot) Origin(key string) (o tree.Origin, ok bool) {
 	if v, found := s.Find("/" + tree.Latest + "/" + key); found && !v.IsDir() {
@@ -21,12 +21,12 @@ func (s *Snapshot) Origin(key string) (o tree.Origin, ok bool) {
 	return s.settings[i].Origin, true
 }
 
-// Explain follows a value back to what somebody states, or to a default:
+// Explain follows a value back to stated values and defaults:
 //
 //	hostname ← local-ipv4 (web-1.toml:7), placement/region ← placement/availability-zone (web-1.toml:9)
 //
-// Paths below meta-data are given without it. What follows from several others stands in parentheses, unless it is the
-// last. ok is false if there is no value at key.
+// Paths leave out "meta-data/". A derived value that is not the last in its list stands in parentheses with what it
+// follows from. ok is false if there is no value at key.
 func (s *Snapshot) Explain(key string) (text string, ok bool) {
 	if _, ok := s.Origin(key); !ok {
 		return "", false
@@ -82,7 +82,7 @@ func (s *Snapshot) Fact(key string) string {
 		}
 		var needs []string
 		for _, need := range r.needs {
-			needs = append(needs, node(strings.TrimPrefix(need, given)))
+			needs = append(needs, node(strings.TrimPrefix(need, ifStated)))
 		}
 		isDefault := o.Kind == tree.Default
 		if isDefault == (r.assumes != "") && (isDefault || needs == nil || slices.Equal(needs, from)) {
@@ -92,7 +92,7 @@ func (s *Snapshot) Fact(key string) string {
 	return ""
 }
 
-// pattern is a key as the table of rules has it.
+// pattern returns key as the table of rules writes it.
 func pattern(key string) string {
 	if rest, ok := strings.CutPrefix(key, macsPath); ok {
 		if _, below, ok := strings.Cut(rest, "/"); ok {

@@ -102,11 +102,11 @@ func TestWhatDoesNotFollowIsSaid(t *testing.T) {
 		state []string
 		says  string
 	}{
-		"an unknown partition": {[]string{zoneKey, "moon-1a"}, `the region "moon-1" is in no partition that is known`},
-		"an empty id":          {[]string{"meta-data/instance-id", ""}, "the instance's id is empty"},
+		"an unknown partition": {[]string{zoneKey, "moon-1a"}, `the region "moon-1" is in no known partition`},
+		"an empty id":          {[]string{"meta-data/instance-id", ""}, "the instance id is empty"},
 		"two roles": {[]string{"meta-data/iam/security-credentials/a", `{"Code":"x"}`, "meta-data/iam/security-credentials/b", `{"Code":"x"}`},
 			"an instance has one role, and this makes it 2: a, b (test.toml:1)"},
-		"a mac of no interface":  {[]string{first + "subnet-id", "subnet-12345678"}, "nothing is stated of this interface, but of others (see whether it is one of 06:00:00:00:00:01)"},
+		"a mac of no interface":  {[]string{first + "subnet-id", "subnet-12345678"}, "this interface is not described, but others are (check whether it is one of 06:00:00:00:00:01)"},
 		"the same device twice":  {[]string{"meta-data/mac", "06:00:00:00:00:01", first + "device-number", "0", second + "device-number", "0"}, "two interfaces have device-number 0 on network card 0: 06:00:00:00:00:01 and 06:00:00:00:00:02 (test.toml:1)"},
 		"the same on card 3":     {[]string{"meta-data/mac", "06:00:00:00:00:03", macs + "06:00:00:00:00:03/device-number", "0", first + "network-card", "3", first + "device-number", "1", second + "network-card", "3", second + "device-number", "1"}, "two interfaces have device-number 1 on network card 3"},
 		"against the stated mac": {[]string{"meta-data/mac", "06:00:00:00:00:01", second + "device-number", "0"}, "two interfaces have device-number 0"},

@@ -13,28 +13,28 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// Rolling credentials are given out for credentialLife and replaced refreshBefore their end, as EC2
-// does ("IAM roles for Amazon EC2": new ones appear at least five minutes before the old expire).
+// Rolling credentials are valid for credentialLife, and are replaced refreshBefore they expire. EC2 does the same ("IAM
+// roles for Amazon EC2": new ones appear at least five minutes before the old expire).
 const (
 	credentialLife = 6 * time.Hour
 	refreshBefore  = 30 * time.Minute
 )
 
-// rolling is when rolling credentials were last refreshed, and which ones they were.
+// rolling records which rolling credentials were served, and when they were last refreshed.
 type rolling struct {
 	digest [sha256.Size]byte
 	at     time.Time
 }
 
-// leases are the times of rolling credentials, by the name of the role.
+// leases holds the rolling credentials by the name of the role.
 type leases struct {
-	last    map[string]rolling // of the snapshot before
+	last    map[string]rolling // of the previous snapshot
 	next    map[string]rolling
-	refresh time.Time // when the first of them is due; zero: never
+	refresh time.Time // when the first refresh is due; zero: never
 }
 
-// hexOf is the first n hex digits of SHA-256("kind:" + of): ids that nobody stated are the same at
-// every start.
+// hexOf returns the first n hex digits of SHA-256(kind + ":" + of). So ids that no source states are the same at every
+// start.
 func hexOf(n int, kind, of string) string {
 	sum := sha256.Sum256([]byte(kind + ":" + of))
 	return hex.EncodeToString(sum[:])[:n]
@@ -61,7 +61,7 @@ func object(fields ...any) string {
 	return "{\n" + strings.Join(lines, ",\n") + "\n}"
 }
 
-// quote is a JSON string; unlike json.Marshal it leaves <, > and & as they are.
+// quote returns s as a JSON string. Unlike json.Marshal it leaves <, > and & as they are.
 func quote(s string) string {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
@@ -75,10 +75,10 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 // A documentField is a field of the instance identity document and the key of its value.
 type documentField struct {
 	name, key string
-	list      bool // one a line
-	// snowball: Snowball Edge has it too; its other fields are null (developer guide, "Instance identity documents").
+	list      bool // the value has one element a line
+	// snowball: Snowball Edge has the field too; the others are null there (developer guide, "Instance identity documents").
 	snowball bool
-	constant string // in the place of a key
+	constant string // the value, for a field without a key
 }
 
 // documentFields are alphabetical, except that marketplaceProductCodes follows devpayProductCodes, as captured.
@@ -100,7 +100,7 @@ var documentFields = []documentField{
 	{name: "version", constant: "2017-09-30"},
 }
 
-// documentKeys are the keys that the identity document is made of.
+// documentKeys returns the keys that the identity document is made from.
 func documentKeys() (keys []string) {
 	for _, f := range documentFields {
 		if f.key != "" {
@@ -110,7 +110,7 @@ func documentKeys() (keys []string) {
 	return keys
 }
 
-// identityDocument is the instance identity document. It follows from the fields that are there.
+// identityDocument returns the instance identity document. It follows from the keys that have values.
 func identityDocument(s *scope) (string, bool) {
 	if id, ok := s.get(idKey); !ok || id == "" {
 		return "", false
@@ -136,7 +136,7 @@ func identityDocument(s *scope) (string, bool) {
 	return object(fields...), true
 }
 
-// roleDocuments are those of the instance's role.
+// roleDocuments returns the documents of the instance's role.
 func roleDocuments(s *scope) map[string]value {
 	r := s.role
 	if r == nil {
@@ -163,7 +163,7 @@ func roleDocuments(s *scope) map[string]value {
 	}
 }
 
-// identityDocuments are those of the role that EC2 itself has in every instance.
+// identityDocuments returns the documents of the role that EC2 itself uses in every instance.
 func identityDocuments(s *scope) map[string]value {
 	r := s.identity
 	if r == nil {
@@ -184,18 +184,18 @@ func (r *Role) credentials(updated, expires time.Time) string {
 		"Expiration", stamp(expires))
 }
 
-// document is a document that the role's own statement is the origin of.
+// document returns text as a value whose origin is the place that states the role.
 func (r *Role) document(text string, mtime, expires time.Time) value {
 	return value{Value: tree.Value{Bytes: []byte(text), Mtime: mtime, Origin: r.Origin}, expires: expires}
 }
 
-// lease tells when the role's credentials were last refreshed and when they end. Rolling ones keep
-// their times until they are due, as long as they are the same credentials.
+// lease returns when the role's credentials were last refreshed and when they expire. Rolling credentials keep these times
+// until a refresh is due or the credentials change.
 func (b *builder) lease(name string, r *Role) (updated, expires time.Time) {
 	if !r.Expiration.IsZero() {
 		if !r.Expiration.After(b.env.Now) {
 			b.warn(problem.Fault{Place: r.Origin.Place, Key: r.Origin.Key, Text: "these credentials expired at " + stamp(r.Expiration),
-				Hint: "state new ones, or leave expiration out to have them roll"})
+				Hint: "state new ones, or leave expiration out to let them roll"})
 		}
 		return r.Mtime, r.Expiration
 	}

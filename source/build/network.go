@@ -10,21 +10,21 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// interfaces are the network interfaces of an instance, as far as they follow from what is stated.
+// interfaces holds what follows from the stated values about the network interfaces of an instance.
 type interfaces struct {
 	macs    []string       // sorted
-	primary string         // one of macs, "" if none is
-	numbers map[string]int // the device number of those for which none is stated, but for the primary one
+	primary string         // one of macs; "" if no interface is the primary one
+	numbers map[string]int // device numbers of the other interfaces without a stated one
 }
 
-// addressPairs are the leaves that say the same of the instance and of its primary interface.
+// addressPairs lists the leaves that mean the same for the instance and for its primary interface.
 var addressPairs = []struct{ instance, iface string }{
 	{"local-ipv4", "local-ipv4s"},
 	{"public-ipv4", "public-ipv4s"},
 	{"ipv6", "ipv6s"},
 }
 
-// findInterfaces decides which interfaces there are and which is the primary one, before anything depends on it.
+// findInterfaces finds the interfaces, and decides which is the primary one, before any rule needs to know.
 func (b *builder) findInterfaces() interfaces {
 	n := interfaces{macs: b.macs()}
 	n.primary = b.primary(n.macs)
@@ -36,7 +36,7 @@ func (b *builder) findInterfaces() interfaces {
 	return n
 }
 
-// macs are the interfaces that something is known of, sorted.
+// macs returns the interfaces that have a leaf, sorted.
 func (b *builder) macs() []string {
 	macs := map[string]bool{}
 	for path := range b.leaves {
@@ -55,9 +55,9 @@ type slot struct{ card, device string }
 
 var primarySlot = slot{"0", "0"}
 
-// slotOf is the slot of an interface; device is "" if nobody states the number.
+// slotOf returns the slot of an interface. device is "" if no source states the number.
 func (b *builder) slotOf(mac string) slot {
-	s := slot{card: "0"} // the only one that most types have, and clients assume it without a word
+	s := slot{card: "0"} // most types have only this card, and clients assume it if no card is named
 	if card, ok := b.text(macsPath + mac + "/network-card"); ok {
 		s.card = card
 	}
@@ -65,9 +65,13 @@ func (b *builder) slotOf(mac string) slot {
 	return s
 }
 
-// primary is the primary interface: the one that the instance's own mac names; else device 0 on network card 0; else, of
-// those on card 0 without a number, the one that has the instance's own address, or the first; else the only one; else
-// "".
+// primary returns the primary interface, the first of these that exists:
+//   - the one that the instance's mac names
+//   - device 0 on network card 0
+//   - on card 0 and without a number: the one with the instance's own address, or the first
+//   - the only one
+//
+// It returns "" if none of these exists.
 func (b *builder) primary(macs []string) string {
 	if mac, ok := b.text(macKey); ok {
 		return mac
@@ -95,7 +99,7 @@ func (b *builder) primary(macs []string) string {
 	return first
 }
 
-// hasOwnAddress reports whether an address that is stated of the instance is one of the interface.
+// hasOwnAddress reports whether the interface has an address that is stated for the instance.
 func (b *builder) hasOwnAddress(mac string) bool {
 	for _, pair := range addressPairs {
 		own, ok := b.text("meta-data/" + pair.instance)
@@ -107,7 +111,7 @@ func (b *builder) hasOwnAddress(mac string) bool {
 	return false
 }
 
-// number gives each interface without a device number the next free one of its network card, the primary 0.
+// number gives each interface without a device number the next free number of its network card. The primary one has 0.
 func (b *builder) number(macs []string, primary string) map[string]int {
 	taken := map[slot]bool{primarySlot: primary != ""}
 	for _, mac := range macs {
@@ -129,14 +133,14 @@ func (b *builder) number(macs []string, primary string) map[string]int {
 	return numbers
 }
 
-// primaryMAC follows from the interface that is the primary one.
+// primaryMAC follows from which interface is the primary one.
 func primaryMAC(s *scope) (string, bool) {
 	mac := s.interfaces.primary
 	s.from = []string{macsPath + mac}
 	return mac, mac != ""
 }
 
-// primaryNumber is the device number of the primary interface.
+// primaryNumber returns the device number of the primary interface.
 func primaryNumber(s *scope) (string, bool) {
 	s.from = []string{macKey}
 	return primarySlot.device, true
@@ -148,7 +152,7 @@ func ownMAC(s *scope) (string, bool) {
 	return s.mac, true
 }
 
-// checkSlots refuses two interfaces in one slot: which of them is meant would be left to chance.
+// checkSlots refuses two interfaces in one slot: it would be chance which of them clients use.
 func (b *builder) checkSlots() {
 	holders := map[slot]string{}
 	for _, mac := range b.macs() {
@@ -166,25 +170,25 @@ func (b *builder) checkSlots() {
 	}
 }
 
-// checkPrimary warns of a primary interface that is none, or is not where EC2 has it.
+// checkPrimary warns if no interface is the primary one, or if it is not in the slot that EC2 gives it.
 func (b *builder) checkPrimary() {
 	macs := b.macs()
 	mac, ok := b.value(macKey)
 	switch primary := string(mac.Bytes); {
 	case !ok && len(macs) > 0:
-		b.warn(faultAt(b.slotPlace(macs[0]), "no interface is the primary one: mac, local-ipv4 and host names do not follow from any", "give one of them device-number 0 on network-card 0, or state mac"))
+		b.warn(faultAt(b.slotPlace(macs[0]), "no interface is the primary one: mac, local-ipv4 and host names cannot be derived", "give one of them device-number 0 on network-card 0, or state mac"))
 	case !ok:
-	case b.snowball: // has no device numbers
+	case b.snowball: // Snowball Edge has no device numbers
 	case b.slotOf(primary) != primarySlot:
 		s := b.slotOf(primary)
 		b.warn(faultAt(b.slotPlace(primary), fmt.Sprintf("the primary interface, %s, has device-number %s on network card %s: EC2 has it at 0 on 0", primary, s.device, s.card), ""))
 	case mac.Origin.Kind == tree.Stated && len(macs) > 1 && !b.isStated(macsPath+primary+"/"):
 		others := slices.DeleteFunc(macs, func(m string) bool { return m == primary })
-		b.warn(faultAt(mac.Value, "nothing is stated of this interface, but of others", "see whether it is one of "+strings.Join(others, ", ")))
+		b.warn(faultAt(mac.Value, "this interface is not described, but others are", "check whether it is one of "+strings.Join(others, ", ")))
 	}
 }
 
-// isStated reports whether somebody states anything below dir.
+// isStated reports whether a source states a leaf below dir, which ends in a slash.
 func (b *builder) isStated(dir string) bool {
 	for path, v := range b.leaves {
 		if strings.HasPrefix(path, dir) && v.Origin.Kind == tree.Stated {
@@ -194,12 +198,13 @@ func (b *builder) isStated(dir string) bool {
 	return false
 }
 
-// slotPlace is what states the slot of an interface: its device number, else its card, else the instance's mac.
+// slotPlace returns the value that states the slot of an interface: its device number, else its card, else the instance's
+// mac.
 func (b *builder) slotPlace(mac string) tree.Value {
 	return b.statedOf(macsPath+mac+"/device-number", macsPath+mac+"/network-card", macKey)
 }
 
-// checkAddresses refuses addresses that are none: names and interfaces are derived from them.
+// checkAddresses refuses invalid addresses: names and interfaces are derived from them.
 func (b *builder) checkAddresses() {
 	type form struct {
 		key, what string

@@ -8,7 +8,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// newOptions are EC2's own defaults.
+// newOptions returns EC2's own defaults.
 func newOptions() Options {
 	o := Options{Options: ec2.DefaultOptions(), Origins: map[string]tree.Origin{}}
 	for _, name := range ec2.OptionNames() {
@@ -17,7 +17,7 @@ func newOptions() Options {
 	return o
 }
 
-// set is Set with the provenance of the value.
+// set is Set, and records where the value comes from.
 func (o *Options) set(name, value string, origin tree.Origin) error {
 	if err := o.Set(name, value); err != nil {
 		return err
@@ -26,11 +26,11 @@ func (o *Options) set(name, value string, origin tree.Origin) error {
 	return nil
 }
 
-// Locks reports whether the option may be tightened at run time, never weakened.
+// Locks reports whether the option is locked: at run time it can be tightened, but never weakened.
 func (o *Options) Locks(name string) bool { return slices.Contains(o.Lock, name) }
 
-// resolveOptions settles each option by itself, as EC2 does: launch (what the file states) > account
-// default > AMI (imds-support) > built-in; then come changes at run time, as far as the lock allows.
+// resolveOptions decides each option by itself, as EC2 does: launch (what the file states) > account default > AMI
+// (imds-support) > built-in default. Changes made at run time come last, as far as the lock allows.
 func (b *builder) resolveOptions() {
 	o := newOptions()
 	o.Lock = b.lock
@@ -42,18 +42,18 @@ func (b *builder) resolveOptions() {
 	if b.snowball {
 		for _, row := range ec2.OptionTable() {
 			if row.Snowball != "" {
-				b.must(o.set(row.Name, row.Snowball, tree.Origin{Kind: tree.Default, Place: "always so on Snowball Edge"}))
+				b.must(o.set(row.Name, row.Snowball, tree.Origin{Kind: tree.Default, Place: "fixed on Snowball Edge"}))
 			}
 		}
 	}
 	if v := b.account[ec2.TokensEnforced]; string(v.Bytes) == "enabled" && !o.TokensRequired {
-		b.fault(faultAt(v, "tokens have to be required in this account, and http-tokens is optional",
+		b.fault(faultAt(v, "this account requires tokens, and http-tokens is optional",
 			`set http-tokens = "required" under [metadata-options]`))
 	}
 	b.options = o
 }
 
-// apply sets the options that values state, but for those that skip says.
+// apply sets the options in values, except those for which skip returns true.
 func (b *builder) apply(o *Options, values map[string]tree.Value, skip func(name string, v tree.Value) bool) {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		v := values[name]
@@ -66,7 +66,7 @@ func (b *builder) apply(o *Options, values map[string]tree.Value, skip func(name
 	}
 }
 
-// fromAMI sets what an AMI that supports IMDSv2 only brings along.
+// fromAMI sets the options that an AMI with support for IMDSv2 only sets.
 func (b *builder) fromAMI(o *Options) {
 	switch ami := b.instance["imds-support"]; string(ami.Bytes) {
 	case "":
@@ -77,18 +77,18 @@ func (b *builder) fromAMI(o *Options) {
 			}
 		}
 	default:
-		b.fault(faultAt(ami.Value, "unknown value", `leave it out or say "v2.0"`))
+		b.fault(faultAt(ami.Value, "unknown value", `leave it out or set it to "v2.0"`))
 	}
 }
 
-// must is for values of the table of options, which are good.
+// must panics on an error. It is for values from the table of options, which are valid.
 func (b *builder) must(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// skipAccountDefault refuses a faulty account default, and skips one that is none.
+// skipAccountDefault skips an invalid account default, which is a fault, and one that states no preference.
 func (b *builder) skipAccountDefault(name string, v tree.Value) bool {
 	if err := ec2.CheckAccountDefault(name, string(v.Bytes)); err != nil {
 		b.fault(faultAt(v, err.Error(), ""))
@@ -97,12 +97,12 @@ func (b *builder) skipAccountDefault(name string, v tree.Value) bool {
 	return name == ec2.TokensEnforced || !ec2.OptionCalled(name).HasPreference(string(v.Bytes))
 }
 
-// skipLocked skips what was set at run time and is weaker than what was launched, of an option that is locked.
+// skipLocked skips a value that was set at run time if the option is locked and the value is weaker than at launch.
 func (b *builder) skipLocked(launched *ec2.Options, name string, v tree.Value) bool {
 	next, row := *launched, ec2.OptionCalled(name)
 	if row == nil || row.Set(&next, string(v.Bytes)) != nil || !slices.Contains(b.lock, name) || !row.Weakens(launched, &next) {
 		return false
 	}
-	b.warn(faultAt(v, name+" is locked: "+string(v.Bytes)+", set at run time, is weaker than "+row.Text(launched)+" and does not count", ""))
+	b.warn(faultAt(v, name+" is locked: "+string(v.Bytes)+", set at run time, is weaker than "+row.Text(launched)+" and is ignored", ""))
 	return true
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// ordered are the rules in an order in which each finds made what it needs.
+// ordered holds the rules in an order in which every rule comes after those that make what it needs.
 var ordered = mustOrder(rules)
 
 func mustOrder(rules []rule) []rule {
@@ -16,9 +16,9 @@ func mustOrder(rules []rule) []rule {
 	return out
 }
 
-// order sorts rules so that each stands behind all that have its needs and uses as their target. Rules with one target
-// stay in the order of the table; that is the only thing that their places there say. What a source states is there
-// before every rule. The error names a cycle.
+// order sorts rules: each comes after every rule whose target is among its needs or uses. Rules with the same target keep
+// the order of the table; otherwise that order does not matter. Stated values exist before the first rule. The error
+// describes a cycle.
 func order(rules []rule) ([]rule, error) {
 	byTarget := map[string][]rule{}
 	var targets []string
@@ -44,7 +44,7 @@ func order(rules []rule) ([]rule, error) {
 		state[target] = entered
 		for _, r := range byTarget[target] {
 			for _, key := range append(append([]string{}, r.needs...), r.uses...) {
-				if strings.HasPrefix(key, given) {
+				if strings.HasPrefix(key, ifStated) {
 					continue
 				}
 				if err := visit(node(key), way); err != nil {
@@ -64,5 +64,5 @@ func order(rules []rule) ([]rule, error) {
 	return out, nil
 }
 
-// node is the place of a key in the graph of needs: one for all network interfaces.
+// node returns the node of a key in the graph of needs. All network interfaces share one node.
 func node(key string) string { return strings.Replace(key, "macs/@/", "macs/*/", 1) }

@@ -31,8 +31,8 @@ const (
 	versionsKey = "instance.versions"
 
 	macsPath = "meta-data/network/interfaces/macs/"
-	each     = macsPath + "*/" // of each interface
-	primary  = macsPath + "@/" // of the primary one
+	each     = macsPath + "*/" // each interface in turn
+	primary  = macsPath + "@/" // the primary interface
 )
 
 // Sources of facts.
@@ -64,15 +64,15 @@ var rules = []rule{
 	{target: "meta-data/services/partition", needs: []string{regionKey}, value: partition, fact: "the SDKs' partitions.json"},
 	{target: domainKey, needs: []string{regionKey}, value: domain, fact: "the SDKs' partitions.json"},
 
-	// Its primary interface says the same of addresses and groups as the instance; of a list, the instance shows the first line.
+	// The primary interface has the same addresses and groups as the instance. Of a list, the instance shows the first line.
 	{target: macKey, value: primaryMAC, fact: aboutCards},
-	{target: ipKey, needs: []string{given + primary + "local-ipv4s"}, value: firstLine, fact: aboutMetadata},
+	{target: ipKey, needs: []string{ifStated + primary + "local-ipv4s"}, value: firstLine, fact: aboutMetadata},
 	{target: primary + "local-ipv4s", needs: []string{ipKey}, value: same, fact: aboutMetadata},
-	{target: publicIPKey, needs: []string{given + primary + "public-ipv4s"}, value: firstLine, fact: aboutMetadata},
+	{target: publicIPKey, needs: []string{ifStated + primary + "public-ipv4s"}, value: firstLine, fact: aboutMetadata},
 	{target: primary + "public-ipv4s", needs: []string{publicIPKey}, value: same, fact: aboutMetadata},
-	{target: "meta-data/ipv6", needs: []string{given + primary + "ipv6s"}, value: firstLine, fact: aboutMetadata},
+	{target: "meta-data/ipv6", needs: []string{ifStated + primary + "ipv6s"}, value: firstLine, fact: aboutMetadata},
 	{target: primary + "ipv6s", needs: []string{"meta-data/ipv6"}, value: same, fact: aboutMetadata},
-	{target: groupsKey, needs: []string{given + primary + "security-groups"}, value: same, fact: aboutMetadata},
+	{target: groupsKey, needs: []string{ifStated + primary + "security-groups"}, value: same, fact: aboutMetadata},
 	{target: groupsKey, assumes: "-", value: constant("default")},
 	{target: primary + "security-groups", needs: []string{groupsKey}, value: same, fact: aboutMetadata},
 
@@ -83,15 +83,15 @@ var rules = []rule{
 	{target: each + "mac", value: ownMAC, fact: aboutMetadata},
 	{target: each + "owner-id", needs: []string{accountKey}, value: same, fact: aboutMetadata},
 	{target: each + "interface-id", uses: []string{idKey}, assumes: "from the instance id and the mac", value: interfaceID},
-	{target: each + "vpc-ipv4-cidr-blocks", needs: []string{given + each + "vpc-ipv4-cidr-block"}, value: same, fact: aboutMetadata},
-	{target: each + "vpc-ipv4-cidr-block", needs: []string{given + each + "vpc-ipv4-cidr-blocks"}, value: firstLineIfAny, fact: aboutMetadata},
+	{target: each + "vpc-ipv4-cidr-blocks", needs: []string{ifStated + each + "vpc-ipv4-cidr-block"}, value: same, fact: aboutMetadata},
+	{target: each + "vpc-ipv4-cidr-block", needs: []string{ifStated + each + "vpc-ipv4-cidr-blocks"}, value: firstLineIfAny, fact: aboutMetadata},
 	{target: each + "ipv4-associations/", needs: []string{each + "public-ipv4s", each + "local-ipv4s"}, values: associations, fact: aboutMetadata},
 
-	// Host names. Whoever states one of hostname and local-hostname means both.
-	{target: hostKey, needs: []string{given + localKey}, value: same, fact: aboutHostnames},
+	// Host names. If only one of hostname and local-hostname is stated, the other is the same.
+	{target: hostKey, needs: []string{ifStated + localKey}, value: same, fact: aboutHostnames},
 	{target: hostKey, needs: []string{ipKey, regionKey}, uses: []string{nameTypeKey}, value: ipName, fact: aboutHostnames},
 	{target: hostKey, needs: []string{idKey, regionKey}, value: resourceName, fact: aboutHostnames},
-	{target: localKey, needs: []string{given + hostKey}, value: same, fact: aboutHostnames},
+	{target: localKey, needs: []string{ifStated + hostKey}, value: same, fact: aboutHostnames},
 	{target: localKey, needs: []string{ipKey, regionKey}, uses: []string{nameTypeKey}, value: ipName, fact: aboutHostnames},
 	{target: localKey, needs: []string{idKey, regionKey}, value: resourceName, fact: aboutHostnames},
 	{target: publicKey, needs: []string{publicIPKey, regionKey, domainKey}, value: publicName, fact: aboutHostnames},
@@ -113,16 +113,16 @@ var rules = []rule{
 	{target: "meta-data/profile", assumes: "-", value: constant("default-hvm")},
 	{target: "meta-data/reservation-id", uses: []string{idKey}, assumes: "from the instance id", value: reservationID},
 	{target: "dynamic/fws/instance-monitoring", assumes: "-", value: constant("disabled")},
-	// Clients looked for a termination there before there were other actions.
+	// Older clients, from before there were other actions, look for a termination here.
 	{target: "meta-data/spot/termination-time", needs: []string{"meta-data/spot/instance-action"}, value: terminationTime, fact: `EC2 user guide, "Spot Instance interruption notices"`},
 
-	// Fields of the identity document that the tree has too.
-	{target: "instance.kernel-id", needs: []string{given + "meta-data/kernel-id"}, value: same, fact: aboutDocument},
-	{target: "meta-data/kernel-id", needs: []string{given + "instance.kernel-id"}, value: same, fact: aboutDocument},
-	{target: "instance.ramdisk-id", needs: []string{given + "meta-data/ramdisk-id"}, value: same, fact: aboutDocument},
-	{target: "meta-data/ramdisk-id", needs: []string{given + "instance.ramdisk-id"}, value: same, fact: aboutDocument},
-	{target: "instance.marketplace-product-codes", needs: []string{given + "meta-data/product-codes"}, value: same, fact: aboutDocument},
-	{target: "meta-data/product-codes", needs: []string{given + "instance.marketplace-product-codes"}, value: same, fact: aboutDocument},
+	// Fields of the identity document that are also leaves.
+	{target: "instance.kernel-id", needs: []string{ifStated + "meta-data/kernel-id"}, value: same, fact: aboutDocument},
+	{target: "meta-data/kernel-id", needs: []string{ifStated + "instance.kernel-id"}, value: same, fact: aboutDocument},
+	{target: "instance.ramdisk-id", needs: []string{ifStated + "meta-data/ramdisk-id"}, value: same, fact: aboutDocument},
+	{target: "meta-data/ramdisk-id", needs: []string{ifStated + "instance.ramdisk-id"}, value: same, fact: aboutDocument},
+	{target: "instance.marketplace-product-codes", needs: []string{ifStated + "meta-data/product-codes"}, value: same, fact: aboutDocument},
+	{target: "meta-data/product-codes", needs: []string{ifStated + "instance.marketplace-product-codes"}, value: same, fact: aboutDocument},
 
 	// Documents.
 	{target: "meta-data/iam/", uses: []string{accountKey, "meta-data/services/partition"}, values: roleDocuments, fact: `EC2 user guide, "IAM roles for Amazon EC2"`},
@@ -134,7 +134,7 @@ func constant(text string) func(*scope) (string, bool) {
 	return func(*scope) (string, bool) { return text, true }
 }
 
-// of computes the value from that of the rule's first need; "" is none.
+// of applies f to the rule's first need. If f returns "", the rule gives no value.
 func of(f func(string) string) func(*scope) (string, bool) {
 	return func(s *scope) (string, bool) {
 		text := f(s.need(0))
@@ -142,10 +142,10 @@ func of(f func(string) string) func(*scope) (string, bool) {
 	}
 }
 
-// same repeats the rule's first need.
+// same returns the rule's first need.
 func same(s *scope) (string, bool) { return s.need(0), true }
 
-// sameIfShown is same, of an instance that shows which interface is the primary one: mac may have been unset at run time.
+// sameIfShown is same if the instance shows its primary interface. It does not if mac was removed at run time.
 func sameIfShown(s *scope) (string, bool) {
 	_, ok := s.get(macKey)
 	return s.need(0), ok
@@ -179,13 +179,13 @@ func domain(s *scope) (string, bool) {
 	return domain, ok
 }
 
-// privateName is the private DNS name of the first address, which is the rule's first need; the second is the region.
+// privateName returns the private DNS name of the first address. The rule's needs are the addresses and the region.
 func privateName(s *scope) (string, bool) {
 	ip, ok := firstLineIfAny(s)
 	return ec2.PrivateDNS("ip-"+strings.ReplaceAll(ip, ".", "-"), s.need(1)), ok
 }
 
-// ipName is privateName where host names are made of addresses.
+// ipName is privateName if host names are made from addresses.
 func ipName(s *scope) (string, bool) {
 	if kind, _ := s.get(nameTypeKey); kind != "ip-name" {
 		return "", false
@@ -193,13 +193,13 @@ func ipName(s *scope) (string, bool) {
 	return privateName(s)
 }
 
-// resourceName is the private DNS name that is made of the instance's id.
+// resourceName returns the private DNS name that is made from the instance id.
 func resourceName(s *scope) (string, bool) {
 	id, ok := firstLineIfAny(s)
 	return ec2.PrivateDNS(id, s.need(1)), ok
 }
 
-// publicName is the public DNS name of the first address. A region that nobody knows has no domain, and so no such names.
+// publicName returns the public DNS name of the first address. An unknown region has no domain, and so no public names.
 func publicName(s *scope) (string, bool) {
 	ip, ok := firstLineIfAny(s)
 	return ec2.PublicDNS(ip, s.need(1), s.need(2)), ok
@@ -220,8 +220,8 @@ func terminationTime(s *scope) (string, bool) {
 	return at, ok && action == "terminate"
 }
 
-// associations maps each public address to the private one in the same place of its list. An interface
-// with associations of its own is left alone.
+// associations maps each public address to the private address at the same place in its list. It adds nothing to an
+// interface whose associations are stated.
 func associations(s *scope) map[string]value {
 	dir := s.key(s.rule.target)
 	for path := range s.leaves {
@@ -239,7 +239,7 @@ func associations(s *scope) map[string]value {
 	return made
 }
 
-// deviceNumber is the number that findInterfaces has given to an interface for which none is stated.
+// deviceNumber returns the number that findInterfaces gave to an interface without a stated one.
 func deviceNumber(s *scope) (string, bool) {
 	n, ok := s.interfaces.numbers[s.mac]
 	return strconv.Itoa(n), ok

@@ -87,7 +87,7 @@ func TestACycleOfRulesIsRefused(t *testing.T) {
 		"itself":                   {[]rule{{target: "a", needs: []string{"a"}, value: value}}, []string{"a, a"}},
 		"by what it uses":          {[]rule{{target: "a", uses: []string{"b"}, value: value}, {target: "b", needs: []string{"c"}, value: value}, {target: "c", uses: []string{"a"}, value: value}}, []string{"a, b, c, a"}},
 		"by the primary interface": {[]rule{{target: primary + "x", needs: []string{"a"}, value: value}, {target: "a", needs: []string{each + "x"}, value: value}}, []string{"a"}},
-		"what is stated is none":   {[]rule{{target: "a", needs: []string{given + "b"}, value: value}, {target: "b", needs: []string{given + "a"}, value: value}}, nil},
+		"what is stated is none":   {[]rule{{target: "a", needs: []string{ifStated + "b"}, value: value}, {target: "b", needs: []string{ifStated + "a"}, value: value}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := order(c.rules)
@@ -110,7 +110,7 @@ func TestTheTableOfRulesAgreesWithItself(t *testing.T) {
 			t.Errorf("%s: a value and values, or neither, or no directory for several", r.target)
 		}
 		for _, key := range append(append([]string{r.target}, r.needs...), r.uses...) {
-			key = strings.TrimPrefix(key, given)
+			key = strings.TrimPrefix(key, ifStated)
 			path := strings.NewReplacer("macs/*/", "macs/06:00:00:00:00:01/", "macs/@/", "macs/06:00:00:00:00:01/").Replace(key)
 			if !strings.HasPrefix(key, "instance.") && !ec2.IsCategory(path) {
 				t.Errorf("%s: EC2 has no %s", r.target, path)

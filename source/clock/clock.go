@@ -1,4 +1,8 @@
-// Package clock is the time that everything asks which happens by itself, so that tests turn time by hand.
+// Package clock tells the time. Code that acts on time gets a [Clock], so that a test can set the time by hand.
+//
+//	[System]: the machine's clock ─┐
+//	                               ├─▶ Clock ──▶ Now: credential expiry, Last-Modified   Boot: token expiry   At: a timer
+//	[Manual]: Advance, Step ───────┘
 package clock
 
 import (
@@ -10,17 +14,16 @@ import (
 
 // A Clock tells the time.
 type Clock interface {
-	// Now is the wall clock: credential expiry, events, Last-Modified.
+	// Now is the wall clock, for credential expiry, events and Last-Modified.
 	Now() time.Time
-	// Boot is CLOCK_BOOTTIME: time since boot, suspend included. Token expiry counts it, so a
-	// step of the wall clock neither voids nor stretches a token.
+	// Boot is CLOCK_BOOTTIME: the time since boot, including suspend. Tokens expire by it, so a step of the wall clock
+	// neither ends nor extends a token.
 	Boot() time.Duration
-	// At returns a channel that receives once the wall clock has reached t, and a function
-	// that gives the wait up.
+	// At returns a channel that receives once the wall clock has reached t, and a function that cancels the wait.
 	At(t time.Time) (<-chan time.Time, func())
 }
 
-// System is the machine's clock.
+// System returns the machine's clock.
 func System() Clock { return systemClock{} }
 
 type systemClock struct{}
@@ -40,7 +43,7 @@ func (systemClock) At(t time.Time) (<-chan time.Time, func()) {
 	return timer.C, func() { timer.Stop() }
 }
 
-// A Manual stands still until a test moves it.
+// A Manual is a clock that only a test moves.
 type Manual struct {
 	mu    sync.Mutex
 	now   time.Time
@@ -65,7 +68,7 @@ func (c *Manual) Boot() time.Duration {
 	return c.boot
 }
 
-// Advance lets d pass on both clocks.
+// Advance moves both clocks forward by d.
 func (c *Manual) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +76,7 @@ func (c *Manual) Advance(d time.Duration) {
 	c.set(c.now.Add(d))
 }
 
-// Step sets the wall clock alone, as an administrator or NTP would.
+// Step sets only the wall clock, as an administrator or NTP does.
 func (c *Manual) Step(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

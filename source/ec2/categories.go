@@ -1,14 +1,16 @@
-// Package ec2 is what is known about EC2, and nothing of how imdsfs serves it: tables and functions of text alone.
+// Package ec2 holds the facts about EC2, and nothing about how imdsfs serves them: only tables and functions of text.
 //
 //	categories.go  the paths that EC2 has, with the version that introduced each
 //	versions.go    the dated versions
 //	options.go     the metadata options, one row each
 //	place.go       regions, partitions, host names, instance types
 //	forms.go       how EC2 writes the values
-//	paths.go       what people type for a path
+//	paths.go       what users type for a path
+//	nearest.go     what they may have meant
+//	service.go     the addresses of the service
 //
-// Its users are the sources (is this a path, is this a value?), package build (what follows from what, what is wrong?),
-// and the command line (what did you mean?). Facts have their sources beside them.
+// The sources ask it which paths and values are valid, package build asks what to derive and what to refuse, and the
+// command line asks what the user meant. Each fact names its source.
 package ec2
 
 import (
@@ -16,16 +18,16 @@ import (
 	"strings"
 )
 
-// A Category is one row of the table of what EC2 serves.
+// A Category is one row of the table of paths that EC2 serves.
 type Category struct {
 	Path     string // relative to a version; "*" stands for any one name
-	Since    string // version that introduced it; "": undated, every version has it
+	Since    string // the version that introduced it; "": undated, every version has it
 	Snowball bool   // Snowball Edge has it too
 }
 
-// categories is the table of paths that EC2 has, with the version that introduced each (EC2 user
-// guide, "Instance metadata categories" and "Dynamic data categories"; rows without a date there are
-// undated here). Directories stand in it only where they are dated by themselves.
+// categories is the table of paths that EC2 has, with the version that introduced each (EC2 user guide, "Instance metadata
+// categories" and "Dynamic data categories"; rows without a date there are undated here). It lists a directory only if
+// EC2 dates the directory itself.
 var categories = []Category{
 	{"user-data", "1.0", true},
 
@@ -118,12 +120,12 @@ var categories = []Category{
 	{"dynamic/instance-identity/signature", "2009-04-04", false},
 }
 
-// Categories is the table. The caller must not change it.
+// Categories returns the table. Do not change it.
 func Categories() []Category { return categories }
 
 // A catalog finds the category of a path, one name at a time.
 type catalog struct {
-	row  *Category // nil: only a way to others
+	row  *Category // nil: a directory that is not in the table
 	next map[string]*catalog
 }
 
@@ -147,7 +149,7 @@ func newCatalog() *catalog {
 	return root
 }
 
-// child is the entry for name below c, nil where EC2 has none. A nil catalog has no children.
+// child returns the entry for name below c, or nil if EC2 has none. A nil catalog has no children.
 func (c *catalog) child(name string) *catalog {
 	if c == nil {
 		return nil
@@ -158,7 +160,7 @@ func (c *catalog) child(name string) *catalog {
 	return c.next["*"]
 }
 
-// CategoryOf is the row for a leaf's path, relative to a version; nil if EC2 has no such path.
+// CategoryOf returns the row for a leaf's path, relative to a version; nil if EC2 has no such leaf.
 func CategoryOf(path string) *Category {
 	c := catalogRoot
 	for name := range strings.SplitSeq(path, "/") {
@@ -170,8 +172,8 @@ func CategoryOf(path string) *Category {
 	return c.row
 }
 
-// Since is the version that introduced what is at path: the latest of its own and of those of the directories above. It
-// is "" if all are undated or unknown.
+// Since returns the version that introduced path: the latest among the versions of path and of the directories above it.
+// It is "" if all of them are undated or unknown.
 func Since(path string) string {
 	since := ""
 	c := catalogRoot
@@ -197,8 +199,8 @@ func IsCategory(path string) bool {
 	return c != nil
 }
 
-// CategoriesBelow are the names that EC2 has in the directory at path, relative to a version, sorted; that of a directory
-// ends in a slash. What every instance names otherwise, such as MAC addresses, is not among them.
+// CategoriesBelow returns the names that EC2 has in the directory at path, relative to a version, sorted. The name of a
+// directory ends in a slash. Names that differ between instances, such as MAC addresses, are left out.
 func CategoriesBelow(path string) []string {
 	c := catalogRoot
 	for name := range strings.SplitSeq(path, "/") {
@@ -223,8 +225,8 @@ func CategoriesBelow(path string) []string {
 	return names
 }
 
-// IsSecret reports whether the leaf at path, relative to a version, must be kept from other users and
-// out of every print: user-data and credentials.
+// IsSecret reports whether the leaf at path, relative to a version, is secret: user-data and credentials. Other users
+// cannot read it, and it is never printed.
 func IsSecret(path string) bool {
 	return path == UserData || IsCredential(path)
 }

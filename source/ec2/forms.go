@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// A Form is how EC2 writes the value of a category, where that is known (EC2 user guide, "Instance metadata
-// categories"; captures; facts §3 and §4). A value of another form is served as it is, and check warns of it.
+// A Form says how EC2 writes the value of a category (EC2 user guide, "Instance metadata categories"; captures; facts §3
+// and §4). A value of another form is served unchanged, and check warns of it.
 type Form struct {
 	Path  string // as in the table of categories
 	Is    string // "an id"
-	Like  string // an example; or all values there are
+	Like  string // an example, or all valid values
 	Valid func(string) bool
-	// Costs is what does not follow from a value of another form, "" if nothing.
+	// Costs says what a value of another form breaks; "" if nothing.
 	Costs string
-	// Document: EC2 has one JSON document there.
+	// Document: the value is a JSON document.
 	Document bool
 }
 
@@ -74,10 +74,10 @@ var forms = []Form{
 
 const credentialsLike = `{"Code" : "Success", "LastUpdated" : "2026-01-05T18:02:00Z", "Type" : "AWS-HMAC", "AccessKeyId" : "ASIA…", "SecretAccessKey" : "…", "Token" : "…", "Expiration" : "2026-01-06T00:02:00Z"}`
 
-// Forms is the table of all forms that are known. The caller must not change it.
+// Forms returns the table of all known forms. Do not change it.
 func Forms() []Form { return forms }
 
-// FormOf is the form of the leaf at path, nil where none is known.
+// FormOf returns the form of the leaf at path, nil if none is known.
 func FormOf(path string) *Form {
 	if row := CategoryOf(path); row != nil {
 		if i := slices.IndexFunc(forms, func(f Form) bool { return f.Path == row.Path }); i >= 0 {
@@ -87,7 +87,7 @@ func FormOf(path string) *Form {
 	return nil
 }
 
-// DocumentAt is an example of the JSON document that EC2 has at path, "" where it has none.
+// DocumentAt returns an example of the JSON document that EC2 has at path, "" if it has none.
 func DocumentAt(path string) string {
 	if f := FormOf(path); f != nil && f.Document {
 		return f.Like
@@ -99,7 +99,8 @@ func matches(pattern string) func(string) bool {
 	return regexp.MustCompile(`^(?:` + pattern + `)$`).MatchString
 }
 
-// resource is the id of an EC2 resource: 17 hexadecimal digits, 8 of old; on Snowball Edge it begins with "s.".
+// resource accepts the id of an EC2 resource: 17 hexadecimal digits, or 8 in older ids. On Snowball Edge it begins with
+// "s.".
 func resource(kind string) func(string) bool { return matches(`(s\.)?` + kind + `-[0-9a-f]{8,32}`) }
 
 func oneOf(values ...string) func(string) bool {
@@ -123,7 +124,7 @@ func isPrefix(v4 bool) func(string) bool {
 	}
 }
 
-// jsonTexts are the members of a JSON object that are text; ok is false for what is no object.
+// jsonTexts returns the string members of a JSON object. ok is false if document is not an object.
 func jsonTexts(document string) (texts map[string]string, ok bool) {
 	var members map[string]any
 	if json.Unmarshal([]byte(document), &members) != nil || members == nil {
@@ -138,7 +139,7 @@ func jsonTexts(document string) (texts map[string]string, ok bool) {
 	return texts, true
 }
 
-// hasTexts wants an object with these members, all text.
+// hasTexts accepts a JSON object in which these members are strings.
 func hasTexts(names ...string) func(string) bool {
 	return func(document string) bool {
 		texts, ok := jsonTexts(document)
@@ -156,7 +157,7 @@ func isRebalance(document string) bool {
 	return ok && isTime(texts["noticeTime"])
 }
 
-// isCredentials takes a failure as well: EC2 writes it with a code and a message, and status 200.
+// isCredentials accepts a failure too: EC2 writes it as a document with a code and a message, with status 200.
 func isCredentials(document string) bool {
 	texts, ok := jsonTexts(document)
 	if !ok || texts["Code"] == "" {
@@ -168,7 +169,7 @@ func isCredentials(document string) bool {
 	return hasTexts("AccessKeyId", "SecretAccessKey", "Token")(document) && isTime(texts["Expiration"])
 }
 
-// eventTime is EC2's form of the times of scheduled events.
+// eventTime is EC2's format for the times of scheduled events.
 const eventTime = "2 Jan 2006 15:04:05 GMT"
 
 func eventLike(state string) string {
@@ -193,7 +194,7 @@ func isEvents(states ...string) func(string) bool {
 	}
 }
 
-// EachLine wants every line of a text to be valid.
+// EachLine accepts a text if every line of it is valid.
 func EachLine(valid func(string) bool) func(string) bool {
 	return func(text string) bool {
 		for line := range strings.SplitSeq(text, "\n") {
@@ -205,7 +206,7 @@ func EachLine(valid func(string) bool) func(string) bool {
 	}
 }
 
-// SpotNotice is the action and the time that the document of spot/instance-action gives; ok is false for what is no such
+// SpotNotice returns the action and the time in a document of spot/instance-action. ok is false if it is not such a
 // document.
 func SpotNotice(document string) (action, at string, ok bool) {
 	if !isSpotAction(document) {
@@ -215,7 +216,7 @@ func SpotNotice(document string) (action, at string, ok bool) {
 	return texts["action"], texts["time"], true
 }
 
-// CredentialsEnd is the expiration that a document of credentials states; zero if none.
+// CredentialsEnd returns the expiration in a document of credentials; zero if there is none.
 func CredentialsEnd(document []byte) time.Time {
 	var c struct{ Expiration time.Time }
 	if json.Unmarshal(document, &c) != nil {

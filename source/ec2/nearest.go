@@ -7,9 +7,9 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// NearestPath is the path of EC2 that somebody may have meant by one that EC2 does not have, both relative to a
-// version: "meta-data/instanceid" gives "meta-data/instance-id", "meta-data/region" gives "meta-data/placement/region".
-// It is "" if none is near.
+// NearestPath returns the EC2 path that the user may have meant by a path that EC2 does not have, both relative to a
+// version: "meta-data/instanceid" gives "meta-data/instance-id", "meta-data/region" gives "meta-data/placement/region". It
+// returns "" if none is close.
 func NearestPath(path string) string {
 	if IsCategory(path) {
 		return ""
@@ -18,7 +18,7 @@ func NearestPath(path string) string {
 	if near := catalogRoot.nearest(names); near != nil {
 		return strings.Join(near, "/")
 	}
-	if names[0] == MetaData { // where "user_data" and "metadata/mac" are taken to lie
+	if names[0] == MetaData { // Absolute puts "user_data" and "metadata/mac" there
 		if near := catalogRoot.nearest(names[1:]); near != nil {
 			return strings.Join(near, "/")
 		}
@@ -37,7 +37,7 @@ func NearestPath(path string) string {
 	return found
 }
 
-// nearest is what names could mean below c, nil if nothing is near.
+// nearest returns the names below c that the user may have meant by names; nil if none are close.
 func (c *catalog) nearest(names []string) []string {
 	if len(names) == 0 || c == nil {
 		return nil
@@ -48,7 +48,7 @@ func (c *catalog) nearest(names []string) []string {
 		for n := range c.next {
 			known = append(known, n)
 		}
-		slices.Sort(known) // of two that are as near, the same one each time
+		slices.Sort(known) // so that a tie always gives the same name
 		if name = problem.Nearest(name, known); name == "" {
 			return nil
 		}

@@ -25,36 +25,36 @@ type Options struct {
 	InstanceMetadataTags bool // tags are shown, on both doors
 }
 
-// An Option is all that is known of one metadata option. Whoever asks something of options iterates over the rows of
+// An Option holds all facts about one metadata option. To do something for all options, iterate over the rows of
 // [OptionTable].
 type Option struct {
 	Name string // "http-tokens"
 	API  string // the parameter of ModifyInstanceMetadataOptions: "HttpTokens"
 
-	// An option is two words or a number.
+	// The value of an option is one of two words, or a number.
 	Yes, No  string // "required", "optional"
-	Min, Max int    // 0 of words
+	Min, Max int    // 0 for words
 
 	Default string // EC2's own (EC2 user guide, "Configure the instance metadata options")
-	AMI     string // of an AMI with imds-support v2.0; "": as without (EC2 user guide, "Configure the AMI")
-	// Snowball is the value that the option always has on Snowball Edge (developer guide, "IMDS versions"); "": it can
-	// be chosen.
+	AMI     string // what an AMI with imds-support v2.0 sets; "": nothing (EC2 user guide, "Configure the AMI")
+	// Snowball is the fixed value of the option on Snowball Edge (developer guide, "IMDS versions"); "": you can choose.
 	Snowball string
-	// NeedsEndpoint: EC2 takes it only while, or together with, HttpEndpoint enabled (EC2 user guide, "Configure
-	// instance metadata options for existing instances"). Tags do not: the mount shows them whatever HTTP does.
+	// NeedsEndpoint: EC2 changes the option only if HttpEndpoint is enabled, or enabled by the same call (EC2 user guide,
+	// "Configure instance metadata options for existing instances"). Tags do not need it: the mount shows them even if
+	// HTTP is off.
 	NeedsEndpoint bool
-	// Account: there is an account default for it (ModifyInstanceMetadataDefaults), where NoPreference means that
-	// there is none after all.
+	// Account: the option has an account default (ModifyInstanceMetadataDefaults). The value NoPreference means that no
+	// default is set.
 	Account      bool
 	NoPreference string
 
-	// weaker is whether the first value opens more than the second: what a lock forbids at run time.
+	// weaker reports whether the first value allows more than the second, which a lock forbids at run time.
 	weaker func(is, was *Options) bool
 	word   func(*Options) *bool // true: Yes
 	number func(*Options) *int
 }
 
-// noPreference is the account default of options with words.
+// noPreference is the account default that sets none, for options with words.
 const noPreference = "no-preference"
 
 // optionTable has a row for each option, sorted by name.
@@ -86,10 +86,10 @@ var optionTable = []Option{
 	},
 }
 
-// OptionTable is a row for each metadata option, sorted by name. The caller must not change it.
+// OptionTable returns a row for each metadata option, sorted by name. Do not change it.
 func OptionTable() []Option { return optionTable }
 
-// OptionCalled is the option with this name, nil if there is none.
+// OptionCalled returns the option with this name, nil if there is none.
 func OptionCalled(name string) *Option {
 	if i := slices.IndexFunc(optionTable, func(o Option) bool { return o.Name == name }); i >= 0 {
 		return &optionTable[i]
@@ -97,7 +97,7 @@ func OptionCalled(name string) *Option {
 	return nil
 }
 
-// OptionNames are the names of all options, sorted.
+// OptionNames returns the names of all options, sorted.
 func OptionNames() []string {
 	names := make([]string, len(optionTable))
 	for i := range optionTable {
@@ -106,29 +106,29 @@ func OptionNames() []string {
 	return names
 }
 
-// IsNumber reports whether the values are numbers and not words.
-func (o *Option) IsNumber() bool { return o.number != nil }
+// isNumber reports whether the values are numbers and not words.
+func (o *Option) isNumber() bool { return o.number != nil }
 
-// Values are the words that the option takes, nil if it takes numbers.
+// Values returns the words that the option takes, nil if it takes numbers.
 func (o *Option) Values() []string {
-	if o.IsNumber() {
+	if o.isNumber() {
 		return nil
 	}
 	return []string{o.Yes, o.No}
 }
 
-// Allowed says what the option takes, as EC2 does in its refusals: "either 'required' or 'optional'".
+// Allowed says which values are valid, in the words of EC2's refusals: "either 'required' or 'optional'".
 func (o *Option) Allowed() string {
-	if o.IsNumber() {
+	if o.isNumber() {
 		return fmt.Sprintf("a whole number from %d to %d", o.Min, o.Max)
 	}
 	return fmt.Sprintf("either '%s' or '%s'", o.Yes, o.No)
 }
 
-// Text is the value in all, as EC2 writes it.
+// Text returns the option's value in all, as EC2 writes it.
 func (o *Option) Text(all *Options) string {
 	switch {
-	case o.IsNumber():
+	case o.isNumber():
 		return strconv.Itoa(*o.number(all))
 	case *o.word(all):
 		return o.Yes
@@ -136,9 +136,9 @@ func (o *Option) Text(all *Options) string {
 	return o.No
 }
 
-// Set parses value into all. The error says what is allowed, in the manner of EC2's InvalidParameterValue.
+// Set parses value and sets it in all. The error says what is valid, in the words of EC2's InvalidParameterValue.
 func (o *Option) Set(all *Options, value string) error {
-	if o.IsNumber() {
+	if o.isNumber() {
 		n, err := strconv.Atoi(value)
 		if err != nil || n < o.Min || n > o.Max {
 			return o.invalid(value)
@@ -157,13 +157,13 @@ func (o *Option) invalid(value string) error {
 	return fmt.Errorf("a value of '%s' is not valid: specify %s", value, o.Allowed())
 }
 
-// Weakens reports whether turning the option from its value in was to that in is opens something.
+// Weakens reports whether the option allows more with its value in is than with its value in was.
 func (o *Option) Weakens(was, is *Options) bool { return o.weaker(is, was) }
 
-// HasPreference reports whether value, of an account default, is one.
+// HasPreference reports whether the account default value sets one.
 func (o *Option) HasPreference(value string) bool { return value != o.NoPreference }
 
-// DefaultOptions are EC2's own defaults.
+// DefaultOptions returns EC2's own defaults.
 func DefaultOptions() Options {
 	var all Options
 	for i := range optionTable {
@@ -174,7 +174,7 @@ func DefaultOptions() Options {
 	return all
 }
 
-// Text is the value of the option called name, "" for an unknown name.
+// Text returns the value of the option called name, "" if there is no such option.
 func (o *Options) Text(name string) string {
 	if row := OptionCalled(name); row != nil {
 		return row.Text(o)
@@ -182,7 +182,7 @@ func (o *Options) Text(name string) string {
 	return ""
 }
 
-// Set parses value for the option called name.
+// Set parses value and sets the option called name.
 func (o *Options) Set(name, value string) error {
 	if row := OptionCalled(name); row != nil {
 		return row.Set(o, value)
@@ -193,7 +193,7 @@ func (o *Options) Set(name, value string) error {
 // TokensEnforced is the account default that makes a launch with optional tokens fail.
 const TokensEnforced = "http-tokens-enforced"
 
-// AccountDefaultNames are the keys of [account-defaults], in EC2's API ModifyInstanceMetadataDefaults.
+// AccountDefaultNames returns the keys of [account-defaults], the parameters of EC2's ModifyInstanceMetadataDefaults.
 func AccountDefaultNames() []string {
 	names := []string{TokensEnforced}
 	for i := range optionTable {
@@ -205,8 +205,8 @@ func AccountDefaultNames() []string {
 	return names
 }
 
-// CheckAccountDefault reports what is wrong with a value of [account-defaults]. Besides the values of
-// the option there is "no-preference", or -1 for the hop limit.
+// CheckAccountDefault says what is wrong with a value of [account-defaults]. Besides the values of the option,
+// "no-preference" is valid, or -1 for the hop limit.
 func CheckAccountDefault(name, value string) error {
 	option := OptionCalled(name)
 	if name == TokensEnforced {
@@ -222,7 +222,7 @@ func CheckAccountDefault(name, value string) error {
 	return option.Set(&scratch, value)
 }
 
-// OptionValues are the words that the option called name takes, nil if they are numbers or there is no such option.
+// OptionValues returns the words that the option called name takes; nil if it takes numbers or does not exist.
 func OptionValues(name string) []string {
 	if row := OptionCalled(name); row != nil {
 		return row.Values()

@@ -9,37 +9,35 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// What people type for a path has one grammar everywhere:
+// Paths that users type have one grammar everywhere:
 //
 //	instance-id, iam/info               below /latest/meta-data
 //	meta-data/…, dynamic/…, user-data   below /latest
-//	/latest/…, /2021-03-23/…, /         as it stands; the first slash may be left out
-//
-// What is of neither kind lies below meta-data, where most of it is.
+//	/latest/…, /2021-03-23/…, /         as typed; the first slash may be left out
 
-// Names in the tree that have rules of their own.
+// Names in the tree with rules of their own.
 const (
 	MetaData = "meta-data"
 	Dynamic  = "dynamic"
 	UserData = "user-data"
 )
 
-// MaxUserData is EC2's limit of user data, in bytes, raw.
+// MaxUserData is EC2's limit for user data, in raw bytes.
 const MaxUserData = 16 << 10
 
-// TagPath is where the tag with this key is shown.
+// TagPath returns the path that shows the tag with this key.
 func TagPath(key string) string { return "meta-data/tags/instance/" + key }
 
 var tagKeyPattern = regexp.MustCompile(`^[0-9a-zA-Z\-_+=,.@:]{1,255}$`)
 
-// ValidTagKey reports whether EC2 allows key while tags are shown in the metadata: a pattern, and three reserved names.
+// ValidTagKey reports whether EC2 allows key while the metadata shows tags. EC2 demands a pattern and reserves three names.
 func ValidTagKey(key string) bool {
 	return tagKeyPattern.MatchString(key) && key != "." && key != ".." && key != "_index"
 }
 
 var roots = []string{MetaData, Dynamic, UserData}
 
-// Absolute is the path that somebody means: "mac" is "/latest/meta-data/mac". Slashes stay as they are typed.
+// Absolute returns the absolute form of a path that the user typed: "mac" is "/latest/meta-data/mac". Slashes stay as typed.
 func Absolute(path string) string {
 	first, _, _ := strings.Cut(path, "/")
 	switch {
@@ -53,11 +51,11 @@ func Absolute(path string) string {
 	return "/" + tree.Latest + "/" + MetaData + "/" + path
 }
 
-// ErrOneVersion: a path names a version in a place where what is said holds for all.
-var ErrOneVersion = errors.New("is of one version, and this holds for every one that has the category")
+// errOneVersion says that a path names a version where only a path for all versions makes sense.
+var errOneVersion = errors.New("the path names one version, and a path for all versions is needed")
 
-// InEveryVersion is the path that somebody means, relative to whatever version: "mac" and "/latest/meta-data/mac" are
-// "meta-data/mac"; "/" and "/latest" are "". A path of another version than latest is [ErrOneVersion].
+// InEveryVersion returns a path that the user typed, relative to a version: "mac" and "/latest/meta-data/mac" are
+// "meta-data/mac", and "/" and "/latest" are "". The error is [errOneVersion] for a path of a version other than latest.
 func InEveryVersion(path string) (string, error) {
 	rest := strings.Trim(Absolute(path), "/")
 	first, below, _ := strings.Cut(rest, "/")
@@ -67,5 +65,5 @@ func InEveryVersion(path string) (string, error) {
 	case rest == "" || slices.Contains(roots, first):
 		return rest, nil
 	}
-	return "", ErrOneVersion
+	return "", errOneVersion
 }

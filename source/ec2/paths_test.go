@@ -34,7 +34,7 @@ func TestPathsThatPeopleType(t *testing.T) {
 		if err != nil {
 			got = "-"
 		}
-		if got != want.everywhere || err != nil && !errors.Is(err, ErrOneVersion) {
+		if got != want.everywhere || err != nil && !errors.Is(err, errOneVersion) {
 			t.Errorf("%q is %q in every version, want %q (%v)", path, got, want.everywhere, err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 const regionForm = `[a-z]+(?:-[a-z]+)*-[0-9]+`
 
-// Below a region: a letter, or a word or more. Local Zones (us-west-2-lax-1a) and Wavelength Zones
+// A zone is a region and a letter, or a region and one or more words: Local Zones (us-west-2-lax-1a) and Wavelength Zones
 // (us-east-1-wl1-bos-wlz-1) have words.
 var (
 	zoneForm   = regexp.MustCompile(`^(` + regionForm + `)(?:[a-z]|(?:-[a-z0-9]+)+)$`)
@@ -20,8 +20,8 @@ var (
 	wavelength = regexp.MustCompile(`^-(wl[0-9]+-[a-z]{3})-wlz-([0-9]+)$`)
 )
 
-// RegionOf cuts a zone to its region: eu-west-1b → eu-west-1, us-west-2-lax-1a → us-west-2. It is ""
-// for what is no zone.
+// RegionOf returns the region of a zone: eu-west-1b → eu-west-1, us-west-2-lax-1a → us-west-2. It returns "" if zone does
+// not have the form of a zone.
 func RegionOf(zone string) string {
 	if m := zoneForm.FindStringSubmatch(zone); m != nil {
 		return m[1]
@@ -35,9 +35,9 @@ var (
 		"north", "n", "south", "s", "east", "e", "west", "w", "central", "c")
 )
 
-// ZoneIDOf is the id of a zone of a public region: eu-west-1b → euw1-az2, us-west-2-lax-1a → usw2-lax1-az1,
-// us-east-1-wl1-bos-wlz-1 → use1-wl1-bos-wlz1. EC2 shuffles the letters of older regions by account, so this is
-// a default, not a fact; "" where ids have no such pattern.
+// ZoneIDOf returns the id of a zone in a public region: eu-west-1b → euw1-az2, us-west-2-lax-1a → usw2-lax1-az1,
+// us-east-1-wl1-bos-wlz-1 → use1-wl1-bos-wlz1. EC2 shuffles the letters of older regions by account, so this is a default
+// and not a fact. It returns "" if ids do not follow this pattern.
 func ZoneIDOf(zone string) string {
 	region := RegionOf(zone)
 	m := ordinaryRegion.FindStringSubmatch(region)
@@ -59,9 +59,9 @@ func ZoneIDOf(zone string) string {
 	return ""
 }
 
-// partitions are the parts of AWS that have names of their own, by how their regions begin, as the SDKs'
-// public partitions file lists them (aws-sdk-go-v2 1.47, internal/endpoints/awsrulesfn/partitions.json). The more special come first. The
-// last is no part of AWS: the region of a machine that no other source places.
+// partitions lists the partitions of AWS by how their regions begin, as the SDKs' public partitions file does
+// (aws-sdk-go-v2 1.47, internal/endpoints/awsrulesfn/partitions.json). More specific ones come first. The last is not part
+// of AWS: it is for the zone that package host gives to a machine.
 var partitions = []struct{ regions, name, domain string }{
 	{"us-gov", "aws-us-gov", "amazonaws.com"},
 	{"us-iso", "aws-iso", "c2s.ic.gov"},
@@ -75,7 +75,7 @@ var partitions = []struct{ regions, name, domain string }{
 	{"local", "aws", "amazonaws.com"},
 }
 
-// PartitionOf gives the partition of a region and its services' domain. ok is false for a region of nobody's.
+// PartitionOf returns the partition of a region and the domain of its services. ok is false if the region is unknown.
 func PartitionOf(region string) (partition, domain string, ok bool) {
 	if !wholeForm.MatchString(region) {
 		return "", "", false
@@ -88,7 +88,7 @@ func PartitionOf(region string) (partition, domain string, ok bool) {
 	return "", "", false
 }
 
-// PrivateDNS is the private name of a host ("ip-10-0-0-1" or "i-0abc…") in a region.
+// PrivateDNS returns the private name of a host ("ip-10-0-0-1" or "i-0abc…") in a region.
 func PrivateDNS(host, region string) string {
 	if region == "us-east-1" {
 		return host + ".ec2.internal"
@@ -96,7 +96,7 @@ func PrivateDNS(host, region string) string {
 	return host + "." + region + ".compute.internal"
 }
 
-// PublicDNS is the public name that EC2 gives to a public IPv4 address.
+// PublicDNS returns the public name that EC2 gives to a public IPv4 address.
 func PublicDNS(ipv4, region, domain string) string {
 	host := "ec2-" + strings.ReplaceAll(ipv4, ".", "-")
 	if region == "us-east-1" {
@@ -106,14 +106,15 @@ func PublicDNS(ipv4, region, domain string) string {
 }
 
 // The parts of an instance type (EC2 user guide, "Amazon EC2 instance type naming conventions"): series, generation,
-// attributes, then what follows a hyphen; and its size.
+// attributes, an optional part after a hyphen, and the size.
 var (
 	typeForm  = regexp.MustCompile(`^([a-z]+)([0-9]*)([a-z]*)((?:-[a-z0-9]+)*)\.[a-z0-9]+(?:-[a-z0-9]+)*$`)
 	xenFamily = regexp.MustCompile(`^(t1|t2|m[1-4]|c[134]|cc[12]|cr1|r[34]|i[23]|d2|h1|hs1|g[23]|p[23]|x1|x1e|f1)\.`)
 )
 
-// ArchitectureOf follows from the instance type: a g among the attributes (m7g, c7gn, im4gn, g5g) is a Graviton, as are
-// a1, and p6e-gb200 with NVIDIA's Grace. mac1 has an Intel processor, later ones (mac2, mac-m4) Apple's.
+// ArchitectureOf returns the architecture of an instance type. Types with a g among the attributes (m7g, c7gn, im4gn, g5g)
+// are arm64, and so are a1, and p6e-gb200 with NVIDIA's Grace. mac1 has an Intel processor, later ones (mac2, mac-m4) an
+// Apple one.
 func ArchitectureOf(instanceType string) string {
 	m := typeForm.FindStringSubmatch(instanceType)
 	if m == nil {
@@ -131,7 +132,7 @@ func ArchitectureOf(instanceType string) string {
 	return "x86_64"
 }
 
-// SystemOf is the hypervisor of an instance type.
+// SystemOf returns the hypervisor of an instance type.
 func SystemOf(instanceType string) string {
 	if xenFamily.MatchString(instanceType) && !strings.HasSuffix(instanceType, ".metal") {
 		return "xen"

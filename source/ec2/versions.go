@@ -16,7 +16,7 @@ var ec2Versions = strings.Fields(`
 // snowballVersions end with 2021-03-23 (Snowball Edge developer guide, "IMDS versions").
 var snowballVersions = ec2Versions[:slices.Index(ec2Versions, "2021-03-23")+1]
 
-// Versions are the versions on offer, oldest first, on EC2 or on Snowball Edge.
+// Versions returns the versions of EC2 or of Snowball Edge, oldest first.
 func Versions(snowball bool) []string {
 	if snowball {
 		return snowballVersions
@@ -24,8 +24,8 @@ func Versions(snowball bool) []string {
 	return ec2Versions
 }
 
-// ValidVersion reports whether s has the form of an EC2 version: "1.0" or a date, "2021-03-23".
-// Among such strings byte order is age.
+// ValidVersion reports whether s has the form of an EC2 version: "1.0" or a date, "2021-03-23". Versions in byte order are
+// in the order of their age.
 func ValidVersion(s string) bool {
 	if s == "1.0" {
 		return true

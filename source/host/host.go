@@ -1,12 +1,11 @@
-// Package host describes the machine it runs on as an instance, so that the daemon works without a
-// file.
+// Package host describes the machine that it runs on as an instance, so that the daemon works without a file.
 //
-//	src := host.New(host.Options{})
-//	fragment, err := src.Load(ctx)
+//	/sys, /proc, /etc/machine-id ──▶ identity.go ─┐
+//	network interfaces ─────────────▶ network.go ─┴─▶ Source.Load ──▶ build.Fragment
 //
-// It states little and leaves the rest to derivation (the region follows from the zone, hostname from
-// local-hostname): who the instance is (identity.go), what its network is (network.go), and a zone. Everything is read from Options.Root and Options.Interfaces,
-// so that a test describes any machine. Nothing is written, and no network is asked.
+// It states little and leaves the rest to derivation (the region follows from the zone, hostname from local-hostname). It
+// reads everything through Options.Root and Options.Interfaces, so that a test can describe any machine. It writes nothing
+// and sends nothing to the network.
 //
 //	instance-id     DMI asset tag of EC2 Nitro; else from the DMI or Xen UUID of EC2; else from
 //	                /etc/machine-id, which does not leak through it
@@ -35,21 +34,20 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// Zone is the availability zone of a machine that no other source places.
+// Zone is the availability zone of a machine if no other source states one.
 const Zone = "local-1a"
 
-// Limits in bytes on what is read: attributes of /sys are at most a page, and /proc/stat grows with
-// processors and interrupts.
+// Limits in bytes on what is read. An attribute in /sys is at most a page; /proc/stat grows with processors and interrupts.
 const (
 	maxAttribute = 4 << 10
 	maxStat      = 4 << 20
 )
 
-// Options say what machine is described. The zero value is the one we run on.
+// Options say which machine to describe. The zero value is the machine that we run on.
 type Options struct {
-	// Root is where etc, proc and sys are found; "" is "/".
+	// Root is the directory that holds etc, proc and sys; "" is "/".
 	Root string
-	// Interfaces lists the network interfaces; nil asks the kernel.
+	// Interfaces lists the network interfaces; nil: ask the kernel.
 	Interfaces func() ([]Interface, error)
 }
 
@@ -65,7 +63,7 @@ func init() {
 	source.Register(source.Kind{Name: "host", Order: 1, New: func(source.Setup) source.Source { return New(Options{}) }})
 }
 
-// New returns the source; nothing is read before Load.
+// New returns the source. It reads nothing before Load.
 func New(opts Options) *Source {
 	if opts.Root == "" {
 		opts.Root = "/"
@@ -79,8 +77,8 @@ func New(opts Options) *Source {
 // Name is "host".
 func (s *Source) Name() string { return "host" }
 
-// Load reads the machine anew, boot time excepted. It fails when the machine has no identity, when
-// the boot time cannot be read, and when interfaces cannot be listed; what else is missing is left out.
+// Load reads the machine again, except the time of boot. It fails if it finds no instance id, cannot read the time of boot,
+// or cannot list the interfaces. It leaves out anything else that is missing.
 func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -107,8 +105,8 @@ func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	return &build.Fragment{Leaves: f.leaves, Instance: instance, Warnings: f.warnings}, nil
 }
 
-// bootTime is read once: the kernel counts it back from the wall clock, so a step of that would
-// change launch-time, and with it the identity document, at a reload.
+// bootTime returns the time of boot, which it reads once. The kernel computes it from the wall clock, so a step of that
+// clock would change launch-time, and with it the identity document, at the next reload.
 func (s *Source) bootTime() (time.Time, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +122,7 @@ func (s *Source) bootTime() (time.Time, error) {
 		if text, ok := strings.CutPrefix(line, "btime "); ok {
 			sec, err := strconv.ParseUint(strings.TrimSpace(text), 10, 33)
 			if err != nil {
-				return time.Time{}, fmt.Errorf("boot time: %s: btime is no number of seconds; give an instance file", path)
+				return time.Time{}, fmt.Errorf("boot time: %s: btime is not a number of seconds; give an instance file", path)
 			}
 			s.boot = time.Unix(int64(sec), 0).UTC()
 			return s.boot, nil
@@ -133,7 +131,7 @@ func (s *Source) bootTime() (time.Time, error) {
 	return time.Time{}, fmt.Errorf("boot time: %s: no line btime; give an instance file", path)
 }
 
-// architecture is EC2's name for a GOARCH, "" for one that EC2 does not have.
+// architecture returns EC2's name for a GOARCH, "" if EC2 has none.
 func architecture(goarch string) string {
 	switch goarch {
 	case "amd64":
@@ -163,7 +161,7 @@ func (s *Source) read(path string, limit int64) (string, error) {
 	return string(b), nil
 }
 
-// A fragment is what Load gathers.
+// A fragment collects what Load finds.
 type fragment struct {
 	boot     time.Time // mtime of every value
 	leaves   map[string]tree.Value

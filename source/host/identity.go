@@ -18,17 +18,17 @@ const (
 	productNameFile = "/sys/class/dmi/id/product_name"
 	assetTagFile    = "/sys/class/dmi/id/board_asset_tag"
 
-	// DefaultType is the instance type of a machine without a DMI product name.
-	DefaultType = "imdsfs.host"
+	// defaultType is the instance type of a machine without a DMI product name.
+	defaultType = "imdsfs.host"
 
 	idDigits = 17 // of an instance id, after "i-"
 )
 
-// uuidFiles hold EC2's UUID on Xen. The first may be read by root alone.
+// uuidFiles hold EC2's UUID on Xen. Only root can read the first one.
 var uuidFiles = []string{"/sys/class/dmi/id/product_uuid", "/sys/hypervisor/uuid"}
 
-// applicationID keeps the machine id confidential: machine-id(5) asks for a keyed hash with an id of
-// the application's own. To change it is to change the instance id of every host.
+// applicationID keeps the machine id confidential: machine-id(5) asks for a keyed hash with an id of the application. If
+// you change it, the instance id of every host changes.
 const applicationID = "imdsfs instance-id 3f1c5a0e9b7d4c62"
 
 var (
@@ -39,7 +39,7 @@ var (
 	unsafeInType      = regexp.MustCompile(`[^0-9A-Za-z._]+`)
 )
 
-// loadIdentity states who the instance is. The error names the file that should have told and how to
+// loadIdentity states the instance id, the instance type and the host name. The error names the missing file and how to
 // make it.
 func (s *Source) loadIdentity(f *fragment) error {
 	id, place, err := s.instanceID()
@@ -52,15 +52,15 @@ func (s *Source) loadIdentity(f *fragment) error {
 	if token := instanceType(name); token != "" {
 		f.set("instance-type", token, stated(productNameFile))
 	} else {
-		f.set("instance-type", DefaultType, tree.Origin{Kind: tree.Default, Place: "a host without " + productNameFile})
+		f.set("instance-type", defaultType, tree.Origin{Kind: tree.Default, Place: "a host without " + productNameFile})
 	}
 
 	text, _ := s.read(hostnameFile, maxAttribute)
 	switch host := strings.TrimSpace(text); {
-	case host == "", host == "(none)", host == "localhost", strings.HasPrefix(host, "localhost."): // nobody set one
+	case host == "", host == "(none)", host == "localhost", strings.HasPrefix(host, "localhost."): // not set
 	case !hostnamePattern.MatchString(host):
 		f.warnings = append(f.warnings, problem.Fault{Place: hostnameFile, Text: "not a host name, left out",
-			Hint: "set one of letters, digits, '.', '-'"})
+			Hint: "set one of letters, digits, '.' and '-'"})
 	default:
 		f.set("local-hostname", host, stated(hostnameFile))
 	}
@@ -69,7 +69,7 @@ func (s *Source) loadIdentity(f *fragment) error {
 
 // instanceID returns the id and the file that it comes from.
 func (s *Source) instanceID() (id, place string, err error) {
-	// What cannot be read (no DMI, not root) is not there: the next file decides.
+	// If a file cannot be read (no DMI, not root), the next one counts.
 	tag, _ := s.read(assetTagFile, maxAttribute)
 	if id := idFromAssetTag(tag); id != "" {
 		return id, assetTagFile, nil
@@ -90,7 +90,7 @@ func (s *Source) instanceID() (id, place string, err error) {
 	return "", "", fmt.Errorf("instance-id: %w; run systemd-machine-id-setup, or give an instance file with instance-id", err)
 }
 
-// idFromAssetTag is the instance id that the board's asset tag holds on EC2 Nitro, else "".
+// idFromAssetTag returns the instance id that the board's asset tag holds on EC2 Nitro, else "".
 func idFromAssetTag(tag string) string {
 	if tag = strings.TrimSpace(tag); instanceIDPattern.MatchString(tag) {
 		return tag
@@ -98,9 +98,8 @@ func idFromAssetTag(tag string) string {
 	return ""
 }
 
-// idFromUUID makes an instance id of an EC2 machine's UUID, which starts with ec2 (EC2 user guide,
-// "Identify EC2 instances"); of any other text it makes "". It is not the id EC2 uses: the UUID does
-// not hold that.
+// idFromUUID makes an instance id from the UUID of an EC2 machine, which starts with ec2 (EC2 user guide, "Identify EC2
+// instances"). For any other text it returns "". The id is not the one that EC2 uses: the UUID does not contain that.
 func idFromUUID(text string) string {
 	uuid := strings.ToLower(strings.TrimSpace(text))
 	if !uuidPattern.MatchString(uuid) || !strings.HasPrefix(uuid, "ec2") {
@@ -110,7 +109,8 @@ func idFromUUID(text string) string {
 	return "i-" + digits[len(digits)-idDigits:]
 }
 
-// idFromMachineID makes an instance id of /etc/machine-id, "" if that is not one ("uninitialized").
+// idFromMachineID makes an instance id from the text of /etc/machine-id. It returns "" if the text is not an id
+// ("uninitialized").
 func idFromMachineID(text string) string {
 	id := strings.ToLower(strings.TrimSpace(text))
 	if !machineIDPattern.MatchString(id) {
@@ -121,9 +121,8 @@ func idFromMachineID(text string) string {
 	return "i-" + hex.EncodeToString(mac.Sum(nil))[:idDigits]
 }
 
-// instanceType makes one word of a DMI product name, in the letters an instance type has and at most
-// 64 of them: "m5.large" stays, "Standard PC (Q35 + ICH9, 2009)" becomes "Standard-PC-Q35-ICH9-2009".
-// It is "" when nothing is left.
+// instanceType turns a DMI product name into one word of at most 64 characters that an instance type may have: "m5.large"
+// stays, "Standard PC (Q35 + ICH9, 2009)" becomes "Standard-PC-Q35-ICH9-2009". It returns "" if nothing is left.
 func instanceType(product string) string {
 	token := strings.Trim(unsafeInType.ReplaceAllString(product, "-"), "-.")
 	if len(token) > 64 {

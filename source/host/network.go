@@ -14,7 +14,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
-// ownLink is the interface that carries 169.254.169.254 for us.
+// ownLink is the interface on which imdsfs puts 169.254.169.254.
 const ownLink = "imds0"
 
 // An Interface is a network interface of the machine.
@@ -27,7 +27,7 @@ type Interface struct {
 	Addrs    []netip.Prefix // an address with its subnet's length, in the kernel's order
 }
 
-// systemInterfaces are those of our network namespace.
+// systemInterfaces returns the interfaces of our network namespace.
 func systemInterfaces() ([]Interface, error) {
 	list, err := net.Interfaces()
 	if err != nil {
@@ -37,7 +37,7 @@ func systemInterfaces() ([]Interface, error) {
 	for _, i := range list {
 		addrs, err := i.Addrs()
 		if err != nil {
-			continue // it went while we looked
+			continue // it has just been removed
 		}
 		iface := Interface{Index: i.Index, Name: i.Name, MAC: i.HardwareAddr,
 			Up: i.Flags&net.FlagUp != 0, Loopback: i.Flags&net.FlagLoopback != 0}
@@ -51,7 +51,7 @@ func systemInterfaces() ([]Interface, error) {
 	return interfaces, nil
 }
 
-// A card is a real interface as metadata shows it.
+// A card is a real interface as the metadata shows it.
 type card struct {
 	name string
 	mac  string
@@ -59,9 +59,9 @@ type card struct {
 	ipv6 []netip.Prefix
 }
 
-// loadNetwork states the real interfaces. The first that has an IPv4 address, else the first that has
-// an IPv6 one, else the first, is the primary one. That it is device-number 0 follows from the mac, unless another source
-// states another mac; the rest is numbered from 1. A machine without any states nothing.
+// loadNetwork states the real interfaces. The primary one is the first with an IPv4 address, else the first with an IPv6
+// address, else the first. The others have device numbers from 1. The primary one gets 0 by derivation from the mac, unless
+// another source states another mac. Without real interfaces nothing is stated.
 func (s *Source) loadNetwork(f *fragment) error {
 	interfaces, err := s.opts.Interfaces()
 	if err != nil {
@@ -98,8 +98,8 @@ func (s *Source) loadNetwork(f *fragment) error {
 	return nil
 }
 
-// realInterfaces are those with a device behind them, in the order of their indexes. Where there is
-// none at all, as in a container, they are those that are up.
+// realInterfaces returns the interfaces with a device, in the order of their indexes. If there is none, as in a container,
+// it returns those that are up.
 func (s *Source) realInterfaces(interfaces []Interface) []Interface {
 	var devices, up []Interface
 	for _, i := range interfaces {
@@ -129,8 +129,8 @@ func isEthernet(mac net.HardwareAddr) bool {
 	return len(mac) == 6 && !slices.Equal(mac, make(net.HardwareAddr, 6))
 }
 
-// mergeByMAC makes one card of the interfaces that share a MAC: the members of a bond do, and a
-// virtual function does with the synthetic device it speeds up.
+// mergeByMAC makes one card from all interfaces with the same MAC. The members of a bond share one, and so do a virtual
+// function and the synthetic device that it speeds up.
 func mergeByMAC(interfaces []Interface) []*card {
 	var cards []*card
 	byMAC := map[string]*card{}
@@ -169,7 +169,7 @@ func primaryFirst(cards []*card) []*card {
 	return cards
 }
 
-// addresses are the addresses one a line, without a final newline.
+// addresses returns the addresses, one a line, without a final newline.
 func addresses(prefixes []netip.Prefix) string {
 	lines := make([]string, len(prefixes))
 	for i, p := range prefixes {

@@ -18,8 +18,8 @@ const (
 	maxFile  = 128 << 20 // bytes: a tree may hold 64 MiB, and JSON needs more for it
 )
 
-// The file in format 2. A version that knows only format 1 refuses to start with it, and leaves it as it is: it would
-// apply the changes of every instance to whichever it serves, or drop them.
+// The file in format 2. A version that knows only format 1 refuses to start with it and does not touch it. Otherwise it
+// would apply the changes of all instances to the one that it serves, or drop them.
 type file struct {
 	Format    int                `json:"format"`
 	Instances map[string]changes `json:"instances"` // by instance id
@@ -31,10 +31,10 @@ type file1 struct {
 	changes
 }
 
-// Path is the file of the overlay in a state directory.
+// Path returns the path of the overlay's file in a state directory.
 func Path(stateDir string) string { return filepath.Join(stateDir, fileName) }
 
-// Open reads the overlay of a state directory; without a file it is empty.
+// Open reads the overlay of a state directory. It is empty if there is no file.
 func Open(stateDir string) (*Overlay, error) {
 	o := &Overlay{path: Path(stateDir), state: &state{instances: map[string]changes{}}}
 	text, err := atomicfile.Read(o.path, maxFile)
@@ -52,7 +52,7 @@ func Open(stateDir string) (*Overlay, error) {
 	return o, nil
 }
 
-// parse reads a file's text. Its errors hold nothing of the values.
+// parse parses a file's text. Its errors contain no values.
 func parse(text []byte) (*state, error) {
 	var any struct {
 		Format int `json:"format"`
@@ -76,12 +76,12 @@ func parse(text []byte) (*state, error) {
 		}
 		maps.Copy(s.instances, f.Instances)
 	default:
-		return nil, fmt.Errorf("format %d, and this version knows 1 and 2", any.Format)
+		return nil, fmt.Errorf("format %d, and this version reads 1 and 2", any.Format)
 	}
 	return s, nil
 }
 
-var errDamaged = errors.New("not written by imdsfs, or damaged: restore it, or move it away to forget what was set at run time")
+var errDamaged = errors.New("not written by imdsfs, or damaged: restore it, or move it away to drop what was set at run time")
 
 func decode(text []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
@@ -93,7 +93,7 @@ func decode(text []byte, into any) error {
 	return nil
 }
 
-// text is the file; what names no instance has been given to one.
+// text returns the text of the file. unowned must be nil: a draft has assigned those changes to its instance.
 func (s *state) text() ([]byte, error) {
 	text, err := json.MarshalIndent(file{2, s.instances}, "", "  ")
 	return append(text, '\n'), err

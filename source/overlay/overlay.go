@@ -1,10 +1,15 @@
-// Package overlay keeps what was set and removed at run time: metadata options, tags and single
-// values. It is the last source in the merge, and its file in the state directory outlives restarts
-// and reboots, because hardening must not be undone by one.
+// Package overlay keeps the changes made at run time: metadata options, tags and values that were set or removed.
 //
-// A change belongs to the instance for which it was made, as on EC2: another instance file is another
-// machine, with launch options of its own. The instance is named by the id that the other sources give, so
-// that a change of the id at run time does not count itself. What belongs to another instance is kept.
+//	Open ──▶ Overlay ──▶ LoadFor(id) ──▶ build.Fragment, the last in the merge
+//	            │ ▲
+//	      Draft ▼ │ Commit: overlay.json is replaced, and then the overlay's state
+//	       Set, Remove, Reset
+//
+// The file in the state directory survives restarts and reboots, because a restart must not undo hardening.
+//
+// A change belongs to the instance for which it was made, as on EC2: another instance file is another machine, with launch
+// options of its own. The instance is known by the id that the other sources give; an instance-id that was set at run time
+// does not count. Changes that belong to other instances are kept.
 //
 //	o, err := overlay.Open("/var/lib/imdsfs")
 //	var draft *overlay.Draft
@@ -45,11 +50,11 @@ const (
 
 // An Entry is one change.
 type Entry struct {
-	// Value is what was set; nil: it was removed, whoever else states it.
+	// Value is what was set; nil if the name was removed, even if another source states it.
 	Value []byte    `json:"value,omitempty"`
 	Time  time.Time `json:"time"`
 	By    string    `json:"by"`
-	// Removed is explicit in the file, because an empty value is one.
+	// Removed is explicit in the file, because an empty value is a value too.
 	Removed bool `json:"removed,omitempty"`
 }
 
@@ -59,10 +64,10 @@ type Stamp struct {
 	By   string // "uid 0"
 }
 
-// Kinds are all kinds.
+// Kinds returns all kinds.
 func Kinds() []Kind { return []Kind{Options, Tags, Values} }
 
-// changes are those of one instance.
+// changes holds the changes of one instance.
 type changes struct {
 	Options map[string]Entry `json:"options,omitempty"`
 	Tags    map[string]Entry `json:"tags,omitempty"`
@@ -75,7 +80,7 @@ func (c changes) kind(k Kind) map[string]Entry {
 
 func (c changes) len() int { return len(c.Options) + len(c.Tags) + len(c.Values) }
 
-// clone is a copy without nil maps.
+// clone returns a copy without nil maps.
 func (c changes) clone() changes {
 	d := changes{map[string]Entry{}, map[string]Entry{}, map[string]Entry{}}
 	for _, k := range Kinds() {
@@ -87,12 +92,12 @@ func (c changes) clone() changes {
 // state is everything that is kept.
 type state struct {
 	instances map[string]changes // by instance id
-	// unowned, if not nil, are those that an earlier version kept: they name no instance, and belong to the first
-	// that is served. There are no others then.
+	// unowned, if not nil, holds the changes that an earlier version kept. They name no instance, and belong to the first
+	// one that is served. instances is empty then.
 	unowned *changes
 }
 
-// of are the changes of one instance.
+// of returns the changes of one instance.
 func (s *state) of(id string) changes {
 	if s.unowned != nil {
 		return *s.unowned
@@ -100,7 +105,7 @@ func (s *state) of(id string) changes {
 	return s.instances[id]
 }
 
-// An Overlay is what was changed in one state directory. It is a [source.InstanceSource].
+// An Overlay holds the changes kept in one state directory. It is a [source.InstanceSource].
 type Overlay struct {
 	path string
 
@@ -110,10 +115,10 @@ type Overlay struct {
 
 var _ source.InstanceSource = (*Overlay)(nil)
 
-// Name is the source's name.
+// Name returns "overlay".
 func (o *Overlay) Name() string { return "overlay" }
 
-// Load is LoadFor an instance without an id.
+// Load is LoadFor for an instance without an id.
 func (o *Overlay) Load(ctx context.Context) (*build.Fragment, error) { return o.LoadFor(ctx, "") }
 
 // LoadFor returns the changes that are in force for the instance with this id.
@@ -121,25 +126,25 @@ func (o *Overlay) LoadFor(_ context.Context, id string) (*build.Fragment, error)
 	return o.current().of(id).fragment(), nil
 }
 
-// Entries are the changes of one instance and kind by name.
+// Entries returns the changes of one kind for one instance, by name.
 func (o *Overlay) Entries(id string, k Kind) map[string]Entry {
 	return maps.Clone(o.current().of(id).kind(k))
 }
 
-// Others are the ids of the instances besides this one for which changes are kept, sorted.
+// Others returns the ids of the other instances for which changes are kept, sorted.
 func (o *Overlay) Others(id string) []string {
 	s := o.current()
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.instances)), func(other string) bool { return other == id })
 }
 
-// Len is how many changes are kept for the instance with this id.
+// Len returns how many changes are kept for the instance with this id.
 func (o *Overlay) Len(id string) int { return o.current().of(id).len() }
 
-// Unowned reports whether the changes are those of an earlier version, which did not say to which instance they belong.
-// They are in force for any. The next draft gives them to its own.
+// Unowned reports whether an earlier version made the changes, and so did not record to which instance they belong. They
+// apply to any instance, until a draft is committed: then they belong to the instance of the draft.
 func (o *Overlay) Unowned() bool { return o.current().unowned != nil }
 
-// Adopt gives changes that name no instance to the one that the store serves, and keeps that.
+// Adopt assigns changes that name no instance to the one that the store serves, and commits that.
 func (o *Overlay) Adopt(store *source.Store) error {
 	var draft *Draft
 	_, err := store.Update(o.Name(), func(id string) (*build.Fragment, error) {
@@ -181,14 +186,14 @@ func (e Entry) value(name string) tree.Value {
 	return tree.Value{Bytes: e.Value, Mtime: e.Time, Origin: tree.Origin{Kind: tree.Stated, Place: place, Key: name}}
 }
 
-// A Draft is changes that are not in force yet. One draft at a time may be in the making.
+// A Draft holds changes that are not in force yet. Work on one draft at a time.
 type Draft struct {
 	overlay *Overlay
 	id      string
 	state   *state
 }
 
-// Draft starts from what is kept, to change what is in force for the instance with this id.
+// Draft returns a draft that starts from the kept changes, to edit those of the instance with this id.
 func (o *Overlay) Draft(id string) *Draft {
 	s := o.current()
 	d := &Draft{o, id, &state{instances: maps.Clone(s.instances)}}
@@ -203,30 +208,30 @@ func (d *Draft) Set(k Kind, name string, value []byte, by Stamp) {
 	d.own(k)[name] = Entry{Value: value, Time: by.Time.UTC(), By: by.By}
 }
 
-// Remove takes name out of the tree, whoever states it. Options cannot be removed, only reset.
+// Remove takes name out of the tree, even if another source states it. Options cannot be removed, only reset.
 func (d *Draft) Remove(k Kind, name string, by Stamp) {
 	d.own(k)[name] = Entry{Removed: true, Time: by.Time.UTC(), By: by.By}
 }
 
-// Reset forgets what was set or removed: what the other sources say counts again. It reports whether
-// there was anything.
+// Reset drops what was set or removed, so that the other sources count again. It reports whether there was anything to
+// drop.
 func (d *Draft) Reset(k Kind, name string) bool {
 	_, was := d.own(k)[name]
 	delete(d.own(k), name)
 	return was
 }
 
-// ResetAll forgets all changes of a kind, of the instance with this id.
+// ResetAll drops all changes of a kind for the instance with this id.
 func (d *Draft) ResetAll(id string, k Kind) {
 	c := d.state.instances[id].clone()
 	clear(c.kind(k))
 	d.state.instances[id] = c
 }
 
-// Fragment is what the draft states for its instance.
+// Fragment returns what the draft states for its instance.
 func (d *Draft) Fragment() *build.Fragment { return d.state.of(d.id).fragment() }
 
-// Commit makes the draft durable, and then the overlay's.
+// Commit writes the draft to the file, and then makes it the state of the overlay.
 func (d *Draft) Commit() error {
 	maps.DeleteFunc(d.state.instances, func(_ string, c changes) bool { return c.len() == 0 })
 	text, err := d.state.text()

@@ -209,8 +209,8 @@ func TestADamagedFileIsRefusedClearly(t *testing.T) {
 		"a value of a kind": {replaced(`"`+encoded+`"`, `{"`+planted+`": 1}`), damaged},
 		"unknown field":     {replaced(`"by"`, `"`+planted+`"`), damaged},
 		"bad time":          {replaced("2026-03-01T12:00:00Z", planted), damaged},
-		"format 3":          {replaced(`"format": 2`, `"format": 3`), "format 3, and this version knows 1 and 2"},
-		"null":              {"null", "format 0, and this version knows 1 and 2"},
+		"format 3":          {replaced(`"format": 2`, `"format": 3`), "format 3, and this version reads 1 and 2"},
+		"null":              {"null", "format 0, and this version reads 1 and 2"},
 		"format 1 of 2":     {replaced(`"format": 2`, `"format": 1`), damaged},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,7 +2,7 @@ package problem
 
 import "fmt"
 
-// An Exit ends the program with a status that is no [Kind]: one of mount(8), or that of a program that we ran.
+// An Exit ends the program with a status that is not a [Kind]: one of mount(8), or that of a program that we ran.
 type Exit struct {
 	Code int
 	Err  error // nil if the reason has been printed already

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A Fault is one thing wrong with the input.
+// A Fault is one thing that is wrong with the input.
 type Fault struct {
 	Place string // "web-1.toml:14"; never empty
 	Key   string // "meta-data.instance-id"; may be empty
@@ -15,7 +15,7 @@ type Fault struct {
 	Hint  string // what to do; may be empty
 }
 
-// String is one line: "web-1.toml:14: instance.platfrom: unknown key (did you mean platform?)".
+// String returns one line: "web-1.toml:14: instance.platfrom: unknown key (did you mean platform?)".
 func (f Fault) String() string {
 	s := f.Place
 	if f.Key != "" {
@@ -28,7 +28,7 @@ func (f Fault) String() string {
 	return s
 }
 
-// Faults are all the faults of an input. As an error it prints one a line.
+// Faults are all faults of an input. As an error they print one a line.
 type Faults []Fault
 
 func (f Faults) Error() string {
@@ -39,7 +39,7 @@ func (f Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Sort puts faults in the order of files and lines; those of one line stay as they are.
+// Sort orders faults by file and line; faults of one line keep their order.
 func (f Faults) Sort() {
 	position := func(x Fault) (file string, line int) {
 		i := strings.LastIndexByte(x.Place, ':')
@@ -55,7 +55,7 @@ func (f Faults) Sort() {
 	})
 }
 
-// Err is nil if there is no fault, so that it can be returned as an error.
+// Err returns f as an error, or nil if there is no fault.
 func (f Faults) Err() error {
 	if len(f) == 0 {
 		return nil

@@ -2,8 +2,8 @@ package problem
 
 import "strings"
 
-// Nearest is the known name that a typing mistake could have turned into name, "" if all are too far. Upper and lower
-// case count as one.
+// Nearest returns the known name that the user may have meant by the misspelled name, or "" if none is close. Case does
+// not count.
 func Nearest(name string, known []string) string {
 	best, least := "", 0
 	for _, k := range known {
@@ -15,7 +15,7 @@ func Nearest(name string, known []string) string {
 	return best
 }
 
-// distance is the number of letters to insert, drop or replace that turns a into b (Levenshtein).
+// distance returns how many letters you have to insert, drop or replace to turn a into b (Levenshtein).
 func distance(a, b string) int {
 	const far = 256
 	if len(a) > far || len(b) > far {

@@ -1,51 +1,52 @@
-// Package problem is the error that every part of the program returns when it can tell the user what to do:
+// Package problem holds the errors that tell the user what to do. Every part of the program returns them.
 //
-//	package ──▶ problem.Failed(hint, err) ──▶ cmd/imdsfs: prints the error, the hint below it, and exits by the kind
+//	package ──▶ problem.Failed(hint, err) ──▶ cmd/imdsfs: prints the error, then the hint, and exits with the kind's code
+//	source  ──▶ problem.Faults ─────────────▶ cmd/imdsfs: prints one fault a line, with file, line and key
 //
-// A package that has no advice returns a plain error; what wraps a hint keeps it.
+// A package without advice returns a plain error. An error that wraps one with a hint keeps the hint.
 package problem
 
 import "errors"
 
-// A Kind tells whose fault an error is. Its number is the exit code of the program, the same for every subcommand.
+// A Kind tells whose fault an error is. Its number is the program's exit code, the same for every subcommand.
 type Kind uint8
 
 const (
 	KindFailed  Kind = 1  // something went wrong while the program worked
 	KindUsage   Kind = 2  // wrong usage of the command line
-	KindInvalid Kind = 3  // the configuration, or what lies on the disk, is invalid
-	KindNo      Kind = 4  // the question was good, and the answer is no
-	KindGivenUp Kind = 69 // a daemon's start failed often enough: systemd does not start it again
+	KindInvalid Kind = 3  // the configuration, or a file of the state, is invalid
+	KindNo      Kind = 4  // the question was valid, and the answer is no
+	KindGivenUp Kind = 69 // the daemon failed to start too often: systemd does not restart it
 )
 
-// An Error is an error and what to do about it.
+// An Error is an error with a hint what to do about it.
 type Error struct {
 	Kind Kind
 	Err  error  // what is wrong; never nil, holds no secret
 	Hint string // what to do; may be empty
 }
 
-// Error is the message alone; the hint gets a line of its own.
+// Error returns the message without the hint, which gets a line of its own.
 func (e *Error) Error() string { return e.Err.Error() }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Failed is an error of [KindFailed].
+// Failed returns an error of [KindFailed].
 func Failed(hint string, err error) error { return &Error{KindFailed, err, hint} }
 
-// Usage is an error of [KindUsage].
+// Usage returns an error of [KindUsage].
 func Usage(hint string, err error) error { return &Error{KindUsage, err, hint} }
 
-// Invalid is an error of [KindInvalid].
+// Invalid returns an error of [KindInvalid].
 func Invalid(hint string, err error) error { return &Error{KindInvalid, err, hint} }
 
-// No is an error of [KindNo].
+// No returns an error of [KindNo].
 func No(hint string, err error) error { return &Error{KindNo, err, hint} }
 
-// GivenUp is an error of [KindGivenUp].
+// GivenUp returns an error of [KindGivenUp].
 func GivenUp(hint string, err error) error { return &Error{KindGivenUp, err, hint} }
 
-// Hint is the hint that err, or what it wraps, carries; "" if none. The outermost counts.
+// Hint returns the outermost hint in the chain of err, or "".
 func Hint(err error) string {
 	var e *Error
 	if errors.As(err, &e) {
@@ -54,7 +55,7 @@ func Hint(err error) string {
 	return ""
 }
 
-// KindOf is the kind of err, [KindFailed] of an error without one. The outermost counts.
+// KindOf returns the outermost kind in the chain of err; [KindFailed] if no error in it has a kind.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {

@@ -15,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Policy is a [Checker] that refuses a path of which somebody else could exchange a component. Root and this
-// process's own user may; the zero Policy trusts nobody else.
+// A Policy is a [Checker] that refuses a path if another user could exchange a component of it. The zero Policy trusts only
+// root and the user of this process.
 //
-// A directory on the way must belong to one who may, and be writable for nobody else. A sticky one, as /tmp is, may be
-// writable for others: there the next component must belong to one who may. Of a process that is not root, which has
-// nothing to lose but its own, no stickiness is asked for. Symbolic links are followed if they belong
-// to root or to this process's own user. What they lead through is held to the same rules.
+//   - A directory on the way must belong to a trusted user, and no other user may write to it.
+//   - A sticky directory such as /tmp may be writable for others. The next component must then belong to a trusted user. A
+//     process that is not root accepts such a directory without the sticky bit too: it has only its own files to lose.
+//   - A symbolic link is followed if it belongs to root or to the user of this process. What it leads through must obey the
+//     same rules.
 type Policy struct {
-	// Users are others who may own what is on the way: the user of a daemon for whom root acts. Links of theirs are
-	// not followed.
+	// Users are further trusted users: the user of a daemon for which root acts. Their symbolic links are not followed.
 	Users []int
 }
 
@@ -37,7 +37,7 @@ func (p Policy) Name(dir, entry *Entry) error {
 	if err := p.Holds(dir); err != nil {
 		return err
 	}
-	// There an owner whom a user namespace does not know may be anybody.
+	// Here the unmapped uid is not trusted: any user may own the entry.
 	if WritableByOthers(&dir.Stat) && !IsOurs(entry.Stat.Uid) && !slices.Contains(p.Users, int(entry.Stat.Uid)) {
 		return &Error{entry.Path, fmt.Sprintf("belongs to uid %d", entry.Stat.Uid), hintOwner}
 	}
@@ -50,7 +50,7 @@ func (p Policy) Name(dir, entry *Entry) error {
 // Link implements [Checker].
 func (p Policy) Link(_, _ *Entry) error { return nil }
 
-// Holds refuses a directory in which somebody else could exchange a name that belongs to us.
+// Holds refuses a directory in which another user could exchange a name that belongs to us.
 func (p Policy) Holds(dir *Entry) error {
 	switch {
 	case !p.trusts(dir.Stat.Uid):
@@ -61,20 +61,20 @@ func (p Policy) Holds(dir *Entry) error {
 	return nil
 }
 
-// trusts reports whether the owner of a directory on the way is one who may exchange what is in it.
+// trusts reports whether uid may own a directory on the way, and so exchange what is in it.
 func (p Policy) trusts(uid uint32) bool {
 	return IsOurs(uid) || slices.Contains(p.Users, int(uid)) || uid == unmapped()
 }
 
-// IsOurs reports whether uid is root's or that of this process, who may change whatever it relies on.
+// IsOurs reports whether uid is root's or that of this process.
 func IsOurs(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }
 
-// IsUnknown reports whether the kernel shows this uid in the place of users whom our user namespace does not know: then
-// it says nothing about who it is.
+// IsUnknown reports whether the kernel shows this uid for users that our user namespace does not map. Then it does not say
+// which user it is.
 func IsUnknown(uid uint32) bool { return uid != 0 && uid == unmapped() }
 
-// WritableByOthers reports whether somebody else than the owner can write. The group of an ordinary user does not count
-// for his own files: on most systems it has no other member.
+// WritableByOthers reports whether another user than the owner can write. The primary group of an ordinary user does not
+// count for the user's own files: on most systems it has no other member.
 func WritableByOthers(st *unix.Stat_t) bool {
 	others := uint32(0o022)
 	if uid := os.Geteuid(); uid != 0 && int(st.Uid) == uid && int(st.Gid) == os.Getegid() {
@@ -83,10 +83,9 @@ func WritableByOthers(st *unix.Stat_t) bool {
 	return st.Mode&others != 0
 }
 
-// unmapped is how the kernel shows the owners whom a user namespace does not know: the machine's root, and every other
-// user of the machine. They cannot be told apart, so all of them are trusted with directories above others, such as / and
-// /run, but with nothing in a directory where anybody can make names. Where it stands for a user of the namespace as
-// well, it is nobody's: 0.
+// unmapped is the uid that the kernel shows for owners that our user namespace does not map: the machine's root and every
+// other user outside. They cannot be told apart. So all of them are trusted to own a directory on the way, such as / and
+// /run, but not an entry in a directory where others can write. It is 0 if the uid is also that of a user in the namespace.
 var unmapped = sync.OnceValue(func() uint32 {
 	text, _ := os.ReadFile("/proc/sys/kernel/overflowuid")
 	overflow, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
@@ -103,7 +102,7 @@ var unmapped = sync.OnceValue(func() uint32 {
 	return uint32(overflow)
 })
 
-// OpenDir opens a directory, which must belong to one who may, and be writable for nobody else.
+// OpenDir opens a directory, which must belong to a trusted user and not be writable for others.
 func (p Policy) OpenDir(path string) (*os.File, error) {
 	file, entry, err := Walk(path, p)
 	if err != nil {
@@ -127,8 +126,8 @@ func (p Policy) ownDir(entry *Entry) error {
 	return nil
 }
 
-// OpenParent opens the directory that holds the last name of path, in which nobody else can exchange a name of ours.
-// The name itself need not exist; it is what is to be used in the directory from now on.
+// OpenParent opens the directory that holds the last name of path. No other user can exchange a name of ours in it. The
+// name itself need not exist. Use dir and name from now on, and not path.
 func (p Policy) OpenParent(path string) (dir *os.File, name string, err error) {
 	path = filepath.Clean(path)
 	dir, entry, err := Walk(filepath.Dir(path), p)
@@ -146,8 +145,8 @@ func (p Policy) OpenParent(path string) (dir *os.File, name string, err error) {
 	return dir, filepath.Base(path), nil
 }
 
-// OpenIn opens a name in a directory that [Policy.OpenParent] has given, and nothing behind it: a link is opened
-// itself, if it is one that would be followed.
+// OpenIn opens a name in a directory from [Policy.OpenParent]. It does not follow a symbolic link: it opens the link itself,
+// if the policy allows to follow it.
 func (p Policy) OpenIn(dir *os.File, name string) (*os.File, *Entry, error) {
 	d, err := statEntry(dir)
 	if err != nil {
@@ -172,8 +171,8 @@ func statEntry(f *os.File) (*Entry, error) {
 	return e, nil
 }
 
-// MakeDir opens a directory as [Policy.OpenDir] does. What is missing of the path is made, the directory itself with
-// mode, whatever the umask, and what is above it with 0755.
+// MakeDir opens a directory as [Policy.OpenDir] does, and makes it if it is missing, with this mode whatever the umask.
+// Missing directories above it get mode 0755.
 func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
 	f, err := p.OpenDir(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -183,7 +182,7 @@ func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
 	if above == filepath.Clean(path) {
 		return nil, err
 	}
-	// Made first, and then walked to: the directory above may be missing too, or be reached through links.
+	// Make the directory above first if it is missing, and then walk to it: links may lead there.
 	parent, name, err := p.OpenParent(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		made, makeErr := p.MakeDir(above, 0o755)
@@ -222,8 +221,8 @@ func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// IsEmpty refuses a directory that holds something. One that was just made does not: if this one does, whoever may
-// write in the directory above has put another in its place.
+// IsEmpty refuses a directory that is not empty. A directory that was just made is empty; if it is not, a user who can write
+// to the directory above has put another in its place.
 func IsEmpty(dir *os.File) error {
 	list, err := Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -240,7 +239,7 @@ func IsEmpty(dir *os.File) error {
 	return err
 }
 
-// Chmod changes the mode of what f holds, which fchmod(2) does not do for an O_PATH descriptor.
+// Chmod changes the mode of the file that f holds. fchmod(2) cannot do that for an O_PATH descriptor.
 func Chmod(f *os.File, mode os.FileMode) error {
 	if err := unix.Chmod(ProcPath(f), uint32(mode.Perm())); err != nil {
 		return &fs.PathError{Op: "chmod", Path: f.Name(), Err: err}
@@ -248,9 +247,9 @@ func Chmod(f *os.File, mode os.FileMode) error {
 	return nil
 }
 
-// OpenAppend opens a regular file to append to, and makes it if it is missing. It must have no other name, and belong
-// to root or to this process's user: neither a link, nor a FIFO or a device, nor somebody else's file is written to.
-// It never waits.
+// OpenAppend opens a regular file to append to, and makes it if it is missing. The file must have no other name, and belong
+// to root or to the user of this process. So nothing is ever written to a link, a FIFO, a device or the file of another
+// user. OpenAppend never waits.
 func (p Policy) OpenAppend(path string, mode os.FileMode) (*os.File, error) {
 	dir, name, err := p.OpenParent(path)
 	if err != nil {
@@ -258,7 +257,7 @@ func (p Policy) OpenAppend(path string, mode os.FileMode) (*os.File, error) {
 	}
 	defer dir.Close()
 	full := filepath.Join(dir.Name(), name)
-	// Looked at first: opened to write, one of somebody else's may be refused without a word why, or have a device act.
+	// Look at the file first: to open another user's file for writing may fail without a reason, and may make a device act.
 	entry, err := openEntry(int(dir.Fd()), name, full)
 	if err == nil {
 		unix.Close(entry.fd)

@@ -1,15 +1,18 @@
-// Package safepath walks a path once, name by name, and returns descriptors to act on, so that a privileged
-// process acts on what it has looked at. Nobody can exchange a directory or slip in a symbolic link between the
-// look and the act.
+// Package safepath walks a path once, name by name, and returns descriptors to act on. So a privileged process acts on what
+// it has checked: no other user can exchange a directory or put in a symbolic link between the check and the act.
+//
+//	"/run/imdsfs" ──▶ open "/" ──▶ open "run" in it ──▶ open "imdsfs" in that ──▶ *os.File (O_PATH) ──▶ Reopen, MakeDir, …
+//	                                  │ Checker.Name         │ Checker.Name
+//	                                  └── an error ends the walk
 //
 //	dir, err := safepath.Policy{}.OpenDir("/run/imdsfs")           // only root and we can exchange what is on the way
 //	dir, name, err := safepath.Policy{Users: []int{uid}}.OpenParent("/run/metadata")
 //	f, err := safepath.Policy{}.OpenAppend("/var/log/imdsfs.log", 0o600)
 //	f, entry, err := safepath.Walk(path, checker)                  // with rules of your own
 //
-// Each name is opened with O_PATH|O_NOFOLLOW in the directory that was opened before it: one openat(2) a name, on
-// every kernel. Links are read and walked here in the same way. "..", in a link, goes back to the directory that the
-// walk came from. The descriptors that are returned are O_PATH: they hold a place, and neither block nor read.
+// Each name is opened with O_PATH|O_NOFOLLOW in the directory before it: one openat(2) a name, on every kernel. Symbolic
+// links are read and walked in the same way. ".." in a link goes back to the directory that the walk came from. The returned
+// descriptors are O_PATH: they hold a file or directory, but cannot read it and never block.
 package safepath
 
 import (
@@ -26,8 +29,8 @@ import (
 
 const (
 	maxLinks = 40 // symbolic links in one path, as in Linux
-	// maxDepth is how many directories may be below each other, each of which is held open. Without a bound, whoever
-	// owns one of them could have a walk take all descriptors of the process.
+	// maxDepth is how many directories may be nested. Each is held open: without a bound, the owner of one of them could
+	// make a walk use up all descriptors of the process.
 	maxDepth = 128
 )
 
@@ -47,22 +50,22 @@ func (e *Entry) isLink() bool { return e.kind() == unix.S_IFLNK }
 
 func (e *Entry) kind() uint32 { return e.Stat.Mode & unix.S_IFMT }
 
-// A Checker decides about each place on the way. What it looks at is open, and is what the walk goes on from.
+// A Checker decides about each place on the way. The places are open, and the walk continues from them.
 type Checker interface {
-	// Name is asked about each entry, and the directory in which its name was looked up.
+	// Name checks each entry. dir is the directory in which its name was looked up.
 	Name(dir, entry *Entry) error
-	// Link is asked about each symbolic link, once it is known what it leads to.
+	// Link checks each symbolic link, once its target is known.
 	Link(link, target *Entry) error
 }
 
 // An Error refuses a path.
 type Error struct {
-	Path   string // the component that is not to be relied on
+	Path   string // the component that is refused
 	Reason string // "belongs to uid 1000"
 	Hint   string // what to do
 }
 
-// Error quotes a path that a terminal or a log would not show as it is: somebody else may have chosen its names.
+// Error quotes a path that a terminal or a log would not show as it is: another user may have chosen its names.
 func (e *Error) Error() string {
 	path := e.Path
 	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
@@ -71,29 +74,28 @@ func (e *Error) Error() string {
 	return path + " " + e.Reason
 }
 
-// A place is an entry that is held.
+// A place is an entry and the descriptor that holds it.
 type place struct {
 	Entry
 	fd int
 }
 
-// A walk is the way to a place: the directories from the root to it.
+// A walk is the state of one walk.
 type walk struct {
 	checker Checker
-	stack   []place
-	// names are still to be looked up.
-	names []string
-	links []pendingLink
+	stack   []place  // the directories from the root to where the walk is
+	names   []string // still to be looked up
+	links   []pendingLink
 }
 
-// A pendingLink is resolved when no more than left names are still to be looked up.
+// A pendingLink is resolved when at most left names are still to be looked up.
 type pendingLink struct {
-	link  Entry
-	left  int
-	asked bool // of the checker
+	link    Entry
+	left    int
+	checked bool
 }
 
-// Walk opens an absolute path. The file has the resolved path as its name. Errors are those of the checker, or
+// Walk opens an absolute path. The name of the file is the resolved path. Errors are those of the checker, or
 // [*fs.PathError] with the component that could not be opened.
 func Walk(path string, checker Checker) (*os.File, *Entry, error) {
 	w := walk{checker: checker}
@@ -128,7 +130,7 @@ func split(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
-// step looks one name up.
+// step looks up one name.
 func (w *walk) step() error {
 	name := w.names[0]
 	w.names = w.names[1:]
@@ -181,14 +183,14 @@ func (w *walk) enter(name string) error {
 	return nil
 }
 
-// resolved asks about the links whose target is now on top of the stack. They stay listed, to be counted.
+// resolved checks the links whose target is now on top of the stack. They stay in the list, so that maxLinks counts them.
 func (w *walk) resolved() error {
 	for i := range w.links {
 		l := &w.links[i]
-		if l.asked || len(w.names) > l.left {
+		if l.checked || len(w.names) > l.left {
 			continue
 		}
-		l.asked = true
+		l.checked = true
 		if err := w.checker.Link(&l.link, &w.top().Entry); err != nil {
 			return err
 		}
@@ -203,7 +205,7 @@ func (w *walk) pop() {
 	w.stack = w.stack[:len(w.stack)-1]
 }
 
-// take gives the top of the stack away.
+// take removes the top of the stack and returns it.
 func (w *walk) take() (*os.File, *Entry) {
 	top := *w.top()
 	w.stack = w.stack[:len(w.stack)-1]
@@ -216,8 +218,8 @@ func (w *walk) close() {
 	}
 }
 
-// openEntry opens a name in a directory, and nothing behind it. A directory is asked for as one first: what the kernel
-// mounts by itself when it is entered (autofs) is then mounted.
+// openEntry opens a name in a directory and does not follow a link. It first tries to open a directory, so that the kernel
+// mounts what it mounts on access (autofs).
 func openEntry(dir int, name, path string) (place, error) {
 	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat(dir, name, flags|unix.O_DIRECTORY, 0)
@@ -235,7 +237,7 @@ func openEntry(dir int, name, path string) (place, error) {
 	return p, nil
 }
 
-// readLink is the target of a link that is open.
+// readLink returns the target of an open link.
 func readLink(fd int) (string, error) {
 	text := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", text)
@@ -245,8 +247,8 @@ func readLink(fd int) (string, error) {
 	return string(text[:n]), nil
 }
 
-// Reopen opens what f holds, with flags of open(2) such as O_RDONLY. It acts on the same file, whatever its path has
-// become. It needs /proc.
+// Reopen opens the file that f holds, with flags of open(2) such as O_RDONLY. It is the same file, whatever is at its path
+// by now. Reopen needs /proc.
 func Reopen(f *os.File, flags int) (*os.File, error) {
 	fd, err := unix.Open(ProcPath(f), flags|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -255,11 +257,11 @@ func Reopen(f *os.File, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// ProcPath is a path that leads to what f holds, for system calls that take paths only. It must be followed
-// (no AT_SYMLINK_NOFOLLOW), and f stay open.
+// ProcPath returns a path that leads to the file that f holds, for system calls that take only paths. They must follow links
+// (no AT_SYMLINK_NOFOLLOW), and f must stay open.
 func ProcPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// ShellWord is text, such as a path, as one word of a shell, for a command that somebody may paste.
+// ShellWord quotes text, such as a path, as one word for a shell command that the user can paste.
 func ShellWord(text string) string {
 	if text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/") == "" {
 		return text

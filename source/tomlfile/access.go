@@ -72,7 +72,7 @@ func (d *decoder) accessRule(t table) build.AccessRule {
 	return rule
 }
 
-// accessPath is path as a rule has it: relative to a version, without slashes around it; "" is everything.
+// accessPath returns path as an access rule needs it: relative to a version, without slashes at its ends. "" is everything.
 func (n node) accessPath(path string) string {
 	if path == "" {
 		return ""
@@ -99,7 +99,7 @@ func (n node) accessPath(path string) string {
 	return rule
 }
 
-// id is the number of a user or group that n gives by number or by name.
+// id returns the number of a user or group, which n gives by number or by name.
 func (n node) id(kind string, lookup func(string) (string, error)) *uint32 {
 	text, isText := n.value.(string)
 	number, isInt := n.value.(int64)
@@ -136,7 +136,7 @@ func unresolved(kind string, err error) string {
 	return "the " + kind + " cannot be looked up: " + err.Error()
 }
 
-// mode is read bits in octal.
+// mode returns the mode that n gives in octal. It has only read bits.
 func (n node) mode() *uint32 {
 	const readable = 0o444
 	const example = `read bits in octal and in quotes, such as "0440"`

@@ -17,7 +17,7 @@ const maxSecretBytes = 64 << 10 // of a KEY-file
 
 var roleName = regexp.MustCompile(`^[A-Za-z0-9_+=,.@-]{1,64}$`)
 
-// credentials decodes [credentials.NAME]: exactly one.
+// credentials decodes [credentials.NAME], of which there is exactly one.
 func (d *decoder) credentials(t table) {
 	var first node
 	for _, n := range t.children() {
@@ -49,7 +49,7 @@ func (d *decoder) credentials(t table) {
 	}
 }
 
-// inner is a table inside t, if there is one.
+// inner returns a table inside t, if there is one.
 func (t table) inner() (node, bool) {
 	for _, n := range t.children() {
 		if _, ok := n.value.(map[string]any); ok {
@@ -59,14 +59,14 @@ func (t table) inner() (node, bool) {
 	return node{}, false
 }
 
-// role decodes the keys of a role. Its faults hold nothing of its values.
+// role decodes the keys of a role. Its faults contain no values.
 func (d *decoder) role(name string, t table) *build.Role {
 	if n, ok := t.child("type"); !ok {
 		t.refuseUnknown("credentials.NAME")
 		d.fault(t.line(), t.place.child("type").key, "missing", `say where the credentials come from: type = "static"`)
 	} else if s, ok := n.text(); ok && slices.Contains([]string{"process", "profile", "assume-role", "upstream"}, s) {
-		n.fault("not built into this version", `it knows type = "static" only`)
-		return nil // its other keys are not known yet
+		n.fault("not supported by this version", `it knows type = "static" only`)
+		return nil // this version does not know its other keys
 	} else {
 		t.refuseUnknown("credentials.NAME")
 		if ok && s != "static" {
@@ -95,8 +95,8 @@ func (d *decoder) role(name string, t table) *build.Role {
 	return role
 }
 
-// secret is the text of key, key-file or key-env, exactly one of which has to be there. It moves the
-// role's Mtime to that of a file.
+// secret returns the text of key, key-file or key-env, of which there must be exactly one. If a file is newer than the
+// role's Mtime, that becomes the file's.
 func (t table) secret(role *build.Role, key, why string) string {
 	var given []node
 	for _, n := range t.children() {
@@ -136,7 +136,7 @@ func (t table) secret(role *build.Role, key, why string) string {
 	return text
 }
 
-// isLine reports whether s is text, not empty, without a line break or another control character.
+// isLine reports whether s is text that is not empty and has no line break or other control character.
 func isLine(s string) bool {
 	return s != "" && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// A decoder turns one text into a File, and gathers what is wrong with it.
+// A decoder turns one text into a File, and collects the faults.
 type decoder struct {
-	path             string // as the user gave it: it stands in every Place
+	path             string // as the user gave it; every Place begins with it
 	reader           reader
 	mtime            time.Time
 	index            *lineIndex
@@ -35,7 +35,7 @@ func (d *decoder) fault(line int, key, text, hint string) {
 	d.faults = append(d.faults, lineFault{line, problem.Fault{Place: d.at(line), Key: key, Text: text, Hint: hint}})
 }
 
-// byLine is faults as they stand in the file.
+// byLine returns faults in the order of their lines.
 func byLine(faults []lineFault) problem.Faults {
 	slices.SortStableFunc(faults, func(a, b lineFault) int { return cmp.Compare(a.line, b.line) })
 	var sorted problem.Faults
@@ -84,12 +84,12 @@ func (d *decoder) document(values map[string]any) {
 	}
 }
 
-// A node is a value of the file and where it stands.
+// A node is a value in the file, with its place.
 type node struct {
 	d *decoder
 	place
 	name  string // the last segment of its key, unquoted
-	value any    // as the parser gives it
+	value any    // as the parser returns it
 }
 
 func (n node) line() int { return n.d.index.line(n.place) }
@@ -105,12 +105,12 @@ func (n node) origin() tree.Origin {
 	return tree.Origin{Kind: tree.Stated, Place: n.d.at(n.line()), Key: n.key}
 }
 
-// states makes text the value that n states.
+// states returns text as the value that n states.
 func (n node) states(text string) tree.Value {
 	return tree.Value{Bytes: []byte(text), Mtime: n.d.mtime, Origin: n.origin()}
 }
 
-// text is n's string; anything else is a fault.
+// text returns n's string. Any other value is a fault.
 func (n node) text() (string, bool) {
 	s, ok := n.value.(string)
 	if !ok {
@@ -119,7 +119,7 @@ func (n node) text() (string, bool) {
 	return s, ok
 }
 
-// oneOf is n's string if it is one of allowed, else a fault.
+// oneOf returns n's string. It is a fault if it is not one of allowed.
 func (n node) oneOf(allowed ...string) (string, bool) {
 	s, ok := n.text()
 	if ok && !slices.Contains(allowed, s) {
@@ -129,7 +129,7 @@ func (n node) oneOf(allowed ...string) (string, bool) {
 	return s, ok
 }
 
-// alternatives is `"a", "b" or "c"`.
+// alternatives returns `"a", "b" or "c"`.
 func alternatives(names []string) string {
 	quoted := make([]string, len(names))
 	for i, name := range names {
@@ -141,7 +141,7 @@ func alternatives(names []string) string {
 	return strings.Join(quoted, "")
 }
 
-// list is the elements of n's array; anything else is a fault.
+// list returns the elements of n's array. Any other value is a fault.
 func (n node) list() ([]node, bool) {
 	values, ok := n.value.([]any)
 	if !ok {
@@ -155,8 +155,8 @@ func (n node) list() ([]node, bool) {
 	return nodes, true
 }
 
-// texts is the strings of n's array, each judged by check: it returns what is wrong, "" for nothing,
-// and a hint. Text that is given twice is a fault as well. Not nil for an empty array.
+// texts returns the strings of n's array; not nil for an empty array. check returns what is wrong with a string ("" if
+// nothing is) and a hint. A string that is there twice is a fault too.
 func (n node) texts(check func(string) (text, hint string)) ([]string, bool) {
 	elems, ok := n.list()
 	if !ok {
@@ -182,7 +182,7 @@ func (n node) texts(check func(string) (text, hint string)) ([]string, bool) {
 	return texts, ok
 }
 
-// scalar is n's value as plain text; a table or an array is a fault.
+// scalar returns n's value as plain text. A table or an array is a fault.
 func (n node) scalar() (string, bool) {
 	switch v := n.value.(type) {
 	case string:
@@ -193,7 +193,7 @@ func (n node) scalar() (string, bool) {
 		return strconv.FormatBool(v), true
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
-			n.fault("must be a finite number", "put it in quotes to have it as text")
+			n.fault("must be a finite number", "put it in quotes to make it text")
 			return "", false
 		}
 		s := strconv.FormatFloat(v, 'f', -1, 64)
@@ -202,7 +202,7 @@ func (n node) scalar() (string, bool) {
 		}
 		return s, true
 	case time.Time:
-		switch v.Location().String() { // the parser's names for what has no zone
+		switch v.Location().String() { // the parser's names for times without a zone
 		case "date-local":
 			return v.Format(time.DateOnly), true
 		case "time-local":
@@ -215,7 +215,7 @@ func (n node) scalar() (string, bool) {
 	return "", false
 }
 
-// time is n's point in time, a TOML datetime or an RFC 3339 string, in UTC.
+// time returns n's point in time, in UTC. n is a TOML datetime or a string as in RFC 3339.
 func (n node) time() (time.Time, bool) {
 	const example = "2026-01-01T00:00:00Z"
 	t, ok := n.value.(time.Time)
@@ -229,7 +229,7 @@ func (n node) time() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	if strings.HasSuffix(t.Location().String(), "-local") {
-		n.fault("the time names no zone", "write it as "+example+", Z being UTC")
+		n.fault("the time has no zone", "write it as "+example+", Z being UTC")
 		return time.Time{}, false
 	}
 	if t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
@@ -250,7 +250,7 @@ func (t table) child(name string) (node, bool) {
 	return node{d: t.d, place: t.place.child(name), name: name, value: v}, ok
 }
 
-// children are what the table holds, in the order of the file.
+// children returns the values in the table, in the order of the file.
 func (t table) children() []node {
 	nodes := make([]node, 0, len(t.values))
 	for name := range t.values {
@@ -261,7 +261,7 @@ func (t table) children() []node {
 	return nodes
 }
 
-// table is the table called name in t, if there is one; another kind of value is a fault.
+// table returns the table called name in t, if there is one. Any other value is a fault.
 func (t table) table(name string) (table, bool) {
 	n, ok := t.child(name)
 	if !ok {

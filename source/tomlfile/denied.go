@@ -15,11 +15,11 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// A DeniedError is about a file that the user of this process may not read, or a directory on the way to it that he may
-// not enter. It is [fs.ErrPermission].
+// A DeniedError says that the user of this process may not read a file, or not enter a directory on the way to it. It is
+// [fs.ErrPermission].
 type DeniedError struct {
 	text string
-	Hint string // the command that gives him the right
+	Hint string // the command that grants the right
 }
 
 func (e *DeniedError) Error() string { return e.text }
@@ -27,7 +27,7 @@ func (e *DeniedError) Error() string { return e.text }
 // Unwrap makes it fs.ErrPermission.
 func (e *DeniedError) Unwrap() error { return fs.ErrPermission }
 
-// deniedDir makes a DeniedError of an error of a walk, if that was kept from a name by the directory that holds it.
+// deniedDir turns an error of a walk into a DeniedError, if the directory denied access to a name in it.
 func deniedDir(err error) error {
 	var pathErr *fs.PathError
 	if !errors.As(err, &pathErr) || !errors.Is(err, unix.EACCES) {
@@ -41,7 +41,7 @@ func deniedDir(err error) error {
 	return denied(dir, &st, unix.X_OK)
 }
 
-// denied says who lacks a right, R_OK or X_OK, to what is at path.
+// denied says that the user of this process lacks a right, R_OK or X_OK, to path.
 func denied(path string, st *unix.Stat_t, right uint32) *DeniedError {
 	verb, letter := "read", "r"
 	if right == unix.X_OK {
@@ -59,7 +59,7 @@ func denied(path string, st *unix.Stat_t, right uint32) *DeniedError {
 		hint = fmt.Sprintf("chgrp %s %s && chmod g+%s %s", groupName(ours), word, letter, word)
 	}
 	if st.Mode&bits != 0 {
-		hint = "its mode allows that: see its ACL with getfacl, and whether a security module denies it"
+		hint = "its mode allows that: look at its ACL with getfacl, and check whether a security module denies it"
 	}
 	reason := &safepath.Error{Path: path, Reason: fmt.Sprintf("(it belongs to uid %d and gid %d, mode %04o)", st.Uid, st.Gid, st.Mode&0o7777)}
 	return &DeniedError{fmt.Sprintf("permission denied: %s may not %s %s", userName(os.Geteuid()), verb, reason), hint}

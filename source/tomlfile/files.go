@@ -15,14 +15,14 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// A sizeError is the size in bytes of a file that is too large.
+// A sizeError says that a file is too large. It is the size in bytes.
 type sizeError int64
 
 func (e sizeError) Error() string { return fmt.Sprintf("%d bytes are too many", int64(e)) }
 
-// readFile reads a regular file of at most limit bytes, if the reader may, and tells what it was. What is looked at is
-// what is read, and neither a FIFO nor a device is ever opened. Errors do not hold the path: a secret that was put in
-// the place of a file's name must not be printed. Only [*safepath.Error] holds one, of what is there and refused.
+// readFile reads a regular file of at most limit bytes if the reader may read it, and returns its metadata too. It reads
+// the same file that it has checked, and never opens a FIFO or a device. Errors do not contain the path: the user may have
+// put a secret where the name of a file belongs. Only [*safepath.Error] has a path, of something that exists and is refused.
 func (r reader) readFile(path string, limit int) ([]byte, *unix.Stat_t, error) {
 	way := &way{reader: r}
 	held, entry, err := safepath.Walk(path, way)
@@ -33,7 +33,7 @@ func (r reader) readFile(path string, limit int) ([]byte, *unix.Stat_t, error) {
 	if err := way.target(held, entry); err != nil {
 		return nil, nil, err
 	}
-	// O_NONBLOCK: the owner's lease does not hold us up.
+	// O_NONBLOCK: do not wait for a lease of the owner.
 	f, err := safepath.Reopen(held, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if errors.Is(err, fs.ErrPermission) {
 		err = denied(entry.Path, &entry.Stat, unix.R_OK)
@@ -42,7 +42,7 @@ func (r reader) readFile(path string, limit int) ([]byte, *unix.Stat_t, error) {
 		return nil, nil, withoutPath(err)
 	}
 	defer f.Close()
-	// Again: its mode may have changed before it was opened.
+	// Check again: the mode may have changed before the file was opened.
 	if err := unix.Fstat(int(f.Fd()), &entry.Stat); err != nil {
 		return nil, nil, err
 	}
@@ -69,8 +69,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// contents reads the file that n names, relative to the folder of the instance file. The time is when
-// the value last changed: the later of the two files' modification times.
+// contents reads the file that n names, relative to the folder of the instance file. mtime is when the value last changed:
+// the later mtime of the two files.
 func (n node) contents(limit int) (data []byte, mtime time.Time, ok bool) {
 	name, ok := n.text()
 	if !ok {
@@ -111,7 +111,7 @@ func (n node) contents(limit int) (data []byte, mtime time.Time, ok bool) {
 	return data, mtime, true
 }
 
-// environment is the environment variable that n names.
+// environment returns the value of the environment variable that n names.
 func (n node) environment() (string, bool) {
 	name, ok := n.text()
 	if !ok || !n.acts("give "+strings.TrimSuffix(n.name, "-env")+"-file") {

@@ -15,9 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-const maxUserData = 16 << 10 // raw, as in EC2
-
-// userData decodes the one of the three forms of user-data that is given. Empty user-data is none.
+// userData decodes user-data in one of its three forms. Empty user-data counts as none.
 func (d *decoder) userData(top table) {
 	var given []node
 	for _, n := range top.children() {
@@ -33,17 +31,17 @@ func (d *decoder) userData(top table) {
 		if !ok || len(data) == 0 {
 			continue
 		}
-		if len(data) > maxUserData {
-			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), maxUserData), "")
+		if len(data) > ec2.MaxUserData {
+			n.fault(fmt.Sprintf("user-data of %d bytes: EC2 takes at most %d", len(data), ec2.MaxUserData), "")
 			continue
 		}
-		d.leaf(ec2.UserData, tree.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
+		d.setLeaf(ec2.UserData, tree.Value{Bytes: data, Mtime: mtime, Origin: n.origin()})
 	}
 }
 
 func (n node) userData() (data []byte, mtime time.Time, ok bool) {
 	if n.name == "user-data-file" {
-		return n.contents(maxUserData)
+		return n.contents(ec2.MaxUserData)
 	}
 	text, ok := n.text()
 	if !ok || n.name == ec2.UserData {
@@ -117,11 +115,11 @@ func (d *decoder) instance(t table) {
 
 func oneLine(s string) bool { return s != "" && !strings.ContainsAny(s, "\r\n\x00") }
 
-// versions is the EC2 versions of the array n, sorted. Unquoted 1.0 and dates are as good as strings.
+// versions returns the EC2 versions in the array n, sorted. Unquoted 1.0 and dates are accepted too.
 func (n node) versions() ([]string, bool) {
 	elems, ok := n.list()
 	if ok && len(elems) == 0 {
-		n.fault("holds no version", `leave it out to have all of EC2's, or name some: ["1.0", "2021-03-23"]`)
+		n.fault("holds no version", `leave it out to offer all of EC2's, or name some: ["1.0", "2021-03-23"]`)
 		return nil, false
 	}
 	var versions []string
@@ -134,7 +132,7 @@ func (n node) versions() ([]string, bool) {
 		_, err := time.Parse(time.DateOnly, v)
 		switch {
 		case v != "1.0" && err != nil:
-			e.fault("not an EC2 version", `a version is "1.0" or a date as "2021-03-23"`)
+			e.fault("not an EC2 version", `a version is "1.0" or a date such as "2021-03-23"`)
 			ok = false
 		case slices.Contains(versions, v):
 			e.fault("given twice", "")
@@ -146,8 +144,8 @@ func (n node) versions() ([]string, bool) {
 	return versions, ok
 }
 
-// dotted makes a fault of each value in the table that an unquoted dot has made of a name of t.
-func (n node) dotted(t table, name string) {
+// refuseDotted makes a fault of each value in n, a table that an unquoted dot in a name of t has made.
+func (n node) refuseDotted(t table, name string) {
 	sub, isTable := n.value.(map[string]any)
 	if !isTable {
 		n.fault("must be a single value", "")
@@ -160,7 +158,7 @@ func (n node) dotted(t table, name string) {
 	for _, c := range children {
 		dotted := name + "." + c.name
 		if _, deeper := c.value.(map[string]any); deeper {
-			c.dotted(t, dotted)
+			c.refuseDotted(t, dotted)
 			continue
 		}
 		c.fault("a table inside ["+t.key+"]", "quote keys that hold a dot: "+strconv.Quote(dotted))
@@ -174,11 +172,11 @@ func (d *decoder) publicKeys(t table) {
 			continue
 		}
 		if _, ok := n.value.(map[string]any); ok {
-			n.dotted(t, n.name)
+			n.refuseDotted(t, n.name)
 			continue
 		}
 		if n.name == "" || strings.ContainsAny(n.name, "/\n\x00") {
-			n.fault("the name of a key pair must not be empty nor hold /, newline or NUL", "")
+			n.fault("the name of a key pair must not be empty or contain /, newline or NUL", "")
 			continue
 		}
 		line, ok := n.text()
@@ -206,18 +204,18 @@ func (d *decoder) tags(t table) {
 		switch n.value.(type) {
 		case string, int64, bool:
 		case map[string]any:
-			n.dotted(t, n.name)
+			n.refuseDotted(t, n.name)
 			continue
 		default:
 			n.fault("a tag's value must be a string", "put it in quotes")
 			continue
 		}
 		if n.name == "" || strings.ContainsAny(n.name, "\n\x00") {
-			n.fault("a tag key must not be empty nor hold newline or NUL", "")
+			n.fault("a tag key must not be empty or contain newline or NUL", "")
 			continue
 		}
 		if slices.Contains(userDataKeys, n.name) {
-			n.warn(n.name+" stands inside [tags] and is a tag", "move it above the first table header if it is the instance's user-data")
+			n.warn(n.name+" is inside [tags] and is a tag", "move it above the first table header if it is the instance's user-data")
 		}
 		text, _ := n.scalar()
 		tags[n.name] = n.states(text)
@@ -231,7 +229,7 @@ func (d *decoder) accountDefaults(t table) {
 	d.file.Fragment.AccountDefaults = t.optionValues(ec2.AccountDefaultNames(), ec2.CheckAccountDefault)
 }
 
-// optionValues is the options of t by name, as text, each judged by check.
+// optionValues returns the options in t by name, as text, after check accepted them.
 func (t table) optionValues(names []string, check func(name, value string) error) map[string]tree.Value {
 	values := map[string]tree.Value{}
 	for _, name := range names {

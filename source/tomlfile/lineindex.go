@@ -7,16 +7,16 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Bounds on what is handed to the parser, whose cost grows with the square of both and which
-// recurses into nested values. A path that FUSE could show stays far below.
+// Bounds on what the parser gets: its cost grows with the square of both, and it recurses into nested values. A path that
+// FUSE can show stays far below.
 const (
 	maxDepth    = 64   // segments of a key plus nested arrays
-	maxKeyBytes = 4096 // of a whole key as it prints
+	maxKeyBytes = 4096 // of a whole key as printed
 )
 
-// A place is where something stands in a file.
+// A place identifies a value in a file.
 type place struct {
-	key string // for people: "access.mode", segments quoted as TOML wants them
+	key string // for people: "access.mode", with segments quoted as TOML demands
 	at  string // unique: "access[1].mode"
 }
 
@@ -32,37 +32,36 @@ func (p place) elem(i int) place {
 	return place{p.key, p.at + "[" + strconv.Itoa(i) + "]"}
 }
 
-// A mark is what the index knows of one place.
+// A mark is what the index knows about one place.
 type mark struct {
-	line     int // 1 is the first
-	order    int // in the file, also among the keys of one line
-	explicit bool
+	line     int  // 1 is the first
+	order    int  // in the file, and among the keys of one line
+	explicit bool // the text has the key itself, and does not just imply it
 }
 
-// A lineIndex tells on which line each key of a TOML text stands; the parser does not.
+// A lineIndex holds the line of each key in a TOML text. The parser does not tell it.
 type lineIndex struct {
-	keys    []string // plain keys in the order and number of toml.MetaData.Keys
+	keys    []string // plain keys, as many and in the same order as toml.MetaData.Keys
 	marks   map[string]mark
 	repeats []repeat
-	tooDeep int // line of what exceeds the bounds, 0 if nothing does: the scan ends there
-	open    int // line where a string or bracket begins that the text never closes, 0 for none
+	tooDeep int // the line that exceeds the bounds, where the scan ends; 0: none
+	open    int // the line where a string or bracket begins that is never closed; 0: none
 }
 
-// A repeat is a key that is given again.
+// A repeat is a key that is there again.
 type repeat struct {
 	place
 	line, first int
 }
 
-// line is where p stands, or what first implies it.
+// line returns the line of p, or of the first key that implies p.
 func (x *lineIndex) line(p place) int { return max(1, x.marks[p.at].line) }
 
-// order sorts places as they stand in the file.
+// order returns a number that sorts places in the order of the file.
 func (x *lineIndex) order(p place) int { return x.marks[p.at].order }
 
-// indexLines scans text. For a text that the parser accepts (and that is within the bounds) the index
-// is complete; of any other it holds what stands before the first mistake, and perhaps some of what
-// follows.
+// indexLines scans text. The index is complete for a text that the parser accepts and that is within the bounds. For any
+// other text it holds the keys before the first mistake, and perhaps some after it.
 func indexLines(text string) *lineIndex {
 	for _, bom := range []string{"\xff\xfe", "\xfe\xff", "\xef\xbb\xbf"} {
 		if rest, ok := strings.CutPrefix(text, bom); ok {
@@ -75,15 +74,14 @@ func indexLines(text string) *lineIndex {
 	return s.index
 }
 
-// A scanner walks over TOML without judging it: wherever the parser accepts, it agrees with the
-// parser on what is a key.
+// A scanner finds the keys of a TOML text but does not validate it. If the parser accepts a text, both agree on its keys.
 type scanner struct {
 	text   string
 	pos    int
 	line   int
 	index  *lineIndex
-	arrays map[string]int // tables so far in the array of tables at a place
-	seen   int
+	arrays map[string]int // the number of tables so far in the array of tables at a place
+	seen   int            // the number of marks so far
 }
 
 func (s *scanner) document() {
@@ -111,7 +109,7 @@ func (s *scanner) document() {
 	}
 }
 
-// header notes the table header that names a table, or the next table of an array.
+// header records the table header that names a table, or the next table of an array, and returns its place.
 func (s *scanner) header(names []string, array bool, line int) place {
 	var p place
 	for i, name := range names {
@@ -131,7 +129,7 @@ func (s *scanner) header(names []string, array bool, line int) place {
 	return p
 }
 
-// pair scans one "key = value" of the table at p, and reports whether scanning makes sense after it.
+// pair scans one "key = value" of the table at p, and reports whether the scan can continue.
 func (s *scanner) pair(p place, depth int) bool {
 	line := s.line
 	names := s.key()
@@ -211,7 +209,7 @@ func (s *scanner) inlineTable(p place, depth int) bool {
 	}
 }
 
-// key scans a dotted key and the blanks around it. It is nil if there is none.
+// key scans a dotted key and the blanks around it. It returns nil if there is none.
 func (s *scanner) key() []string {
 	var names []string
 	for {
@@ -249,7 +247,7 @@ func isBare(c byte) bool {
 	return c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-'
 }
 
-// quoted scans a string, and decodes one that ends on its line: only those can be keys.
+// quoted scans a string. It decodes only a string that ends on its line, because no other can be a key.
 func (s *scanner) quoted(multiline bool) (text string, ok bool) {
 	quote := s.text[s.pos : s.pos+1]
 	basic := quote == `"`
@@ -284,8 +282,8 @@ func (s *scanner) quoted(multiline bool) (text string, ok bool) {
 	return "", false
 }
 
-// closeMultiline moves behind the quotes that end the string. The last three of a run of quotes close
-// it: up to two before them belong to the text.
+// closeMultiline moves past the quotes that end the string. The last three of a run of quotes close it; up to two before
+// them belong to the text.
 func (s *scanner) closeMultiline(quote byte, basic bool) bool {
 	run := 0
 	for ; s.more(); s.pos++ {
@@ -309,7 +307,7 @@ func (s *scanner) closeMultiline(quote byte, basic bool) bool {
 	return run >= 3
 }
 
-// stated notes a key of the text, implied what stands in no line of its own.
+// stated records a key that is in the text, and implied one that has no line of its own.
 func (s *scanner) stated(p place, line int) {
 	s.index.keys = append(s.index.keys, p.key)
 	if m := s.index.marks[p.at]; m.explicit {
@@ -344,7 +342,7 @@ func (s *scanner) accept(c byte) bool {
 	return false
 }
 
-// skipBlank skips spaces and tabs, and if newlines is true also ends of lines and comments.
+// skipBlank skips spaces and tabs, and if newlines is true, also line ends and comments.
 func (s *scanner) skipBlank(newlines bool) {
 	for ; s.more(); s.pos++ {
 		switch c := s.text[s.pos]; {
@@ -369,7 +367,7 @@ func (s *scanner) skipTo(stop string) {
 	s.pos += i
 }
 
-// unescape decodes the escapes of a basic string. A wrong one stays as it is: the parser reports it.
+// unescape decodes the escapes of a basic string. It leaves a wrong one as it is: the parser reports it.
 func unescape(s string) string {
 	var b strings.Builder
 	for {

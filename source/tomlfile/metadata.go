@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	maxNameBytes  = 255 // NAME_MAX: the FUSE door could not show a longer one
+	maxNameBytes  = 255 // NAME_MAX: the FUSE door cannot show a longer name
 	interfacesDir = ec2.MetaData + "/network/interfaces/macs"
 )
 
-// leaf states the value at a path of the tree.
-func (d *decoder) leaf(path string, v tree.Value) {
+// setLeaf states the value at a path of the tree.
+func (d *decoder) setLeaf(path string, v tree.Value) {
 	if d.file.Fragment.Leaves == nil {
 		d.file.Fragment.Leaves = map[string]tree.Value{}
 	}
 	d.file.Fragment.Leaves[path] = v
 }
 
-// directory decodes a table that is the directory at path, and all below.
+// directory decodes a table as the directory at path, and everything below it.
 func (d *decoder) directory(t table, path string) {
 	if path == interfacesDir {
 		d.interfaces(t)
@@ -38,7 +38,7 @@ func (d *decoder) directory(t table, path string) {
 		case (path == ec2.MetaData || path == ec2.Dynamic) && n.misplacedUserData(t):
 		default:
 			if slices.Contains(userDataKeys, n.name) {
-				n.warn(n.name+" stands inside ["+t.key+"] and is a leaf there",
+				n.warn(n.name+" is inside ["+t.key+"] and is a leaf there",
 					"move it above the first table header if it is the instance's user-data")
 			}
 			d.entry(n, path+"/"+n.name)
@@ -46,7 +46,7 @@ func (d *decoder) directory(t table, path string) {
 	}
 }
 
-// entry decodes what stands at path: a directory or a leaf.
+// entry decodes n as the directory or leaf at path.
 func (d *decoder) entry(n node, path string) {
 	if example := ec2.DocumentAt(path); example != "" && n.holdsTables() {
 		n.fault("EC2 has one JSON document here, and no table", "write it as text: "+n.name+" = '''"+example+"'''")
@@ -56,14 +56,14 @@ func (d *decoder) entry(n node, path string) {
 	case map[string]any:
 		d.directory(table{n, v}, path)
 	case []map[string]any:
-		n.fault("an array of tables has no form in the tree", "a directory is a plain table: ["+n.key+"]")
+		n.fault("the tree cannot hold an array of tables", "a directory is a plain table: ["+n.key+"]")
 	case []any:
 		if lines, ok := n.lines(v); ok {
-			d.leaf(path, n.states(strings.Join(lines, "\n")))
+			d.setLeaf(path, n.states(strings.Join(lines, "\n")))
 		}
 	default:
 		if text, ok := n.scalar(); ok {
-			d.leaf(path, n.states(text))
+			d.setLeaf(path, n.states(text))
 		}
 	}
 }
@@ -80,14 +80,14 @@ func (n node) holdsTables() bool {
 	return false
 }
 
-// lines is the elements of an array as plain text.
+// lines returns the elements of an array as plain text.
 func (n node) lines(values []any) (lines []string, ok bool) {
 	ok = true
 	for i, v := range values {
 		e := node{d: n.d, place: n.elem(i), name: n.name, value: v}
 		switch v.(type) {
 		case []any, map[string]any, []map[string]any:
-			e.fault("an array in an array, or a table in one, has no form in the tree", "an array is one value a line; a directory is a table")
+			e.fault("the tree cannot hold an array or a table inside an array", "an array is one value a line; a directory is a table")
 			ok = false
 			continue
 		}
@@ -98,14 +98,14 @@ func (n node) lines(values []any) (lines []string, ok bool) {
 	return lines, ok
 }
 
-// refuseName makes a fault of a key that no file can be called.
+// refuseName makes a fault of a key that cannot be the name of a file, and reports whether it did.
 func (n node) refuseName() bool {
 	text := ""
 	switch {
 	case n.name == "" || n.name == "." || n.name == "..":
 		text = "a name in the tree must not be empty, . or .."
 	case strings.ContainsAny(n.name, "/\n\x00"):
-		text = "a name in the tree must not hold /, newline or NUL"
+		text = "a name in the tree must not contain /, newline or NUL"
 	case len(n.name) > maxNameBytes:
 		text = fmt.Sprintf("a name in the tree must not be longer than %d bytes", maxNameBytes)
 	default:
@@ -121,7 +121,7 @@ func (n node) refuseName() bool {
 
 var colonMAC = regexp.MustCompile(`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$`)
 
-// interfaces decodes network/interfaces/macs: its keys are MAC addresses, in lower case in the tree.
+// interfaces decodes network/interfaces/macs. Its keys are MAC addresses, which are in lower case in the tree.
 func (d *decoder) interfaces(t table) {
 	lines := map[string]int{}
 	for _, n := range t.children() {
@@ -135,7 +135,7 @@ func (d *decoder) interfaces(t table) {
 		}
 		mac := strings.ToLower(n.name)
 		if line, ok := lines[mac]; ok {
-			n.fault("the same MAC address twice", fmt.Sprintf("it stands on line %d already", line))
+			n.fault("the same MAC address twice", fmt.Sprintf("it is already on line %d", line))
 			continue
 		}
 		lines[mac] = n.line()

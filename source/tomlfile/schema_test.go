@@ -34,12 +34,12 @@ group = 0
 [server]
 sorces = ["file"]
 `,
-		faultWant{2, "plattform", "metadata belongs into [meta-data]; the keys here are instance, meta-data"},
+		faultWant{2, "plattform", "metadata belongs in [meta-data]; the keys here are instance, meta-data"},
 		faultWant{3, "metadata", "did you mean meta-data?"},
 		faultWant{4, "Instance", "did you mean instance?"},
 		faultWant{6, "instance.account_id", "did you mean account-id?"},
-		faultWant{7, "instance.http-tokens", "it belongs into [metadata-options]"},
-		faultWant{8, "instance.mode", "it belongs into [[access]]"},
+		faultWant{7, "instance.http-tokens", "it belongs in [metadata-options]"},
+		faultWant{8, "instance.mode", "it belongs in [[access]]"},
 		faultWant{9, "instance.zzzzzz", "the keys here are platform, account-id"},
 		faultWant{10, "instance.x", "the keys here are platform"},
 		faultWant{12, "metadata-options.http-token", "did you mean http-tokens?"},
@@ -56,18 +56,18 @@ var traps = map[string]struct {
 	"user-data after a table header": {
 		"[meta-data]\nuser-data = 'x'\n[dynamic]\nuser-data-file = 'x'\n[server]\nuser-data-base64 = 'x'\n[public-keys]\nuser-data = 'x'\n[credentials]\nuser-data = 'x'\n",
 		[]faultWant{
-			{2, "meta-data.user-data", "user-data stands inside [meta-data] (move it above the first table header)"},
-			{4, "dynamic.user-data-file", "user-data-file stands inside [dynamic]"},
-			{6, "server.user-data-base64", "user-data-base64 stands inside [server]"},
-			{8, "public-keys.user-data", "user-data stands inside [public-keys]"},
-			{10, "credentials.user-data", "user-data stands inside [credentials]"},
+			{2, "meta-data.user-data", "user-data is inside [meta-data] (move it above the first table header)"},
+			{4, "dynamic.user-data-file", "user-data-file is inside [dynamic]"},
+			{6, "server.user-data-base64", "user-data-base64 is inside [server]"},
+			{8, "public-keys.user-data", "user-data is inside [public-keys]"},
+			{10, "credentials.user-data", "user-data is inside [credentials]"},
 		},
 	},
 	"user-data after a role's or a rule's header": {
 		"[[access]]\npath = '/'\ngroup = 0\nuser-data = 'x'\n[identity-credentials]\ntype='static'\naccess-key-id='k'\nsecret-access-key='k'\ntoken='k'\nuser-data = 'x'\n",
 		[]faultWant{
-			{4, "access.user-data", "user-data stands inside [access]"},
-			{10, "identity-credentials.user-data", "user-data stands inside [identity-credentials]"},
+			{4, "access.user-data", "user-data is inside [access]"},
+			{10, "identity-credentials.user-data", "user-data is inside [identity-credentials]"},
 		},
 	},
 	"unquoted dots": {
@@ -210,7 +210,7 @@ func TestWrongValues(t *testing.T) {
 		"listen, twice":            {"[server]\nlisten = [':80', ':80']", "server.listen", "given twice"},
 		"listen's type":            {"[server]\nlisten = ':80'", "server.listen", "must be an array"},
 		"sources, twice":           {"[server]\nsources = ['file', 'file']", "server.sources", "given twice"},
-		"sources, none":            {"[server]\nsources = []", "server.sources", "names no source"},
+		"sources, none":            {"[server]\nsources = []", "server.sources", "lists no source"},
 		"a text's type":            {"[server]\nmount = 1", "server.mount", "must be a string"},
 		"a text, empty":            {"[server]\nstate-dir = ''", "server.state-dir", "is empty"},
 		"add-addresses":            {"[server]\nadd-addresses = 'yes'", "server.add-addresses", "must be true or false"},

@@ -8,31 +8,30 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins. The texts are as they stand in the
-// file: what they mean, and whether they mean anything, is for whoever serves to say, see [Accept].
+// Server holds what [server] says. Most keys have a flag of `imdsfs serve`, which wins. The texts are as in the file: the
+// daemon decides what they mean and whether they are valid, see [Accept].
 type Server struct {
 	ServerDoors
 	ServerProcess
-	Sources []string // "host" and "file", the later wins
+	Sources []string // "host" and "file", later ones win
 
-	// Places tells for each key that the file gives, by its name there ("allow-from"), the
-	// "FILE:LINE" where it does, and likewise for the elements of an array ("allow-from[0]").
-	// What is not here was not said.
+	// Places holds the "FILE:LINE" of each key that the file gives, by its name there ("allow-from"), and of each element
+	// of an array ("allow-from[0]"). A key that is not in Places was not given.
 	Places map[string]string
 }
 
-// ServerDoors are the keys about the two doors.
+// ServerDoors holds the keys about the two doors.
 type ServerDoors struct {
 	Listen    []string // "HOST:PORT" or "link-local"; or "none" alone
 	Mount     string   // absolute path, or "none"
 	AllowFrom []string // "local", a CIDR, or "iface:NAME"
 	Hosts     []string // host names without port
 	Vantage   string   // "guest", "host"
-	// AddAddresses: the link-local addresses are put on a link of our own.
+	// AddAddresses: put the link-local addresses on a link of our own.
 	AddAddresses bool
 }
 
-// ServerProcess are the keys about the process itself.
+// ServerProcess holds the keys about the process itself.
 type ServerProcess struct {
 	RuntimeDir string // absolute path
 	StateDir   string // absolute path
@@ -40,18 +39,18 @@ type ServerProcess struct {
 	LogFormat  string // "text", "json"
 	Admin      string // absolute path of the socket, or "none"
 	Metrics    string // "HOST:PORT", or "none"
-	// MetricsAllowFrom is who may read the metrics, in the forms of AllowFrom.
+	// MetricsAllowFrom says who may read the metrics, in the forms of AllowFrom.
 	MetricsAllowFrom []string
 	Keep             bool          // a keeper supervises the daemon
-	User             string        // whom the daemon runs as then
-	Watchdog         time.Duration // how long it may be silent then; 0: not said
+	User             string        // the user that a supervised daemon runs as
+	Watchdog         time.Duration // how long a supervised daemon may be silent; 0: not given
 }
 
-// An Accept is asked about [server] whenever a file is read, also about what could be made out of a faulty one. The
-// faults that it returns are faults of the file. Their places are those of [Server.At].
+// An Accept checks [server] each time that a file is read, even if the file has faults. The faults that it returns become
+// faults of the file. They start from [Server.At].
 type Accept func(*Server) problem.Faults
 
-// At is the beginning of a fault of a key, or, with index ≥ 0, of an element of its array.
+// At returns a fault with the place of a key or, if index ≥ 0, of an element of its array. The caller adds the text.
 func (s *Server) At(key string, index int) problem.Fault {
 	f := problem.Fault{Place: s.Places[key], Key: "server." + key}
 	if place, ok := s.Places[element(key, index)]; ok {
@@ -68,7 +67,7 @@ func (d *decoder) server(t table) {
 	s := &d.file.Server
 	for _, n := range t.children() {
 		instead := "leave it out and give the flag of imdsfs serve"
-		if n.name == "sources" || n.name == "vantage" { // have no flag
+		if n.name == "sources" || n.name == "vantage" { // they have no flag
 			instead = "leave it out"
 		}
 		harmless := n.name == "listen" || n.name == "mount" || !slices.Contains(schema["server"], n.name)
@@ -98,15 +97,15 @@ func (d *decoder) server(t table) {
 	}
 	onlyLocal := len(s.AllowFrom) == 0 || slices.Equal(s.AllowFrom, []string{"local"})
 	if n, ok := t.child("vantage"); ok && s.Vantage == "host" && onlyLocal {
-		n.warn("the guests are not answered: allow-from lists this machine alone", `add their network, such as allow-from = ["local", "iface:virbr0"]`)
+		n.warn("guests are refused: allow-from lists only this machine", `add their network, such as allow-from = ["local", "iface:virbr0"]`)
 	}
 }
 
-// placedText is n's string. What is none, or empty, is a fault, and was not said.
+// placedText returns n's string. Another kind of value, or an empty string, is a fault, and counts as not given.
 func (n node) placedText(s *Server) string {
 	text, ok := n.text()
 	if ok && text == "" {
-		n.fault("is empty", "leave it out to have the default")
+		n.fault("is empty", "leave it out to use the default")
 	}
 	if text == "" {
 		delete(s.Places, n.name)
@@ -114,7 +113,7 @@ func (n node) placedText(s *Server) string {
 	return text
 }
 
-// placedTexts are the strings of n's array, and notes their places. If anything else is in it, none of them was said.
+// placedTexts returns the strings of n's array, and records their places. If the array has a fault, it counts as not given.
 func (n node) placedTexts(s *Server) []string {
 	texts, ok := n.texts(func(string) (string, string) { return "", "" })
 	switch {
@@ -122,7 +121,7 @@ func (n node) placedTexts(s *Server) []string {
 		delete(s.Places, n.name)
 		return nil
 	case len(texts) == 0 && n.name == "sources":
-		n.fault("names no source", `specify "host", "file" or both`)
+		n.fault("lists no source", `specify "host", "file" or both`)
 	}
 	for i := range texts {
 		s.Places[element(n.name, i)] = n.d.at(node{d: n.d, place: n.elem(i)}.line())
@@ -130,7 +129,7 @@ func (n node) placedTexts(s *Server) []string {
 	return texts
 }
 
-// duration is a positive time.
+// duration returns n's duration, which is positive.
 func (n node) duration() time.Duration {
 	text, ok := n.text()
 	if !ok {
@@ -144,7 +143,7 @@ func (n node) duration() time.Duration {
 	return d
 }
 
-// boolean is true or false; anything else is a fault.
+// boolean returns n's boolean. Any other value is a fault.
 func (n node) boolean() bool {
 	b, ok := n.value.(bool)
 	if !ok {

@@ -8,14 +8,14 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// parse runs the parser over text. What it refuses becomes one fault.
+// parse runs the parser on text. What it refuses becomes one fault.
 func (d *decoder) parse(text string) (values map[string]any, ok bool) {
 	if line := d.index.tooDeep; line > 0 {
 		d.fault(line, "", fmt.Sprintf("nested more than %d levels deep, or a key longer than %d bytes", maxDepth, maxKeyBytes), "")
 		return nil, false
 	}
 	defer func() {
-		if r := recover(); r != nil { // its lexer and parser panic when they disagree
+		if r := recover(); r != nil { // its lexer and parser panic if they disagree
 			d.fault(1, "", "not valid TOML: the parser gave up", "")
 			values, ok = nil, false
 		}
@@ -33,26 +33,26 @@ func (d *decoder) parse(text string) (values map[string]any, ok bool) {
 	return nil, false
 }
 
-// The parser's messages quote the text, which may hold a secret; so only what kind of mistake it was
-// is taken from them, by how they begin.
+// The parser's messages quote the text, which may hold a secret. So only the kind of mistake is taken from them, by how
+// they begin.
 var syntaxFaults = []struct{ prefix, text, hint string }{
-	{"strings cannot contain newlines", "a string is not closed on its line", `text of several lines stands in """ … """`},
-	{"expected value", "not a value", "text stands in quotes"},
+	{"strings cannot contain newlines", "a string is not closed on its line", `write text of several lines in """ … """`},
+	{"expected value", "not a value", "put text in quotes"},
 	{"invalid datetime", "not a valid date or time", ""},
-	{"Invalid integer", "not a valid number", "text stands in quotes"},
-	{"Invalid float", "not a valid number", "text stands in quotes"},
-	{"invalid float", "not a valid number", "text stands in quotes"},
-	{"floats must start", "not a valid number", "a digit must stand before the dot"},
-	{"expected a digit", "not a valid number", "text stands in quotes"},
+	{"Invalid integer", "not a valid number", "put text in quotes"},
+	{"Invalid float", "not a valid number", "put text in quotes"},
+	{"invalid float", "not a valid number", "put text in quotes"},
+	{"floats must start", "not a valid number", "put a digit before the dot"},
+	{"expected a digit", "not a valid number", "put text in quotes"},
 	{"cannot use sign", "not a valid number", ""},
 	{"not a ", "not a valid number", ""},
-	{"invalid escape", `not a valid escape after \`, `text with backslashes stands in '…', or double them`},
+	{"invalid escape", `not a valid escape after \`, `put text with backslashes in '…', or double them`},
 	{"expected two hex", `not a valid escape after \`, ""},
 	{"expected four hex", `not a valid escape after \`, ""},
 	{"expected eight hex", `not a valid escape after \`, ""},
 	{"Escaped character", `not a character after \`, ""},
 	{"TOML files cannot contain control", "a control character", `write it as an escape in "…", or use user-data-base64 or user-data-file`},
-	{"invalid UTF-8", "not UTF-8 text", "user-data that is no text goes into user-data-base64 or user-data-file"},
+	{"invalid UTF-8", "not UTF-8 text", "put binary user-data into user-data-base64 or user-data-file"},
 	{"files cannot contain NULL", "not UTF-8 text", ""},
 	{"expected '.' or '='", "a key without a value, or a key of more than letters, digits, - and _", "put such keys in quotes"},
 	{"expected '.' or ']'", "a table name of more than letters, digits, - and _", "put such names in quotes"},
@@ -62,20 +62,20 @@ var syntaxFaults = []struct{ prefix, text, hint string }{
 	{"unexpected '", "not a key", ""},
 	{"unexpected comma", "a comma too many", ""},
 	{"expected a comma", "a comma or the closing bracket is missing", ""},
-	{"expected a top-level item", "more text behind the value", ""},
+	{"expected a top-level item", "more text after the value", ""},
 	{"Key '", "clashes with a key of the same name", ""},
 }
 
 func (d *decoder) syntax(e toml.ParseError, text string) {
 	lastLine := 1 + strings.Count(strings.TrimRight(text, " \t\r\n"), "\n")
 	line := max(1, e.Position.Line)
-	if strings.Contains(e.Message, "table") && strings.HasSuffix(e.Message, `got '\n' instead`) { // it names the next line
+	if strings.Contains(e.Message, "table") && strings.HasSuffix(e.Message, `got '\n' instead`) { // the parser names the next line
 		d.fault(max(1, line-1), "", "a table header is not closed", "")
 		return
 	}
 	for _, r := range d.index.repeats {
 		if r.line == line && strings.HasPrefix(e.Message, "Key '") {
-			d.fault(line, r.key, "given twice", fmt.Sprintf("it stands on line %d already", r.first))
+			d.fault(line, r.key, "given twice", fmt.Sprintf("it is already on line %d", r.first))
 			return
 		}
 	}
@@ -89,8 +89,8 @@ func (d *decoder) syntax(e toml.ParseError, text string) {
 			return
 		}
 	}
-	if strings.Contains(e.Message, " is out of range for ") { // begins with the number
-		d.fault(line, "", "a number out of range", "put it in quotes to have it as text")
+	if strings.Contains(e.Message, " is out of range for ") { // the message begins with the number
+		d.fault(line, "", "a number out of range", "put it in quotes to make it text")
 		return
 	}
 	d.fault(line, "", "not valid TOML", "")

@@ -14,7 +14,7 @@ func TestSyntaxFaults(t *testing.T) {
 		text string
 		want faultWant
 	}{
-		"unquoted value":       {"[instance]\nplatform = ec2\n", faultWant{2, "", "text stands in quotes"}},
+		"unquoted value":       {"[instance]\nplatform = ec2\n", faultWant{2, "", "put text in quotes"}},
 		"unquoted version":     {"[meta-data]\nx = 1.2.3\n", faultWant{2, "", "not a valid number"}},
 		"unquoted address":     {"[meta-data]\nx = 10.0.0.1\n", faultWant{2, "", "not a valid number"}},
 		"unquoted date":        {"x = 2026-13-01\n", faultWant{1, "", "not a valid date"}},
@@ -31,12 +31,12 @@ func TestSyntaxFaults(t *testing.T) {
 		"open header":          {"a = 1\n[b\nc = 1\n", faultWant{2, "", "a table header is not closed"}},
 		"open array header":    {"a = 1\n[[b]\nc = 1\n", faultWant{2, "", "a table header is not closed"}},
 		"empty header":         {"[]\n", faultWant{1, "", "without a name"}},
-		"escape":               {"a = 'x'\nb = \"C:\\dir\"\n", faultWant{2, "", `text with backslashes stands in '…'`}},
-		"key twice":            {"[instance]\nplatform = 'ec2'\n\nplatform = 'ec2'\n", faultWant{4, "instance.platform", "given twice (it stands on line 2 already)"}},
-		"table twice":          {"[tags]\na = 'b'\n[instance]\n[tags]\n", faultWant{4, "tags", "given twice (it stands on line 1 already)"}},
+		"escape":               {"a = 'x'\nb = \"C:\\dir\"\n", faultWant{2, "", `put text with backslashes in '…'`}},
+		"key twice":            {"[instance]\nplatform = 'ec2'\n\nplatform = 'ec2'\n", faultWant{4, "instance.platform", "given twice (it is already on line 2)"}},
+		"table twice":          {"[tags]\na = 'b'\n[instance]\n[tags]\n", faultWant{4, "tags", "given twice (it is already on line 1)"}},
 		"key and table":        {"tags = 'x'\n[tags]\na = 1\n", faultWant{2, "tags", "line 1"}},
 		"leaf and directory":   {"a = 1\na.b = 1\n", faultWant{2, "", "clashes"}},
-		"two on a line":        {"a = 1 b = 2\n", faultWant{1, "", "more text behind the value"}},
+		"two on a line":        {"a = 1 b = 2\n", faultWant{1, "", "more text after the value"}},
 		"no comma":             {"a = [1\n2]\n", faultWant{2, "", "a comma or the closing bracket"}},
 		"commas":               {"a = [1,,2]\n", faultWant{1, "", "a comma too many"}},
 		"not UTF-8":            {"a = 1\nb = '\xff'\n", faultWant{2, "", "not UTF-8"}},

@@ -1,22 +1,26 @@
-// Package tomlfile reads an instance file: the TOML text in which a user says what the metadata of
-// one instance is. The tables of the file mirror the paths of the tree:
+// Package tomlfile reads an instance file: the TOML text in which a user describes the metadata of one instance.
 //
-//	[meta-data], [dynamic]      any path; a table is a directory            metadata.go
-//	user-data and its variants  before the first table header               instance.go
-//	[instance]                  what no path says by itself                 instance.go
-//	[public-keys], [tags]       their form in the tree is not the file's    instance.go
-//	[metadata-options]          EC2's options                               instance.go
-//	[credentials.NAME]          the role; [identity-credentials] likewise   credentials.go
-//	[[access]]                  owner, group and mode on the FUSE door      access.go
-//	[server]                    the daemon                                  server.go
+//	file ──▶ lineindex.go: the line of each key ─┐
+//	     ──▶ parser ──▶ values ──────────────────┴─▶ decoder ──▶ File: build.Fragment, Server, the files to watch
+//	                                                   └──▶ problem.Faults, all at once
 //
-// [Load] reports every fault of a file at once, each with file, line and key. A fault holds no
-// value of the file but options, addresses and paths that exist and are refused, so that no secret can
-// get into it; for the same reason the parser's own messages are not passed on (syntax.go). The parser
-// gives no positions of keys: lineindex.go finds them.
+// The tables of the file mirror the paths of the tree:
 //
-// What a file refers to (user-data-file, KEY-file, KEY-env) is read through files.go alone. The daemon may be allowed
-// more than who wrote the file: reader.go says what is read for whom.
+//	[meta-data], [dynamic]      any path; a table is a directory             metadata.go
+//	user-data and its variants  above the first table header                 instance.go
+//	[instance]                  facts that are not leaves                    instance.go
+//	[public-keys], [tags]       their form in the file is not the tree's     instance.go
+//	[metadata-options]          EC2's options                                instance.go
+//	[credentials.NAME]          the role; [identity-credentials] likewise    credentials.go
+//	[[access]]                  owner, group and mode on the FUSE door       access.go
+//	[server]                    the daemon                                   server.go
+//
+// Each fault has file, line and key. The only values of the file that a fault can show are options, addresses, and paths
+// that exist and are refused: so no secret gets into it. For the same reason the parser's messages are not passed on
+// (syntax.go).
+//
+// Only files.go reads what a file refers to (user-data-file, KEY-file, KEY-env). The daemon may have more rights than the
+// author of the file: reader.go decides what the author may have read.
 package tomlfile
 
 import (
@@ -38,23 +42,22 @@ import (
 
 const maxFileBytes = 8 << 20 // of an instance file
 
-// A File is what an instance file says.
+// A File holds what an instance file says.
 type File struct {
 	Fragment *build.Fragment
 	Server   Server
-	// Refers are the absolute paths of the file itself and of every file it names: a change of
-	// any of them may change the Fragment. Sorted.
+	// Refers holds the absolute paths of the file itself and of every file that it names, sorted. A change of any of them
+	// may change the Fragment.
 	Refers []string
-	// Environment are the environment variables that it names. Sorted.
+	// Environment holds the environment variables that the file names, sorted.
 	Environment []string
 
-	marks watch.Marks // of Refers, each from before it was read
+	marks watch.Marks // of Refers, each taken before the file was read
 }
 
-// Load reads the instance file at path. If the file can be read but not used, the error is
-// [problem.Faults], sorted by line; Place is "PATH:LINE" with path as given, without a line if the way to the file is
-// refused. Unless the file is no TOML
-// at all, what could be made out of it comes with the faults. accept, if it is not nil, decides about [server].
+// Load reads the instance file at path. If the file can be read but not used, the error is [problem.Faults], sorted by
+// line. Place is "PATH:LINE" with path as given, or only "PATH" if the way to the file is refused. Unless the file is not
+// TOML at all, Load returns the values that it could decode together with the faults. accept, if not nil, checks [server].
 func Load(path string, accept Accept) (*File, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -73,7 +76,7 @@ func Load(path string, accept Accept) (*File, error) {
 	case err != nil:
 		return nil, fmt.Errorf("instance file %s: %w", path, err)
 	case len(bytes.TrimSpace(data)) == 0:
-		// An editor that writes in place empties the file first: what is served has to stay.
+		// An editor that writes in place empties the file first. The running snapshot must stay.
 		return nil, problem.Faults{{Place: path + ":1", Text: "the file is empty", Hint: "state at least an instance-id under [meta-data]"}}
 	}
 	file, err := readerFor(path, st).decode(path, string(data), mtimeOf(st), marks)
@@ -87,7 +90,7 @@ func Load(path string, accept Accept) (*File, error) {
 	return file, faults.Err()
 }
 
-// decode is Load for a text that has been read already, and marked.
+// decode is Load for a text that has been read and marked already.
 func (r reader) decode(path, text string, mtime time.Time, marks watch.Marks) (*File, error) {
 	d := &decoder{
 		path:   path,
@@ -112,7 +115,7 @@ func (r reader) decode(path, text string, mtime time.Time, marks watch.Marks) (*
 	return d.file, byLine(d.faults).Err()
 }
 
-// refer notes a path as one that the file refers to, marks what is there, and returns it as an absolute one.
+// refer records that the file refers to path, marks the file there, and returns the absolute path.
 func (d *decoder) refer(path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
@@ -128,8 +131,8 @@ type Source struct {
 	accept Accept
 
 	mu    sync.Mutex
-	read  *result // by Read, for the next Load; nil otherwise
-	last  *File   // nil before the first that was any TOML
+	read  *result // of Read, for the next Load; else nil
+	last  *File   // nil until a file was TOML
 	watch *watch.Files
 }
 
@@ -144,14 +147,14 @@ func init() {
 	source.Register(source.Kind{Name: "file", Order: 2, New: func(s source.Setup) source.Source { return s.File }})
 }
 
-// New returns the source that reads the instance file at path; accept is as for the function [Load].
+// New returns the source that reads the instance file at path. accept is as in [Load].
 func New(path string, accept Accept) *Source { return &Source{path: path, accept: accept} }
 
-// Name is the source's name in [server] sources.
+// Name returns "file", the name of the source in [server] sources.
 func (s *Source) Name() string { return "file" }
 
-// Read reads the file as the function [Load] does. The next Load of the source takes what Read has read: a daemon needs
-// [server] first, and the fragment has to be of the same text.
+// Read reads the file as the function [Load] does. The next Load of the source uses what Read has read: a daemon needs
+// [server] first, and the fragment must come from the same text.
 func (s *Source) Read() (*File, error) {
 	f, err := Load(s.path, s.accept)
 	s.mu.Lock()
@@ -160,7 +163,7 @@ func (s *Source) Read() (*File, error) {
 	return f, err
 }
 
-// Load reads the file anew; see the function [Load].
+// Load reads the file again; see the function [Load].
 func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -174,7 +177,7 @@ func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 		r = &result{f, err}
 	}
 	if r.file == nil {
-		return nil, r.err // what it referred to last time still counts
+		return nil, r.err // keep watching the files that it named last time
 	}
 	s.mu.Lock()
 	s.last = r.file
@@ -186,7 +189,7 @@ func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	return r.file.Fragment, r.err
 }
 
-// Watch implements [source.Watcher]: it notices changes of the file and of those that it refers to.
+// Watch implements [source.Watcher]. It notices changes of the file and of the files that it names.
 func (s *Source) Watch(ctx context.Context, changed func(), warn func(error)) error {
 	w, err := watch.New(ctx, changed, warn)
 	if err != nil {
@@ -205,7 +208,7 @@ func (s *Source) Watch(ctx context.Context, changed func(), warn func(error)) er
 	return nil
 }
 
-// Server is what [server] said to the last Load, nil before the first.
+// Server returns [server] as the last Load read it, nil before the first Load.
 func (s *Source) Server() *Server {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 
 var userDataKeys = []string{ec2.UserData, "user-data-file", "user-data-base64"}
 
-// schema is the keys of each table that takes no others. "" is the top of the file.
+// schema lists the keys of each table that takes no other keys. "" is the top of the file.
 var schema = map[string][]string{
 	"": append([]string{"instance", ec2.MetaData, ec2.Dynamic, "public-keys", "tags", "metadata-options", "account-defaults",
 		"credentials", "identity-credentials", "access", "server"}, userDataKeys...),
@@ -26,7 +26,7 @@ var schema = map[string][]string{
 		"log-level", "log-format", "admin", "metrics", "metrics-allow-from", "vantage", "add-addresses", "keep", "user", "watchdog"},
 }
 
-// refuseUnknown makes a fault of every key of t that the table called name in schema does not have.
+// refuseUnknown makes a fault of every key in t that schema does not list for the table called name.
 func (t table) refuseUnknown(name string) {
 	for _, n := range t.children() {
 		if slices.Contains(schema[name], n.name) {
@@ -39,26 +39,27 @@ func (t table) refuseUnknown(name string) {
 		hint := "the keys here are " + strings.Join(schema[name], ", ")
 		switch near, home := problem.Nearest(n.name, schema[name]), homeOf(n.name); {
 		case home != "" && !isTable:
-			hint = "it belongs into " + home
+			hint = "it belongs in " + home
 		case near != "":
 			hint = "did you mean " + near + "?"
 		case name == "" && !isTable:
-			hint = "metadata belongs into [meta-data]; " + hint
+			hint = "metadata belongs in [meta-data]; " + hint
 		}
 		n.fault("unknown key", hint)
 	}
 }
 
-// misplacedUserData makes a fault of a user-data key that a table header has swallowed.
+// misplacedUserData makes a fault of a user-data key below a table header, which makes it a key of that table. It reports
+// whether it did.
 func (n node) misplacedUserData(in table) bool {
 	if !slices.Contains(userDataKeys, n.name) {
 		return false
 	}
-	n.fault(n.name+" stands inside ["+in.key+"]", "move it above the first table header")
+	n.fault(n.name+" is inside ["+in.key+"]", "move it above the first table header")
 	return true
 }
 
-// homeOf is the header of the table that alone has the key, "" if there is none.
+// homeOf returns the header of the only table that has the key. It returns "" if no table or more than one has it.
 func homeOf(key string) string {
 	var homes []string
 	for _, name := range []string{"instance", "metadata-options", "credentials.NAME", "access", "server"} {

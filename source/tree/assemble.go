@@ -7,35 +7,35 @@ import (
 	"time"
 )
 
-// An Input is what a tree is made of. The names of all paths have to be good ones: no "", ".", "..", slash or NUL, and no
-// leaf may also be a directory.
+// An Input holds what a tree is made from. The caller has checked it: no name in a path is "", "." or "..", or contains a
+// slash or NUL, and no leaf is also a directory.
 type Input struct {
-	Versions []string // on offer, oldest first, without "latest"
+	Versions []string // oldest first, without "latest"
 	Paths    []string // of all leaves, relative to a version, sorted
 	Leaf     func(path string) Leaf
-	Dir      func(path string) Dir // also of directories that have no leaf of their own
+	Dir      func(path string) Dir // called for every directory on the way to a leaf
 	Top      Dir                   // "/"
-	Now      time.Time             // mtime of directories that change now, unless those before are later
+	Now      time.Time             // mtime of directories that change now, unless an earlier one is later
 }
 
-// A Leaf is a file to be.
+// A Leaf describes a leaf to make.
 type Leaf struct {
 	Value
-	Since       string // the version that introduced it; "": every version has it
+	Since       string // the version that introduced it; "": every version shows it
 	Attr        Attr
 	ContentType string
 	Secret      bool
-	Expires     time.Time // when the content becomes useless; zero: never
+	Expires     time.Time // when the content expires; zero: never
 }
 
-// A Dir is what is known of a directory besides what is in it.
+// A Dir describes a directory to make, apart from its entries.
 type Dir struct {
 	Attr  Attr
-	Style *Style // nil: as any other
+	Style *Style // nil: no special listing
 }
 
-// New makes the tree, sharing with prev (nil at first) every node that is the same. A leaf whose content stays keeps its
-// mtime; that of a directory strictly increases.
+// New makes a tree. It shares every node that is the same with prev, which is nil at first. A leaf whose content stays the
+// same keeps its mtime. The mtime of a directory strictly increases.
 func New(prev *Tree, in Input) *Tree {
 	a := &assembler{Input: in, first: prev == nil, stamp: in.Now}
 	old := prev
@@ -58,11 +58,11 @@ func New(prev *Tree, in Input) *Tree {
 type assembler struct {
 	Input
 	first  bool      // there is no tree before this one
-	stamp  time.Time // mtime of every directory that changes now, after that of all directories before
-	newest time.Time // mtime given to any directory
+	stamp  time.Time // mtime of every directory that changes now; later than any before
+	newest time.Time // the latest mtime of a directory so far
 }
 
-// directory makes the node for path, whose leaves are a.Paths[from:to]. old is the node that stood here, or nil.
+// directory makes the node for path, whose leaves are a.Paths[from:to]. old is the node that was here before, or nil.
 func (a *assembler) directory(path string, from, to int, old *node) *node {
 	dir := a.Dir(path)
 	n := &node{dir: true, attr: dir.Attr, style: dir.Style}
@@ -102,16 +102,16 @@ func (a *assembler) directory(path string, from, to int, old *node) *node {
 		}
 	}
 	if path == "" {
-		n.since = "" // a version that is offered has a directory, whatever is in it
+		n.since = "" // every version has a directory, even if nothing in it is visible
 	}
-	// Paths sort with '/' in the place of the names' end: "a-b" before "a/c".
+	// Paths do not sort as names do, because '/' ends a name in them: "a-b" comes before "a/c".
 	slices.SortFunc(n.edges, func(x, y edge) int { return strings.Compare(x.name, y.name) })
 	switch {
 	case old == nil && a.first:
 		n.mtime = latest
 	case old == nil:
 		n.mtime = a.stamp
-	case sameFace(old, n) && slices.Equal(old.edges, n.edges):
+	case looksSame(old, n) && slices.Equal(old.edges, n.edges):
 		return old
 	case sameEntries(old, n):
 		n.mtime = old.mtime
@@ -124,10 +124,10 @@ func (a *assembler) directory(path string, from, to int, old *node) *node {
 	return n
 }
 
-// sameEntries reports whether the two directories hold the same names, each for the same file.
+// sameEntries reports whether the two directories hold the same names, and each name leads to a node that looks the same.
 func sameEntries(old, next *node) bool {
 	return slices.EqualFunc(old.edges, next.edges, func(a, b edge) bool {
-		return a.name == b.name && sameFace(a.node, b.node)
+		return a.name == b.name && looksSame(a.node, b.node)
 	})
 }
 
@@ -137,7 +137,7 @@ func (a *assembler) leaf(path string, old *node) *node {
 		since: l.Since, mtime: l.Mtime, origin: l.Origin, attr: l.Attr,
 		bytes: l.Bytes, contentType: l.ContentType, secret: l.Secret, expires: l.Expires,
 	}
-	if old != nil && sameFace(old, n) {
+	if old != nil && looksSame(old, n) {
 		if old.origin.equal(n.origin) {
 			return old
 		}

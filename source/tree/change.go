@@ -1,15 +1,15 @@
 package tree
 
-// A Change is the difference between two trees, as paths relative to a version. It holds what a
-// client could notice; that a value now comes from another line is no change.
+// A Change is the difference between two trees, as paths relative to a version. It holds what a client could notice. A
+// value that now comes from another line is not a change.
 type Change struct {
-	Added   []string // nodes that were not there, directories included
-	Removed []string // nodes that are gone, directories included
+	Added   []string // new nodes, including directories
+	Removed []string // nodes that are gone, including directories
 	Changed []string // leaves with other bytes or attributes, directories with other attributes
-	// Dirs are the directories whose entries changed: a name came or went, or stands for
-	// another file now. "" is the version's own directory.
+	// Dirs are the directories whose entries changed: a name was added or removed, or now leads to another file. "" is
+	// the version's own directory.
 	Dirs []string
-	// Versions is whether the list of versions changed.
+	// Versions tells whether the list of versions changed.
 	Versions bool
 }
 
@@ -18,7 +18,7 @@ func (c *Change) Empty() bool {
 	return len(c.Added)+len(c.Removed)+len(c.Changed)+len(c.Dirs) == 0 && !c.Versions
 }
 
-// Diff tells what changed from old to next; old may be nil. It costs what changed, not what is there.
+// Diff returns what changed from old, which may be nil, to next. Its cost grows with the change, not with the trees.
 func Diff(old, next *Tree) Change {
 	var c Change
 	var from *node
@@ -42,8 +42,8 @@ func sameNames(a, b *node) bool {
 	return true
 }
 
-// compare reports whether the entry that leads from the parent directory to the node at path is
-// another one now: the parent has to say so in its Dirs.
+// compare adds the changes at path and below. It reports whether the entry in the parent directory changed; then the
+// parent belongs in Dirs.
 func (c *Change) compare(path string, old, next *node) (entryChanged bool) {
 	switch {
 	case old == next:
@@ -59,7 +59,7 @@ func (c *Change) compare(path string, old, next *node) (entryChanged bool) {
 		c.added(path, next)
 		return true
 	}
-	entryChanged = !sameFace(old, next)
+	entryChanged = !looksSame(old, next)
 	if entryChanged {
 		c.Changed = append(c.Changed, path)
 	}

@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Saved is a tree in the form in which it is handed to another process: plain data for an encoder that knows fields by
-// their names, such as gob. Fields may be added; what one side does not know it leaves out.
+// Saved is a tree in the form in which one process hands it to another: plain data for an encoder that goes by the names of
+// fields, such as gob. You may add fields; each side ignores those that it does not know.
 type Saved struct {
 	Top, Root SavedNode // Top without its edges, which all lead to Root
 	Versions  []string
 	Stamp     time.Time
 }
 
-// A SavedNode is a node and all that is below it.
+// A SavedNode is a node and everything below it.
 type SavedNode struct {
-	Name        string // of the edge to it
+	Name        string // from the edge to it
 	Dir         bool
 	Since       string
 	Mtime       time.Time
@@ -37,7 +37,7 @@ type SavedNode struct {
 	Always   string
 }
 
-// Save is the tree for another process. It holds secrets.
+// Save returns the tree for another process. The result holds secrets.
 func (t *Tree) Save() Saved {
 	return Saved{Top: saveNode("", t.top, false), Root: saveNode("", t.root, true), Versions: t.versions, Stamp: t.stamp}
 }
@@ -59,8 +59,8 @@ func saveNode(name string, n *node, below bool) SavedNode {
 	return saved
 }
 
-// Tree is the tree that was saved, in this process or in a predecessor. A tree that [New] makes after it shares with it
-// what is the same, times included. The error refuses what no tree can be.
+// Tree returns the tree that this process or a predecessor saved. The next tree that [New] makes can share nodes with it,
+// including their times. The error refuses data that cannot be a tree.
 func (s *Saved) Tree() (*Tree, error) {
 	top, err := s.Top.node(0)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Saved) Tree() (*Tree, error) {
 		return nil, err
 	}
 	if !top.dir || !root.dir || len(top.edges) > 0 {
-		return nil, errors.New("decode the tree: its root is no directory")
+		return nil, errors.New("decode the tree: its root is not a directory")
 	}
 	for _, v := range append(slices.Clone(s.Versions), Latest) {
 		top.edges = append(top.edges, edge{v, root})
@@ -83,7 +83,7 @@ func (s *Saved) Tree() (*Tree, error) {
 	return &Tree{top: top, root: root, versions: s.Versions, stamp: s.Stamp}, nil
 }
 
-// maxDepth bounds the recursion; a path of 4,096 bytes has fewer names.
+// maxDepth bounds the recursion. A path of 4,096 bytes has fewer names.
 const maxDepth = 4096
 
 func (s *SavedNode) node(depth int) (*node, error) {
@@ -114,11 +114,11 @@ func (s *SavedNode) node(depth int) (*node, error) {
 	return n, checkEdges(n)
 }
 
-// checkEdges holds what look-ups and the kernel rely on.
+// checkEdges refuses names that look-ups and the kernel could not handle.
 func checkEdges(n *node) error {
 	for i, e := range n.edges {
 		if e.name == "" || e.name == "." || e.name == ".." || strings.ContainsAny(e.name, "/\x00") || i > 0 && n.edges[i-1].name >= e.name {
-			return errors.New("decode the tree: a directory's names are not in order, or are none")
+			return errors.New("decode the tree: a directory's names are not in order, or not valid")
 		}
 	}
 	return nil

@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// A node is a directory or a leaf. Nodes are immutable once a tree holds them, so trees share every subtree that did
-// not change. A node does not know its name: the edge to it does, and "/latest" and "/2009-04-04" are edges to one
-// node.
+// A node is a directory or a leaf. It does not change once a tree holds it, so trees share every subtree that stays the
+// same. The edge to a node holds its name: "/latest" and "/2009-04-04" are two edges to one node.
 type node struct {
 	dir    bool
-	since  string // the first version that shows it; "": all do
+	since  string // the first version that shows it; "": every version does
 	mtime  time.Time
 	origin Origin
 	attr   Attr
@@ -26,7 +25,7 @@ type node struct {
 
 	// directories
 	edges []edge // sorted by name, byte order
-	style *Style // nil: listed as any other
+	style *Style // nil: no special listing
 }
 
 type edge struct {
@@ -34,19 +33,19 @@ type edge struct {
 	node *node
 }
 
-// Attr is what the FUSE door shows of a node besides its content.
+// Attr holds the attributes that the FUSE door shows.
 type Attr struct {
 	Mode uint32 // permission bits only
 	UID  uint32
 	GID  uint32
 }
 
-// A Style is how [View.Listing] shows a directory where that differs from the names of its entries.
+// A Style says how [View.Listing] shows a directory, where that differs from a plain list of names.
 type Style struct {
-	Label    string // how the listing of the directory above prints this one; "": by its name
-	Numbered bool   // the entries are numbers, and are listed in the order of numbers
-	Bare     bool   // no slash follows the names of directories in it
-	Always   string // a name that is listed whether it is there or not; "": none
+	Label    string // how the parent's listing shows this directory; "": by its name
+	Numbered bool   // the entries are numbers, listed in numeric order
+	Bare     bool   // the names of directories in it have no slash at their end
+	Always   string // a name that is listed even if it does not exist; "": none
 }
 
 func (n *node) child(name string) *node {
@@ -57,8 +56,8 @@ func (n *node) child(name string) *node {
 	return n.edges[i].node
 }
 
-// sameFace reports whether clients of either door could tell a from b, their children apart.
-func sameFace(a, b *node) bool {
+// looksSame reports whether a and b look the same to the clients of both doors, apart from their children.
+func looksSame(a, b *node) bool {
 	return a.dir == b.dir && a.since == b.since && a.attr == b.attr && sameStyle(a.style, b.style) &&
 		a.contentType == b.contentType && a.secret == b.secret && a.expires.Equal(b.expires) && string(a.bytes) == string(b.bytes)
 }

@@ -6,28 +6,27 @@ import (
 	"time"
 )
 
-// OriginKind tells how a value came to be.
+// OriginKind tells how a value came about.
 type OriginKind uint8
 
 const (
-	Stated  OriginKind = iota // a source says so
+	Stated  OriginKind = iota // a source gives it
 	Derived                   // it follows from other values
-	Default                   // nobody says; the documented default
+	Default                   // no source gives it, and the documented default applies
 )
 
-// An Origin is the provenance of a value.
+// An Origin tells where a value comes from.
 type Origin struct {
 	Kind OriginKind
-	// Place, for Stated: "web-1.toml:14", "/sys/class/dmi/id/product_name"; for Default: a
-	// remark, may be empty.
+	// Place of a Stated value: "web-1.toml:14", "/sys/class/dmi/id/product_name". Of a Default: a remark, may be empty.
 	Place string
-	// Key, for Stated: the key in the file, "meta-data.instance-id". May be empty.
+	// Key of a Stated value: the key in the file, "meta-data.instance-id". May be empty.
 	Key string
-	// From, for Derived: the paths or keys that it follows from.
+	// From holds the paths or keys that a Derived value follows from.
 	From []string
 }
 
-// String is what check prints: "web-1.toml:14", "derived from meta-data/mac", "default".
+// String returns what check prints: "web-1.toml:14", "derived from meta-data/mac", "default".
 func (o Origin) String() string {
 	switch {
 	case o.Kind == Derived:
@@ -44,9 +43,9 @@ func (o Origin) equal(p Origin) bool {
 	return o.Kind == p.Kind && o.Place == p.Place && o.Key == p.Key && slices.Equal(o.From, p.From)
 }
 
-// A Value is the bytes of one leaf or setting, and where they come from.
+// A Value holds the bytes of one leaf or setting, and where they come from.
 type Value struct {
 	Bytes  []byte
-	Mtime  time.Time // of what stated it: the file's, the boot's
+	Mtime  time.Time // of the source: the file's mtime, the time of boot
 	Origin Origin
 }

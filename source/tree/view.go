@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A View is one place in the tree as one version shows it: "/" (all versions), "/latest", or
-// anything below. It is a small value; copy it freely. The zero View is no place.
+// A View is one place in the tree as one version shows it: "/" (all versions), "/latest", or anything below. It is a
+// small value; copy it freely. The zero View is not a place: call no method of it.
 type View struct {
 	node    *node
 	version string // "" at "/"
@@ -23,23 +23,23 @@ const textPlain = "text/plain"
 // plain is the style of a directory without one.
 var plain Style
 
-// NewLeaf is a file in no tree: one that is still open and no longer in any.
+// NewLeaf returns a leaf outside any tree, for a file that a client still has open but that the tree no longer holds.
 func NewLeaf(content []byte, attr Attr, modified time.Time) View {
 	return View{node: &node{bytes: content, digest: sha256.Sum256(content), attr: attr, mtime: modified, contentType: textPlain}}
 }
 
-// visible reports whether version (or "/" when "") shows n.
+// visible reports whether version shows n. The version "" is "/", which shows everything.
 func visible(n *node, version string) bool {
 	return version == "" || version == Latest || n.since <= version
 }
 
-// IsDir reports whether the view is of a directory.
+// IsDir reports whether the place is a directory.
 func (v View) IsDir() bool { return v.node.dir }
 
-// Version is the version that the view belongs to, "" at "/".
+// Version returns the version that shows the place, "" at "/".
 func (v View) Version() string { return v.version }
 
-// Child is the place called name in this directory. A public key is "0", not "0=name".
+// Child returns the place called name in this directory. The name of a public key is "0", not "0=name".
 func (v View) Child(name string) (View, bool) {
 	n := v.node.child(name)
 	if n == nil {
@@ -56,7 +56,7 @@ func (v View) descend(name string, n *node) (View, bool) {
 	return View{n, version, v.depth + 1}, visible(n, version)
 }
 
-// Children yields the names that can be opened in this directory, in byte order, each with its place.
+// Children yields the names in this directory, in byte order, each with its place.
 func (v View) Children() iter.Seq2[string, View] {
 	return func(yield func(string, View) bool) {
 		for _, e := range v.node.edges {
@@ -67,8 +67,8 @@ func (v View) Children() iter.Seq2[string, View] {
 	}
 }
 
-// Listing is the body of an HTTP answer for this directory: one name a line, no final newline. The names of directories
-// end in a slash. A [Style] of the directory, or of one in it, says otherwise.
+// Listing returns the body of an HTTP answer for this directory: one name a line, without a final newline. The names of
+// directories end in a slash. The [Style] of the directory, or of one in it, can change that.
 func (v View) Listing() []byte {
 	type line struct {
 		name, text string
@@ -110,16 +110,16 @@ func (v View) Listing() []byte {
 	return []byte(b.String())
 }
 
-// Bytes is the content of a leaf. The caller must not change it.
+// Bytes returns the content of a leaf. Do not change it.
 func (v View) Bytes() []byte { return v.node.bytes }
 
-// Digest is the SHA-256 of a leaf's content, computed once when the leaf was made.
+// Digest returns the SHA-256 of a leaf's content. It is computed once, when the leaf is made.
 func (v View) Digest() [sha256.Size]byte { return v.node.digest }
 
-// Size is the length of a leaf's content in bytes; 0 for a directory.
+// Size returns the length of a leaf's content in bytes; 0 for a directory.
 func (v View) Size() int { return len(v.node.bytes) }
 
-// ContentType is the media type of a leaf, and "text/plain" for the listing of a directory.
+// ContentType returns the media type of a leaf, or "text/plain" for the listing of a directory.
 func (v View) ContentType() string {
 	if v.node.dir {
 		return textPlain
@@ -127,26 +127,26 @@ func (v View) ContentType() string {
 	return v.node.contentType
 }
 
-// ModTime is when what stated the value last changed; of a directory, when its entries last did,
-// strictly increasing over snapshots. Last-Modified is it cut to seconds.
+// ModTime returns when the source of a leaf's value last changed, or when the entries of a directory last changed. The
+// time of a directory strictly increases over snapshots. Last-Modified is this time cut to seconds.
 func (v View) ModTime() time.Time { return v.node.mtime }
 
-// Attr is owner, group and permission bits for the FUSE door.
+// Attr returns owner, group and permission bits for the FUSE door.
 func (v View) Attr() Attr { return v.node.attr }
 
-// Secret reports whether the content must not be printed.
+// Secret reports whether the content must never be printed.
 func (v View) Secret() bool { return v.node.secret }
 
-// Expires is when the content becomes useless (credentials), else zero.
+// Expires returns when the content expires (credentials); zero: never.
 func (v View) Expires() time.Time { return v.node.expires }
 
-// Origin is the provenance of a leaf.
+// Origin returns where a leaf's value comes from.
 func (v View) Origin() Origin { return v.node.origin }
 
-// Same reports whether v and w show the same node: same bytes, same attributes, same children.
+// Same reports whether v and w show the same node: the same bytes, attributes and children.
 func (v View) Same(w View) bool { return v.node == w.node && v.version == w.version }
 
-// Walk yields every place below v, depth first in byte order, with its path relative to v.
+// Walk yields every place below v with its path relative to v, depth first in byte order.
 func (v View) Walk() iter.Seq2[string, View] {
 	return func(yield func(string, View) bool) { v.walk("", yield) }
 }

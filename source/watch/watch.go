@@ -1,8 +1,8 @@
-// Package watch tells when files become other ones, for sources that read files.
+// Package watch notices when files change, for sources that read files.
 //
-//	marks.Add(path), read path ──▶ Follow(marks) ──▶ inotify on the folders ──▶ a name is another file ──▶ changed()
+//	marks.Add(path), read path ──▶ Follow(marks) ──▶ inotify on the folders ──▶ a file differs from its mark ──▶ changed()
 //
-// [Marks] are taken before the files are read, so that no change between reading and watching is lost.
+// Take [Marks] before you read the files: then no change between reading and watching is lost.
 package watch
 
 import (
@@ -19,33 +19,33 @@ import (
 )
 
 const (
-	// settle is how long nothing may happen before a change counts as complete: an editor that
-	// writes in place empties the file first.
+	// settle is how long nothing must happen before a change counts as complete: an editor that writes in place empties
+	// the file first.
 	settle = 8 * time.Millisecond
-	// settleMost bounds the wait where something happens all the time.
+	// settleMost bounds that wait if changes never stop.
 	settleMost = 200 * time.Millisecond
-	// retryFolders is how often folders that are missing are looked for.
+	// retryFolders is how often to look for missing folders.
 	retryFolders = time.Second
 	maxLinks     = 40 // symbolic links in one path, as in Linux
 )
 
-// Files tells when any of some files became another one: written, replaced by rename, or reached
-// through a symbolic link that was swapped (Kubernetes' ..data). It watches folders, because a file
-// that is replaced takes its watch along.
+// Files watches a set of files. A file changes if it is written, replaced by rename, or reached through a symbolic link
+// that was swapped (Kubernetes' ..data). Files watches folders, because a watch on a file goes with the old file when it is
+// replaced.
 type Files struct {
 	changed func()
 	warn    func(error)
 	notify  *fsnotify.Watcher
 	seen    Marks
-	folders map[string]bool // watched
+	folders map[string]bool // watched folders
 	missing bool            // a folder could not be watched
-	control chan func()
+	control chan func()     // functions for run to call
 }
 
-// Marks are the states of files, by their absolute paths.
+// Marks holds the states of files by their absolute paths.
 type Marks map[string]identity
 
-// Add marks the file at an absolute path as it is now.
+// Add records the state of the file at an absolute path.
 func (m Marks) Add(path string) { m[path] = identify(path) }
 
 // identity tells one state of a file from the next.
@@ -53,12 +53,12 @@ type identity struct {
 	dev, ino     uint64
 	size         int64
 	mtime, ctime unix.Timespec
-	link         unix.Timespec // ctime of the name itself: a link that is refused may be given to another owner
+	link         unix.Timespec // ctime of a link itself: a refused link may be given to another owner
 	err          error
 }
 
-// New starts to watch nothing; ctx ends it. changed is called after a change and must not block. warn gets what goes
-// wrong; then changes may be missed.
+// New starts a watch without files, which ends with ctx. changed is called after a change and must not block. warn gets
+// errors; after one, changes may be missed.
 func New(ctx context.Context, changed func(), warn func(error)) (*Files, error) {
 	n, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -69,14 +69,14 @@ func New(ctx context.Context, changed func(), warn func(error)) (*Files, error) 
 	return w, nil
 }
 
-// Follow watches the marked files from now on instead of those before. What is another one already than when it was
-// marked counts as a change.
+// Follow watches the marked files from now on, and no others. A file that already differs from its mark counts as a
+// change.
 func (w *Files) Follow(ctx context.Context, marks Marks) {
 	select {
 	case w.control <- func() {
 		w.seen = marks
 		w.watchFolders()
-		w.tell()
+		w.compare()
 	}:
 	case <-ctx.Done():
 	}
@@ -87,7 +87,7 @@ func (w *Files) run(ctx context.Context) {
 	retry := time.NewTicker(retryFolders)
 	defer retry.Stop()
 	var settled <-chan time.Time
-	var latest time.Time // for settled
+	var latest time.Time // settled fires no later
 	for {
 		select {
 		case <-ctx.Done():
@@ -103,23 +103,23 @@ func (w *Files) run(ctx context.Context) {
 			}
 			settled = time.After(max(0, min(settle, time.Until(latest))))
 		case err := <-w.notify.Errors:
-			w.warn(err) // events were lost, so look at once
+			w.warn(err) // events were lost, so compare at once
 			settled = time.After(0)
 		case <-settled:
 			settled = nil
 			w.watchFolders()
-			w.tell()
+			w.compare()
 		case <-retry.C:
 			if w.missing {
 				w.watchFolders()
-				w.tell()
+				w.compare()
 			}
 		}
 	}
 }
 
-// tell looks, and tells if any file is another one than at the last look.
-func (w *Files) tell() {
+// compare calls changed if a file differs from its last known state.
+func (w *Files) compare() {
 	now := make(Marks, len(w.seen))
 	for path := range w.seen {
 		now.Add(path)
@@ -149,7 +149,7 @@ func (w *Files) watchFolders() {
 			want[folder] = true
 		}
 	}
-	// A folder that was removed and made anew has lost its watch; adding one again is harmless.
+	// A folder that was removed and made again has lost its watch. Adding a watch twice is harmless.
 	w.missing = false
 	for folder := range want {
 		if err := w.notify.Add(folder); err != nil {
@@ -161,14 +161,14 @@ func (w *Files) watchFolders() {
 	}
 	for folder := range w.folders {
 		if !want[folder] {
-			w.notify.Remove(folder) // an error says that the folder is gone
+			w.notify.Remove(folder) // an error means that the folder is gone
 		}
 	}
 	w.folders = want
 }
 
-// foldersOf follows a path as the kernel does and returns the folder of each name in it that is a
-// symbolic link, and of the file itself.
+// foldersOf follows path as the kernel does. It returns the folder of each symbolic link on the way, and the folder of the
+// file itself.
 func foldersOf(path string) []string {
 	var folders []string
 	at, links := "/", 0

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/source/atomicfile"
 	"github.com/imdsfs/imdsfs/source/overlay"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -264,16 +265,15 @@ func (d dir) takeBack(f *os.File, owner int) error {
 	return nil
 }
 
-// copyIn puts a copy of a file in its place, which is ours and which nobody else has open.
+// copyIn replaces a file by a copy, which belongs to us and which no other process has open. It writes through the
+// descriptor of the directory that was checked: another directory may have the path by now.
 func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
-	open := func(name string, flags int) (*os.File, error) { // waits for a lease to end, if the last owner holds one
-		fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		return os.NewFile(uintptr(fd), name), err
-	}
-	from, err := open(name, unix.O_RDONLY)
+	// Without O_NONBLOCK, the open waits for a lease to end that the last owner may hold; atomicfile.Read would fail.
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
+	from := os.NewFile(uintptr(fd), name)
 	defer from.Close()
 	text, err := io.ReadAll(io.LimitReader(from, maxStateFile+1))
 	if err != nil {
@@ -282,29 +282,12 @@ func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
 	if len(text) > maxStateFile {
 		return fmt.Errorf("longer than %d bytes: move it away", maxStateFile)
 	}
-	temp := "." + name + ".new"
-	err = unix.Unlinkat(int(dir.Fd()), temp, 0)
-	if errors.Is(err, unix.EISDIR) {
-		err = unix.Unlinkat(int(dir.Fd()), temp, unix.AT_REMOVEDIR)
+	err = atomicfile.Write(filepath.Join(safepath.ProcPath(dir), name), text, os.FileMode(st.Mode&0o600))
+	var onPath *os.PathError
+	if errors.As(err, &onPath) {
+		return onPath.Err // without a path of /proc
 	}
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%s: %w", temp, err)
-	}
-	to, err := open(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	if _, err := to.Write(text); err != nil {
-		return err
-	}
-	if err := errors.Join(to.Chmod(os.FileMode(st.Mode&0o600)), to.Sync()); err != nil {
-		return err
-	}
-	if err := unix.Renameat(int(dir.Fd()), temp, int(dir.Fd()), name); err != nil {
-		return err
-	}
-	return dir.Sync()
+	return err
 }
 
 // give changes the owner of a directory and of the daemon's files in it, first the latter: nobody else can put
