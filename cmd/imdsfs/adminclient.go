@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -38,7 +39,7 @@ type adminFlags struct {
 
 func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.socket, "admin", "", "admin `SOCKET` of the daemon (default RUNTIME-DIR/admin.sock)")
-	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(runtimeDirs(""), ", else ")+")")
+	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(rundir.Candidates(""), ", else ")+")")
 }
 
 // path is where the admin socket is expected first.
@@ -133,23 +134,23 @@ const instanceDirs = "/run/imdsfs.instances/*"
 // error says what is known of the daemon that cannot be asked.
 func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 	if f.socket != "" {
-		conn, err := dialDaemon(ctx, f.socket)
+		conn, err := rundir.Dial(ctx, f.socket)
 		if err != nil {
 			return nil, noDaemon(f.socket, err)
 		}
 		return conn, nil
 	}
 	var looked []string
-	for _, dir := range runtimeDirs(f.runtimeDir) {
+	for _, dir := range rundir.Candidates(f.runtimeDir) {
 		socket := daemon.AdminSocket(dir)
-		conn, err := dialDaemon(ctx, socket)
+		conn, err := rundir.Dial(ctx, socket)
 		switch {
 		case err == nil:
 			return conn, nil
 		case errors.Is(err, os.ErrPermission):
 			return nil, notForUs(ctx, dir, socket)
 		case errors.Is(err, os.ErrNotExist):
-			if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+			if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
 				return nil, problem.Failed("it was started with --admin none (admin in [server]), or with another socket: name that with --admin",
 					fmt.Errorf("the daemon with the run-time directory %s answers HTTP at %s, but %w there", dir, address, errNoSocket))
 			}
@@ -176,7 +177,7 @@ func notForUs(ctx context.Context, dir, socket string) error {
 		}
 	}
 	err := fmt.Errorf("%s: permission denied: only %s may use it", socket, who)
-	if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+	if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
 		err = fmt.Errorf("a daemon with the run-time directory %s answers HTTP at %s, but only %s may use its admin socket", dir, address, who)
 	}
 	return problem.Failed("run this as root or as the daemon's user; imdsfs get, tree and env need no such right", err)

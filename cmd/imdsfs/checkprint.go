@@ -16,6 +16,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 	"github.com/imdsfs/imdsfs/source/tree"
 )
@@ -170,7 +171,7 @@ func short(s string) string {
 		}
 		return string([]rune(s)[:most-1]) + "…"
 	}
-	plain := s != "" && printable(s) == s
+	plain := s != "" && problem.Printable(s) == s
 	if plain {
 		return cut(s)
 	}
@@ -187,7 +188,7 @@ func printChanges(w, stderr io.Writer, o *overlay.Overlay, err error, stateDir, 
 	if len(list.Changes)+len(list.Others) == 0 {
 		return nil
 	}
-	fmt.Fprintf(w, "changes made at run time, in %s:\n", printable(overlay.Path(stateDir)))
+	fmt.Fprintf(w, "changes made at run time, in %s:\n", problem.Printable(overlay.Path(stateDir)))
 	for _, c := range list.Changes {
 		fmt.Fprintf(w, "  %s\n", changeText(c))
 	}

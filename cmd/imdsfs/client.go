@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -24,8 +21,6 @@ const (
 	endpointVariable = client.EndpointVariable
 	requestTimeout   = client.DefaultTimeout
 	connectTimeout   = client.ConnectTimeout
-
-	maxListenFile = 4 << 10 // bytes
 )
 
 var linkLocalEndpoint = client.LinkLocal
@@ -78,8 +73,8 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (endpoint
 		endpoint, err = parseEndpoint(endpointVariable, text)
 		return endpoint, true, err
 	}
-	for _, dir := range runtimeDirs(f.runtimeDir) {
-		address, err := answering(ctx, dialer, dir)
+	for _, dir := range rundir.Candidates(f.runtimeDir) {
+		address, err := rundir.Answering(ctx, dialer, dir)
 		if err != nil && f.runtimeDir != "" {
 			return nil, false, err
 		}
@@ -101,33 +96,4 @@ func parseEndpoint(name, text string) (*url.URL, error) {
 		return nil, problem.Usage("a good one is http://127.0.0.1:1338", fmt.Errorf("%s: %w", name, err))
 	}
 	return u, nil
-}
-
-// listening reads the addresses that a daemon with the run-time directory dir listens on, one a line, from the file that
-// it left there; none if there is no such daemon. The error says why the directory is not believed.
-func listening(dir string) ([]netip.AddrPort, error) {
-	d, err := openRunDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	defer d.file.Close()
-	f := d.open(filepath.Base(daemon.ListenFile(dir)))
-	if f == nil {
-		return nil, nil
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, daemon.MaxListenFile))
-	if err != nil {
-		return nil, nil
-	}
-	var addresses []netip.AddrPort
-	for line := range strings.Lines(string(text)) {
-		if address, err := netip.ParseAddrPort(strings.TrimSpace(line)); err == nil {
-			addresses = append(addresses, address)
-		}
-	}
-	return addresses, nil
 }

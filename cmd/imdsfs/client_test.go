@@ -13,6 +13,8 @@ import (
 	"unicode"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -284,19 +286,19 @@ func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
 }
 
 func TestAddressLeftByAStrangerIsNotBelieved(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to give a file away")
+	kit.Require(t, privilege.IsRoot(), "root, to give a file away")
 	dir := t.TempDir()
 	file := daemon.ListenFile(dir)
 	if err := os.WriteFile(file, []byte("127.0.0.1:1338\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := listening(dir); len(got) != 1 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) != 1 || err != nil {
 		t.Fatalf("our own file gives %v", got)
 	}
 	if err := os.Chown(file, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := listening(dir); len(got) != 0 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) != 0 || err != nil {
 		t.Errorf("a stranger's file gives %v", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 )
 
 // With this build tag imdsfs is not the program but the writer of its man pages and shell completions:
@@ -61,7 +62,7 @@ func writeDocs(dir string) error {
 
 // asForRoot makes the defaults in the help those of root, whoever builds.
 func asForRoot(cmd *cobra.Command) {
-	defaults := strings.NewReplacer(strings.Join(runtimeDirs(""), ", else "), "/run/imdsfs", daemon.DefaultRuntimeDir(), "/run/imdsfs", daemon.DefaultStateDir(), "/var/lib/imdsfs")
+	defaults := strings.NewReplacer(strings.Join(rundir.Candidates(""), ", else "), "/run/imdsfs", daemon.DefaultRuntimeDir(), "/run/imdsfs", daemon.DefaultStateDir(), "/var/lib/imdsfs")
 	for _, name := range []string{"runtime-dir", "state-dir"} {
 		if f := cmd.Flags().Lookup(name); f != nil {
 			f.Usage = defaults.Replace(f.Usage)

@@ -77,7 +77,7 @@ func hintForFile(cmd *cobra.Command, args []string) string {
 	if !strings.HasSuffix(args[0], ".toml") {
 		return ""
 	}
-	file := printable(quote(args[0]))
+	file := problem.Printable(quote(args[0]))
 	switch {
 	case cmd.Flags().Lookup("config") != nil:
 		return didYouMean(cmd.CommandPath() + " -c " + file)

@@ -24,9 +24,9 @@ func (s *service) noSuch(ctx context.Context, typed, path string) error {
 		if !strings.HasPrefix(typed, "/") {
 			near = shortPath(near)
 		}
-		hint = didYouMean(printable(near))
+		hint = didYouMean(problem.Printable(near))
 	}
-	err := fmt.Errorf("%s: %w", printable(path), client.ErrNotFound)
+	err := fmt.Errorf("%s: %w", problem.Printable(path), client.ErrNotFound)
 	if s.fallback {
 		err = fmt.Errorf("%w at %s; no imdsfs daemon listens here", err, s.client.Endpoint())
 		hint = strings.TrimPrefix(hint+"; "+hintNoDaemon, "; ")

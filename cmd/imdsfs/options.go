@@ -100,7 +100,7 @@ func assignments(cmd *cobra.Command, args []string) (map[string]string, error) {
 	for _, arg := range args {
 		name, value, ok := strings.Cut(arg, "=")
 		if _, twice := changes[name]; twice {
-			return nil, usage(cmd, "", fmt.Errorf("%s is given twice", printable(name)))
+			return nil, usage(cmd, "", fmt.Errorf("%s is given twice", problem.Printable(name)))
 		}
 		if !ok {
 			if err := meantOptions(cmd, args); err != nil {
@@ -145,7 +145,7 @@ func meantOptions(cmd *cobra.Command, args []string) error {
 		if !ok {
 			value = exampleValue(name)
 		}
-		meant = append(meant, name+"="+printable(quote(value)))
+		meant = append(meant, name+"="+problem.Printable(quote(value)))
 	}
 	if meant == nil {
 		return nil
@@ -180,7 +180,7 @@ func printOptions(w io.Writer, options []control.Option) error {
 		if o.Locked {
 			lock = " (locked)"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s%s\n", printable(o.Name), printable(o.Value), printable(o.Origin), lock)
+		fmt.Fprintf(tw, "%s\t%s\t%s%s\n", problem.Printable(o.Name), problem.Printable(o.Value), problem.Printable(o.Origin), lock)
 	}
 	return tw.Flush()
 }

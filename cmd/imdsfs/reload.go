@@ -54,7 +54,7 @@ func printReloaded(w io.Writer, r *control.Reloaded) error {
 	}
 	var err error
 	for _, text := range texts {
-		_, err = fmt.Fprintf(w, "reloaded: %s\n", printable(text))
+		_, err = fmt.Fprintf(w, "reloaded: %s\n", problem.Printable(text))
 	}
 	return err
 }

@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/foreground"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
@@ -25,9 +25,6 @@ var demoInstance []byte
 
 // freePort has the kernel choose a port that only this machine reaches.
 const freePort = "127.0.0.1:0"
-
-// exitSignal is what shells add to the number of the signal that ended a command.
-const exitSignal = 128
 
 // A runRequest is what imdsfs run is asked for.
 type runRequest struct {
@@ -83,11 +80,11 @@ func (r *runRequest) run(parent context.Context) error {
 	var program string
 	if len(r.command) > 0 {
 		var err error
-		if program, err = lookUpCommand(r.command[0]); err != nil {
+		if program, err = foreground.Find(r.command[0]); err != nil {
 			return err
 		}
 	}
-	signals := takeSignals(len(r.command) > 0)
+	signals := foreground.Signals(len(r.command) > 0)
 	dir, err := makeRunDir()
 	if err != nil {
 		return err
@@ -130,17 +127,39 @@ func (r *runRequest) run(parent context.Context) error {
 		}
 		return errors.Join(err, stop())
 	}
-	c := &runCommand{program: program, args: r.command, stdout: r.stdout, stderr: r.stderr, signals: signals, served: ended}
-	if c.environment, err = commandEnvironment(ctx, os.Environ(), endpoint, s.RuntimeDir); err == nil {
-		err = c.run()
+	c := &foreground.Command{
+		Program: program, Args: r.command, Stdout: r.stdout, Stderr: r.stderr, Signals: signals, Served: ended,
+		Report: func(err error) { report(r.stderr, err) },
 	}
-	if !c.alone {
-		c.leftAlone(stop())
+	if c.Environment, err = commandEnvironment(ctx, endpoint, s.RuntimeDir); err == nil {
+		err = c.Run()
 	}
-	if err == nil && c.failed {
+	if !c.Alone() {
+		c.DaemonEnded(stop())
+	}
+	if err == nil && c.Failed() {
 		err = &problem.Exit{Code: exitFailed} // it has said why
 	}
 	return err
+}
+
+// commandEnvironment returns the environment of the command: ours, with what points SDKs at the service at endpoint, and the
+// attributes of its instance.
+func commandEnvironment(ctx context.Context, endpoint, runtimeDir string) ([]string, error) {
+	flags := clientFlags{endpoint: endpoint, timeout: requestTimeout}
+	c, err := flags.client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	variables, err := environmentOf(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	set := []string{"IMDSFS_RUNTIME_DIR=" + runtimeDir}
+	for _, v := range variables {
+		set = append(set, v.name+"="+v.value)
+	}
+	return foreground.Environment(os.Environ(), endpoint, set), nil
 }
 
 // interrupted is how run ends by a signal before the command has begun.
@@ -149,23 +168,7 @@ func (r *runRequest) interrupted(sig os.Signal) error {
 	if len(r.command) == 0 || !ok {
 		return nil
 	}
-	return &problem.Exit{Code: exitSignal + int(n)}
-}
-
-// takeSignals takes the signals that end run, and those that a command may want. What is ignored stays so, as nohup
-// and shells mean it for the command as well.
-func takeSignals(forCommand bool) <-chan os.Signal {
-	taken := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
-	if forCommand {
-		taken = append(taken, syscall.SIGUSR1, syscall.SIGUSR2)
-	}
-	signals := make(chan os.Signal, 16)
-	for _, sig := range taken {
-		if !signal.Ignored(sig) {
-			signal.Notify(signals, sig)
-		}
-	}
-	return signals
+	return foreground.EndedBy(n)
 }
 
 // makeRunDir makes a directory that nobody else can look into, or exchange, for all that lies on a disk meanwhile.
@@ -230,7 +233,7 @@ func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint s
 		text += fmt.Sprintf("imdsfs set --runtime-dir %s instance-type c7g.xlarge\n", quote(s.RuntimeDir))
 	}
 	if s.File != "" {
-		text += fmt.Sprintf("# or edit %s\n", printable(s.File))
+		text += fmt.Sprintf("# or edit %s\n", problem.Printable(s.File))
 	}
 	_, err := io.WriteString(r.stdout, text)
 	return err

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -58,7 +59,7 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 	s := newRunSite(t)
 	cmd := s.command("--", "sh", "-c", `imdsfs get instance-id && echo && imdsfs get --v1 iam/security-credentials/ && echo && env && stat -c %a "$IMDSFS_RUNTIME_DIR/.." &&
 		imdsfs set --runtime-dir "$IMDSFS_RUNTIME_DIR" instance-type t3.nano && imdsfs get instance-type && echo && imdsfs upgrade --runtime-dir "$IMDSFS_RUNTIME_DIR"; exit 3`)
-	if isRoot() {
+	if privilege.IsRoot() {
 		own := publicDir(t)
 		self, err := os.ReadFile("/proc/self/exe")
 		must(t, err, os.WriteFile(own+"/imdsfs", self, 0o755))

@@ -84,9 +84,9 @@ func setArgs(want string) cobra.PositionalArgs {
 		case len(args) > 2:
 			return usage(cmd, "quote a VALUE that holds blanks", exact(cmd, args))
 		case len(args) == 1 && assigned && slices.Contains(ec2.OptionNames(), name):
-			return usage(cmd, didYouMean("imdsfs options set "+name+"="+printable(quote(value))), exact(cmd, args))
+			return usage(cmd, didYouMean("imdsfs options set "+name+"="+problem.Printable(quote(value))), exact(cmd, args))
 		case len(args) == 1 && assigned:
-			return usage(cmd, didYouMean(cmd.CommandPath()+" "+printable(quote(name))+" VALUE"), exact(cmd, args))
+			return usage(cmd, didYouMean(cmd.CommandPath()+" "+problem.Printable(quote(name))+" VALUE"), exact(cmd, args))
 		}
 		return exact(cmd, args)
 	}
@@ -99,7 +99,7 @@ func noOption(cmd *cobra.Command, kind overlay.Kind, args []string) error {
 	}
 	meant := "imdsfs options reset " + args[0]
 	if len(args) > 1 {
-		meant = "imdsfs options set " + args[0] + "=" + printable(quote(args[1]))
+		meant = "imdsfs options set " + args[0] + "=" + problem.Printable(quote(args[1]))
 	}
 	return usage(cmd, didYouMean(meant), fmt.Errorf("%s is a metadata option, and no metadata", args[0]))
 }
@@ -125,11 +125,11 @@ func everywhere(path string) (string, error) {
 	}
 	switch {
 	case err != nil && near == "":
-		return "", problem.Usage("changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", printable(path)))
+		return "", problem.Usage("changes show in every version that has the category: name it below /latest/", fmt.Errorf("%s is not below /latest/", problem.Printable(path)))
 	case err != nil:
-		return "", problem.Usage(didYouMean(near)+" Changes show in every version that has the category", fmt.Errorf("%s is not below /latest/", printable(path)))
+		return "", problem.Usage(didYouMean(near)+" Changes show in every version that has the category", fmt.Errorf("%s is not below /latest/", problem.Printable(path)))
 	case near != "":
-		return "", problem.Usage(didYouMean(near), fmt.Errorf("%s is not below meta-data, dynamic or user-data", printable(path)))
+		return "", problem.Usage(didYouMean(near), fmt.Errorf("%s is not below meta-data, dynamic or user-data", problem.Printable(path)))
 	}
 	return rest, nil
 }
@@ -138,7 +138,7 @@ func everywhere(path string) (string, error) {
 func nearCategory(path string) string {
 	for _, candidate := range meantBy(path) {
 		if names := namesOf(candidate); len(names) > 1 && ec2.IsCategory(strings.Join(names[1:], "/")) {
-			return printable(shortPath("/" + tree.Latest + "/" + strings.Join(names[1:], "/")))
+			return problem.Printable(shortPath("/" + tree.Latest + "/" + strings.Join(names[1:], "/")))
 		}
 	}
 	return ""

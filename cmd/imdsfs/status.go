@@ -12,6 +12,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newStatusCommand(stdout io.Writer) *cobra.Command {
@@ -52,7 +53,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	age := func(t time.Time) string { return now.Sub(t).Truncate(time.Second).String() }
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(key, format string, args ...any) {
-		fmt.Fprintf(tw, "%s\t%s\n", key, printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(tw, "%s\t%s\n", key, problem.Printable(fmt.Sprintf(format, args...)))
 	}
 	line("version", "%s", s.Version)
 	line("running", "pid %d, for %s", s.PID, age(s.Started))

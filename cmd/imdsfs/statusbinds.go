@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -64,11 +65,11 @@ func (f *adminFlags) findFileBinds(ctx context.Context, s *control.Status) fileB
 // print names the mounts, one a line.
 func (b *fileBinds) print(w io.Writer) error {
 	for _, m := range b.Binds[:min(len(b.Binds), maxNamed)] {
-		shows := "keeps " + printable(m.Path) + " as it is now"
+		shows := "keeps " + problem.Printable(m.Path) + " as it is now"
 		if m.Old {
-			shows = "shows " + printable(m.Path) + " as it was"
+			shows = "shows " + problem.Printable(m.Path) + " as it was"
 		}
-		_, err := fmt.Fprintf(w, "single-file bind mount: pid %d (%s) %s %s; bind-mount its directory instead\n", m.PID, printable(m.Process), printable(m.Point), shows)
+		_, err := fmt.Fprintf(w, "single-file bind mount: pid %d (%s) %s %s; bind-mount its directory instead\n", m.PID, problem.Printable(m.Process), problem.Printable(m.Point), shows)
 		if err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ func (b *fileBinds) print(w io.Writer) error {
 			return err
 		}
 	}
-	if !b.All && os.Geteuid() == 0 {
+	if !b.All && privilege.IsRoot() {
 		_, err := fmt.Fprintln(w, "single-file bind mounts: not all processes could be looked at")
 		return err
 	}

@@ -65,7 +65,7 @@ func say(w io.Writer, kind, text string) error {
 	text = strings.TrimRight(text, "\n")
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = problem.Printable(line)
 	}
 	_, err := fmt.Fprintf(w, "imdsfs: %s: %s\n", kind, strings.Join(lines, "\n  "))
 	return err
@@ -73,7 +73,7 @@ func say(w io.Writer, kind, text string) error {
 
 // changeText describes a change made at run time, without its value: "option http-tokens, set 2026-03-01T12:00:00Z by uid 0".
 func changeText(c control.Changed) string {
-	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), printable(c.By))
+	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), problem.Printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), problem.Printable(c.By))
 }
 
 // changesText is how many changes there are: "1 change", "2 changes".
@@ -89,5 +89,5 @@ func instanceText(id string) string {
 	if id == "" {
 		return "an instance without an id"
 	}
-	return printable(id)
+	return problem.Printable(id)
 }

@@ -135,7 +135,7 @@ func (t *treePrinter) printValue(indent, name, value string) error {
 		return err
 	}
 	for line := range strings.SplitSeq(rest, "\n") {
-		if _, err := fmt.Fprintf(t.out, "%s  %s\n", indent, printable(line)); err != nil {
+		if _, err := fmt.Fprintf(t.out, "%s  %s\n", indent, problem.Printable(line)); err != nil {
 			return err
 		}
 	}
@@ -144,9 +144,9 @@ func (t *treePrinter) printValue(indent, name, value string) error {
 
 // print prints the line of one entry.
 func (t *treePrinter) print(indent, name, value string) error {
-	line := indent + printable(name)
+	line := indent + problem.Printable(name)
 	if value != "" {
-		line += ": " + printable(value)
+		line += ": " + problem.Printable(value)
 	}
 	if !t.full && utf8.RuneCountInString(line) > treeColumns {
 		line = string([]rune(line)[:treeColumns-1]) + "…"
@@ -154,5 +154,3 @@ func (t *treePrinter) print(indent, name, value string) error {
 	_, err := fmt.Fprintln(t.out, line)
 	return err
 }
-
-func printable(s string) string { return problem.Printable(s) }

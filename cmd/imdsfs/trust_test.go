@@ -16,6 +16,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -64,7 +65,7 @@ func record(t *testing.T, path string, uid int) *recorder {
 }
 
 func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
+	kit.Require(t, privilege.IsRoot(), "root, to be several users")
 	base := publicDir(t)
 	imdsfs := filepath.Join(base, "imdsfs")
 	program(t, imdsfs, "one")
@@ -144,7 +145,7 @@ func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
 
 // root talks to the daemon of a user to whom it has given a directory, and so does he.
 func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
+	kit.Require(t, privilege.IsRoot(), "root, to be several users")
 	base := publicDir(t)
 	dir := base + "/run"
 	must(t, os.Mkdir(dir, 0o755), os.Chown(dir, 65534, 65534))
@@ -152,7 +153,7 @@ func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
 	record(t, dir+"/admin.sock", 65534)
 	for _, uid := range []int{0, 65534} {
 		asUser(t, uid, func() error {
-			conn, err := dialDaemon(t.Context(), dir+"/admin.sock")
+			conn, err := rundir.Dial(t.Context(), dir+"/admin.sock")
 			if err == nil {
 				conn.Close()
 			}
@@ -162,7 +163,7 @@ func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
 }
 
 func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
+	kit.Require(t, privilege.IsRoot(), "root, to be several users")
 	given := publicDir(t) + "/run"
 	dir := fmt.Sprintf("%s/imdsfs-listen-%d", os.TempDir(), os.Getpid())
 	t.Setenv("TMPDIR", t.TempDir()) // the directory is not there
@@ -178,11 +179,11 @@ func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 	}
 	// It is ours, but the file is a FIFO, or a link of his.
 	must(t, os.Chown(dir, 0, 0), os.Remove(daemon.ListenFile(dir)), unix.Mkfifo(daemon.ListenFile(dir), 0o644))
-	if got, err := listening(dir); len(got) > 0 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a FIFO: %v, %v", got, err)
 	}
 	must(t, os.Remove(daemon.ListenFile(dir)), os.Symlink("/etc/hostname", daemon.ListenFile(dir)))
-	if got, err := listening(dir); len(got) > 0 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a link: %v, %v", got, err)
 	}
 	// It is the daemon's, to whom root has given it: everybody believes it.
@@ -190,7 +191,7 @@ func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(given) })
 	for _, uid := range []int{0, 65534, 1_000_000_000} {
 		asUser(t, uid, func() error {
-			got, err := listening(given)
+			got, err := rundir.Listening(given)
 			if len(got) != 1 {
 				t.Errorf("uid %d: %v", uid, got)
 			}

@@ -177,5 +177,3 @@ func (s *Settings) makeSources() ([]source.Source, error) {
 	}
 	return source.Make(setup, s.sources...)
 }
-
-func isRoot() bool { return os.Geteuid() == 0 }

@@ -44,7 +44,7 @@ var stateFiles = []string{launchFile(""), overlay.Path("")}
 
 // DefaultRuntimeDir is the default run-time directory of a daemon that this user starts.
 func DefaultRuntimeDir() string {
-	if isRoot() {
+	if privilege.IsRoot() {
 		return RootRuntimeDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && mayBeOurs(dir) {
@@ -55,7 +55,7 @@ func DefaultRuntimeDir() string {
 
 // DefaultStateDir is the default state directory of a daemon that this user starts, "" without a home directory.
 func DefaultStateDir() string {
-	if isRoot() {
+	if privilege.IsRoot() {
 		return RootStateDir
 	}
 	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" && mayBeOurs(dir) {
@@ -99,7 +99,7 @@ func (s *Settings) dirs() []dir {
 
 // isRoots reports whether it is one of root's defaults, and we are root.
 func (d dir) isRoots() bool {
-	return isRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
+	return privilege.IsRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
 }
 
 // OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root, and

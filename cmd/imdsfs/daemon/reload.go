@@ -139,7 +139,7 @@ func (i *Instance) reportChange(done string, change build.Change, asked bool) {
 		"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
 	}
 	if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
-		fields["paths"] = Printable(strings.Join(paths, ", "))
+		fields["paths"] = problem.Printable(strings.Join(paths, ", "))
 	}
 	i.log.WithFields(fields).Log(level, done)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs/fault"
 )
 
@@ -64,7 +65,7 @@ func (d *Daemon) tryOwnProgram(ctx context.Context) (*handover.Candidate, error)
 		return nil, err
 	}
 	by := handover.UnknownUser
-	if isRoot() {
+	if privilege.IsRoot() {
 		by = 0 // nobody else may send root a signal
 	}
 	return d.tryProgram(ctx, program, by)
