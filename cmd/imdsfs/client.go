@@ -25,7 +25,7 @@ const (
 
 var linkLocalEndpoint = client.LinkLocal
 
-// lastResort is asked if no endpoint is named and no daemon listens. A test has another.
+// lastResort is the endpoint if none is named and no daemon listens. Tests change it.
 var lastResort = linkLocalEndpoint
 
 // clientFlags are the flags of the subcommands that read an instance metadata service.
@@ -62,7 +62,7 @@ func (f *clientFlags) client(ctx context.Context) (*service, error) {
 	return &service{client: c, fallback: !named, timeout: f.timeout}, nil
 }
 
-// resolve finds the endpoint, in the order that the help of get tells. It is not named if only the link-local address is
+// resolve finds the endpoint, in the order that the help of get states. It is not named if only the link-local address is
 // left.
 func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (endpoint *url.URL, named bool, err error) {
 	if f.endpoint != "" {
@@ -89,11 +89,11 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (endpoint
 	return endpoint, false, err
 }
 
-// parseEndpoint reads the URL that name, a flag or a variable, gives.
+// parseEndpoint parses the URL of an endpoint; name is the flag or the variable that gives it.
 func parseEndpoint(name, text string) (*url.URL, error) {
 	u, err := client.ParseEndpoint(text)
 	if err != nil {
-		return nil, problem.Usage("a good one is http://127.0.0.1:1338", fmt.Errorf("%s: %w", name, err))
+		return nil, problem.Usage("for example http://127.0.0.1:1338", fmt.Errorf("%s: %w", name, err))
 	}
 	return u, nil
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 )
 
-// With this build tag imdsfs is not the program but the writer of its man pages and shell completions:
+// main with this build tag writes the man pages and the shell completions of imdsfs:
 //
 //	go run -tags docs ./cmd/imdsfs DIR
 //
@@ -60,7 +60,7 @@ func writeDocs(dir string) error {
 	return nil
 }
 
-// asForRoot makes the defaults in the help those of root, whoever builds.
+// asForRoot sets the defaults in the help to those of root, whichever user builds.
 func asForRoot(cmd *cobra.Command) {
 	defaults := strings.NewReplacer(strings.Join(rundir.Candidates(""), ", else "), "/run/imdsfs", daemon.DefaultRuntimeDir(), "/run/imdsfs", daemon.DefaultStateDir(), "/var/lib/imdsfs")
 	for _, name := range []string{"runtime-dir", "state-dir"} {

@@ -4,10 +4,10 @@ import "github.com/imdsfs/imdsfs/imds/client"
 
 func endpointOf(listeners []string) string { return client.EndpointOf(listeners) }
 
-// exportEndpoint is the line of shell that points SDKs at an endpoint.
+// exportEndpoint returns the shell command that points SDKs at an endpoint.
 func exportEndpoint(endpoint string) string { return "export " + endpointVariable + "=" + endpoint }
 
-// pointClients says how SDKs on this machine reach a daemon that listens on these addresses, "" if they cannot.
+// pointClients says how SDKs on this machine reach a daemon that listens on these addresses; "" if they cannot.
 func pointClients(listeners []string) string {
 	switch endpoint := endpointOf(listeners); endpoint {
 	case "":

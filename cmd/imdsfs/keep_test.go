@@ -136,7 +136,7 @@ func TestASuccessorServesOnOverAFaultyFile(t *testing.T) {
 		t.Errorf("HTTP says %q", got)
 	}
 	out, err := s.imdsfs("status")
-	if err != nil || !strings.Contains(out, "not read since the start: what a predecessor served is served on") || !strings.Contains(out, "web.toml:1") {
+	if err != nil || !strings.Contains(out, "not read since the start: what the predecessor served is still served") || !strings.Contains(out, "web.toml:1") {
 		t.Errorf("status: %v\n%s", err, out)
 	}
 	if out, err := s.imdsfs("tag", "set", "Name", "x"); err == nil || !strings.Contains(out, "have not been read successfully since the start") {

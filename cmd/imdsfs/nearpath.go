@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	shortForm    = "/" + tree.Latest + "/" + ec2.MetaData + "/" // users may leave it out
-	maxNearDepth = 12                                           // names of a path that is searched for
+	shortForm    = "/" + tree.Latest + "/" + ec2.MetaData + "/" // what users may leave out
+	maxNearDepth = 12                                           // names in a path to search for
 )
 
-// noSuch says that the service has nothing at path, which the user typed as typed, and suggests another path.
+// noSuch returns the error of a path that the service does not have, which the user typed as typed, and suggests another path.
 func (s *service) noSuch(ctx context.Context, typed, path string) error {
 	hint := ""
 	if near := s.near(ctx, path); near != "" {
@@ -34,7 +34,7 @@ func (s *service) noSuch(ctx context.Context, typed, path string) error {
 	return problem.No(hint, err)
 }
 
-// shortPath is an absolute path as somebody would type it.
+// shortPath returns an absolute path as you would type it.
 func shortPath(path string) string {
 	if rest, ok := strings.CutPrefix(path, shortForm); ok && rest != "" {
 		return rest
@@ -42,7 +42,7 @@ func shortPath(path string) string {
 	return strings.TrimPrefix(path, "/"+tree.Latest+"/")
 }
 
-// near is the path that the service has and that is nearest to one that it does not have; "" if none is near.
+// near returns the path of the service that is nearest to one that it does not have; "" if none is near.
 func (s *service) near(ctx context.Context, path string) string {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -54,8 +54,8 @@ func (s *service) near(ctx context.Context, path string) string {
 	return ""
 }
 
-// meantBy are the paths that a user may mean by one that does not exist: a path with a mistake in a name, a path of the
-// mount (/run/metadata/latest/…), or a path below another directory.
+// meantBy returns the paths that a user may mean by one that does not exist. The user may have misspelled a name, typed a path
+// of the mount (/run/metadata/latest/…), or meant another directory.
 func meantBy(path string) []string {
 	names := namesOf(path)
 	candidates := []client.Path{names}

@@ -23,10 +23,10 @@ import (
 //go:embed demo.toml
 var demoInstance []byte
 
-// freePort has the kernel choose a port that only this machine reaches.
+// freePort lets the kernel choose a port, which only this machine reaches.
 const freePort = "127.0.0.1:0"
 
-// A runRequest is what imdsfs run is asked for.
+// A runRequest holds the arguments of imdsfs run.
 type runRequest struct {
 	config   string // "" for the demo instance
 	listen   string
@@ -51,8 +51,8 @@ not get AWS_EC2_METADATA_DISABLED and ` + endpointVariable + `_MODE; where
 the environment names a proxy, no_proxy and NO_PROXY get the address. Keys and profiles of your own win over a role in
 every SDK: unset them to see the role's.
 
-COMMAND has the terminal. Signals to run are passed on, but not those of the keyboard, which COMMAND gets itself. What
-run made is removed at the end. Several can run at once. There is no mount. Every user of this machine can reach the
+COMMAND has the terminal. run passes signals on to it, but not those of the keyboard, which COMMAND gets itself. At the
+end run removes what it has made. You can run several at once. There is no mount. Every user of this machine can reach the
 port: do not serve a file with secrets on a machine that you share.
 
 Exit codes: that of COMMAND, and 128 more than the number of the signal that ended it; 127 if there is no such
@@ -68,14 +68,14 @@ invalid.`,
 		},
 	}
 	f := cmd.Flags()
-	f.SetInterspersed(false) // what follows COMMAND is its own
+	f.SetInterspersed(false) // the flags after COMMAND are its own
 	f.StringVarP(&r.config, "config", "c", "", "instance `FILE` to serve, or none: describe this machine (default a demo instance)")
 	f.StringVar(&r.listen, "listen", freePort, "`ADDR` to answer HTTP on")
 	f.StringVar(&r.logLevel, "log-level", "warn", "debug, info, warn or error")
 	return cmd
 }
 
-// run serves, has the command run, and leaves nothing behind.
+// run serves, runs the command, and leaves nothing behind.
 func (r *runRequest) run(parent context.Context) error {
 	var program string
 	if len(r.command) > 0 {
@@ -138,7 +138,7 @@ func (r *runRequest) run(parent context.Context) error {
 		c.DaemonEnded(stop())
 	}
 	if err == nil && c.Failed() {
-		err = &problem.Exit{Code: exitFailed} // it has said why
+		err = &problem.Exit{Code: exitFailed} // the daemon has said why
 	}
 	return err
 }
@@ -162,7 +162,7 @@ func commandEnvironment(ctx context.Context, endpoint, runtimeDir string) ([]str
 	return foreground.Environment(os.Environ(), endpoint, set), nil
 }
 
-// interrupted is how run ends by a signal before the command has begun.
+// interrupted returns how run ends if a signal comes before the command has begun.
 func (r *runRequest) interrupted(sig os.Signal) error {
 	n, ok := sig.(syscall.Signal)
 	if len(r.command) == 0 || !ok {
@@ -171,7 +171,7 @@ func (r *runRequest) interrupted(sig os.Signal) error {
 	return foreground.EndedBy(n)
 }
 
-// makeRunDir makes a directory that nobody else can look into, or exchange, for all that lies on a disk meanwhile.
+// makeRunDir makes a directory for all files of the daemon, which nobody else can look into or exchange.
 func makeRunDir() (string, error) {
 	const hint = "set TMPDIR to a directory that only you can change, or to /tmp"
 	temp, _, err := safepath.Policy{}.OpenParent(filepath.Join(os.TempDir(), "imdsfs-run"))
@@ -186,8 +186,8 @@ func makeRunDir() (string, error) {
 	return dir, nil
 }
 
-// settings are those of a daemon with everything in dir, and no other door than HTTP. Of [server] in a file, what this
-// does not touch counts.
+// settings returns the settings of a daemon that keeps everything in dir and has no mount. The other keys of [server] in a file
+// apply.
 func (r *runRequest) settings(dir string) (*daemon.Settings, error) {
 	if r.listen == daemon.None {
 		return nil, problem.Usage("leave out --listen", errors.New("there is nothing to serve without an address"))
@@ -213,7 +213,7 @@ func (r *runRequest) settings(dir string) (*daemon.Settings, error) {
 	return s, nil
 }
 
-// printLines says what to paste into a shell.
+// printLines prints lines to paste into a shell.
 func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint string) error {
 	tree := d.Snapshot()
 	curl := "curl"

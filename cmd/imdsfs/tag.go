@@ -32,7 +32,7 @@ func newTagCommand() *cobra.Command {
 	return cmd
 }
 
-// meantTag adds to err, which refuses args, what is meant by KEY VALUE, by KEY=VALUE, and by who wants to read tags.
+// meantTag adds to err, which refuses args, the right command for KEY VALUE, for KEY=VALUE, and for reading tags.
 func meantTag(cmd *cobra.Command, args []string, err error) error {
 	hint := ""
 	switch key, value, assigned := strings.Cut(strings.Join(args, " "), "="); {

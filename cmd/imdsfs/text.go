@@ -21,7 +21,7 @@ const (
 	exitGivenUp = int(problem.KindGivenUp)
 )
 
-// lines is an error that is printed as several.
+// lines is an error that report prints as several.
 type lines []string
 
 func (l lines) Error() string { return strings.Join(l, "\n") }
@@ -33,7 +33,7 @@ func (l lines) Error() string { return strings.Join(l, "\n") }
 //
 // Lower case, no final full stop; faults of an input one a line, each with its place.
 func report(w io.Writer, err error) int {
-	code, hint := int(daemon.KindOf(err)), problem.Hint(err)
+	code, hint := int(problem.KindOf(err)), problem.Hint(err)
 	var ended *problem.Exit
 	if errors.As(err, &ended) {
 		if code = ended.Code; ended.Err == nil {
@@ -59,8 +59,8 @@ func report(w io.Writer, err error) int {
 	return code
 }
 
-// say prints an error, a hint or a warning. The text may come from a file, a name or a daemon of another user: what could
-// move the cursor is escaped, and further lines are indented, so that none looks like a message of its own.
+// say prints an error, a hint or a warning. The text may come from a file, a name or a daemon of another user. So say escapes
+// what could move the cursor, and indents further lines, so that none looks like a message of its own.
 func say(w io.Writer, kind, text string) error {
 	text = strings.TrimRight(text, "\n")
 	lines := strings.Split(text, "\n")
@@ -76,7 +76,7 @@ func changeText(c control.Changed) string {
 	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), problem.Printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), problem.Printable(c.By))
 }
 
-// changesText is how many changes there are: "1 change", "2 changes".
+// changesText counts changes: "1 change", "2 changes".
 func changesText(n int) string {
 	if n == 1 {
 		return "1 change"

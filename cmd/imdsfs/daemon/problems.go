@@ -19,12 +19,3 @@ func NoRoom(err error, dir, flag string) error {
 	}
 	return err
 }
-
-// KindOf is the kind of an error. Whatever wraps faults of the input, they decide.
-func KindOf(err error) problem.Kind {
-	var faults problem.Faults
-	if errors.As(err, &faults) {
-		return problem.KindInvalid
-	}
-	return problem.KindOf(err)
-}

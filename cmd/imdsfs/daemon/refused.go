@@ -64,7 +64,7 @@ func (d *Daemon) countRefusal(err error) error {
 	}
 	dir := d.Settings.RuntimeDir
 	hint := problem.Hint(err)
-	if KindOf(err) != problem.KindFailed {
+	if problem.KindOf(err) != problem.KindFailed {
 		forgetRefusals(dir)
 		return err
 	}
@@ -159,7 +159,7 @@ type passedRefusal struct {
 
 // LeaveRefusal passes an error of the mount helper to the daemon of the unit.
 func LeaveRefusal(store *handover.Store, refused error) error {
-	r := passedRefusal{Kind: KindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
+	r := passedRefusal{Kind: problem.KindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err
