@@ -77,7 +77,7 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 	lines := strings.Split(string(out), "\n")
 	for _, want := range []string{
 		"i-0de0de0de0de0de00", "demo-role", "AFTERBURN_AWS_REGION=eu-central-1", "no_proxy=example.com,127.0.0.1", "NO_PROXY=example.com,127.0.0.1", "700", "t3.nano",
-		"imdsfs: error: UnsupportedOperation: not upgraded: imdsfs run ends with its command, and goes on with no other program",
+		"imdsfs: error: UnsupportedOperation: not upgraded: imdsfs run ends with its command, and no other program can replace it",
 	} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("no line %q in\n%s", want, out)

@@ -10,7 +10,7 @@ import (
 	"github.com/imdsfs/imdsfs/fs/fault"
 )
 
-// ErrHandedOver is how a daemon ends that another process succeeds. It is no failure.
+// ErrHandedOver is the error of a daemon that ends for a successor in another process. It is no failure.
 var ErrHandedOver = errors.New("handed over")
 
 // An upgrade is a request that another program take the place of this one.
@@ -20,10 +20,10 @@ type upgrade struct {
 	done    chan error
 }
 
-// upgradeTo has the loop try a program and, if that is good, hand over to it.
+// upgradeTo makes the loop try a program and, if the program is good, hand over to it.
 func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error {
 	if d.Embedded {
-		return errors.New("imdsfs run ends with its command, and goes on with no other program")
+		return errors.New("imdsfs run ends with its command, and no other program can replace it")
 	}
 	u := upgrade{program, by, make(chan error, 1)}
 	select {
@@ -39,7 +39,7 @@ func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error
 	}
 }
 
-// handOver ends the loop for a successor: a program in this process, or nil for another process.
+// handOver ends the loop for a successor: a program in this process, or another process if next is nil.
 func (d *Daemon) handOver(next *handover.Candidate) {
 	d.Log.WithField("kept-by", d.Handover.String()).Info("handing over")
 	d.successor, d.next = true, next
@@ -53,7 +53,7 @@ func (d *Daemon) become(next *handover.Candidate) error {
 	return d.Handover.Restart()
 }
 
-// tryProgram tries another program as a start of it would. by is the user who names it.
+// tryProgram tries another program, with our arguments. by is the user who names it.
 func (d *Daemon) tryProgram(ctx context.Context, path string, by uint32) (*handover.Candidate, error) {
 	return handover.Try(ctx, path, handover.Trial{By: by, Args: os.Args[1:], Config: d.Settings.File})
 }
