@@ -22,6 +22,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -152,7 +153,7 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 		case errors.Is(err, os.ErrPermission):
 			return nil, notForUs(ctx, dir, socket)
 		case errors.Is(err, os.ErrNotExist):
-			if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+			if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: client.ConnectTimeout}, dir); address.IsValid() {
 				return nil, problem.Failed("it was started with --admin none (admin in [server]), or with another socket: name that with --admin",
 					fmt.Errorf("the daemon with the run-time directory %s answers HTTP at %s, but %w there", dir, address, errNoSocket))
 			}
@@ -179,7 +180,7 @@ func notForUs(ctx context.Context, dir, socket string) error {
 		}
 	}
 	err := fmt.Errorf("%s: permission denied: only %s may use it", socket, who)
-	if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+	if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: client.ConnectTimeout}, dir); address.IsValid() {
 		err = fmt.Errorf("a daemon with the run-time directory %s answers HTTP at %s, but only %s may use its admin socket", dir, address, who)
 	}
 	return problem.Failed("run this as root or as the daemon's user; imdsfs get, tree and env need no such right", err)

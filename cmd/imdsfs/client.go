@@ -17,16 +17,8 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-const (
-	endpointVariable = client.EndpointVariable
-	requestTimeout   = client.DefaultTimeout
-	connectTimeout   = client.ConnectTimeout
-)
-
-var linkLocalEndpoint = client.LinkLocal
-
 // lastResort is the endpoint if none is named and no daemon listens. Tests change it.
-var lastResort = linkLocalEndpoint
+var lastResort = client.LinkLocal
 
 // clientFlags are the flags of the subcommands that read an instance metadata service.
 type clientFlags struct {
@@ -42,11 +34,11 @@ var errNoListener = errors.New("no imdsfs listens on this machine")
 
 func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` of the service (default $"+endpointVariable+
-		", else the local daemon, else "+linkLocalEndpoint+")")
+	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` of the service (default $"+client.EndpointVariable+
+		", else the local daemon, else "+client.LinkLocal+")")
 	flags.StringVar(&f.runtimeDir, "runtime-dir", "", "`DIR` where the local daemon leaves its address (default "+daemon.DefaultRuntimeDir()+")")
 	flags.BoolVar(&f.v1, "v1", false, "ask without a session token (IMDSv1)")
-	flags.DurationVar(&f.timeout, "timeout", requestTimeout, "time for each request")
+	flags.DurationVar(&f.timeout, "timeout", client.DefaultTimeout, "time for each request")
 }
 
 // client finds the service that the flags, the environment or the local daemon name.
@@ -69,8 +61,8 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (endpoint
 		endpoint, err = parseEndpoint("--endpoint", f.endpoint)
 		return endpoint, true, err
 	}
-	if text := os.Getenv(endpointVariable); text != "" {
-		endpoint, err = parseEndpoint(endpointVariable, text)
+	if text := os.Getenv(client.EndpointVariable); text != "" {
+		endpoint, err = parseEndpoint(client.EndpointVariable, text)
 		return endpoint, true, err
 	}
 	for _, dir := range rundir.Candidates(f.runtimeDir) {

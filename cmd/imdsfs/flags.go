@@ -22,7 +22,7 @@ func addFlags(cmd *cobra.Command, c *daemon.Config) {
 	f.StringArrayVar(&c.Hosts, "host", nil, "also accept `NAME` in the Host header of a request; repeatable")
 	f.StringVar(&c.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.StringVar(&c.LogFormat, "log-format", "", "text or json (default text)")
-	f.StringVar(&c.Admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set, unset, reset and reload, or none (default RUNTIME-DIR/admin.sock)")
+	f.StringVar(&c.Admin, "admin", "", "`SOCKET` for imdsfs status, options, tag, set, unset, reset, reload and upgrade, or none (default RUNTIME-DIR/admin.sock)")
 	f.StringVar(&c.Metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on, or none (default none)")
 	f.StringArrayVar(&c.MetricsAllowFrom, "metrics-allow-from", nil, "let `WHO` read the metrics, as in --allow-from; repeatable (default local)")
 	f.BoolVar(&c.Addresses.Add, "add-addresses", false, "add the link-local addresses, on a link of its own, imds0")

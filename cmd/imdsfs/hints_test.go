@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -172,7 +173,7 @@ func TestAnswersOfAnotherServiceSaySo(t *testing.T) {
 			url := "http://" + l.Addr().String()
 			defer func(was string) { lastResort = was }(lastResort)
 			lastResort = url
-			t.Setenv(endpointVariable, "")
+			t.Setenv(client.EndpointVariable, "")
 			_, stderr, code := said(t, c.args+" --runtime-dir "+t.TempDir())
 			want := "imdsfs: error: " + strings.ReplaceAll(c.want, "URL", url) + "\nimdsfs: hint: " + hintNoDaemon
 			if !strings.HasPrefix(stderr, want) || code != c.code {

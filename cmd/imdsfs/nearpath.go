@@ -57,7 +57,7 @@ func (s *service) near(ctx context.Context, path string) string {
 // meantBy returns the paths that a user may mean by one that does not exist. The user may have misspelled a name, typed a path
 // of the mount (/run/metadata/latest/…), or meant another directory.
 func meantBy(path string) []string {
-	names := namesOf(path)
+	names := client.ParsePath(path)
 	candidates := []client.Path{names}
 	for i := len(names) - 1; i > 0; i-- {
 		if names[i] == tree.Latest || ec2.ValidVersion(names[i]) {
@@ -69,11 +69,11 @@ func meantBy(path string) []string {
 	}
 	relative := strings.Join(names, "/")
 	if relative != "" {
-		candidates = append(candidates, namesOf(ec2.Absolute(relative)), namesOf("/"+tree.Latest+"/"+relative))
+		candidates = append(candidates, client.ParsePath(ec2.Absolute(relative)), client.ParsePath("/"+tree.Latest+"/"+relative))
 	}
 	if below, err := ec2.InEveryVersion(relative); err == nil {
 		if near := ec2.NearestPath(below); near != "" {
-			candidates = append(candidates, namesOf("/"+tree.Latest+"/"+near))
+			candidates = append(candidates, client.ParsePath("/"+tree.Latest+"/"+near))
 		}
 	}
 	var paths []string
@@ -84,5 +84,3 @@ func meantBy(path string) []string {
 	}
 	return paths
 }
-
-func namesOf(path string) client.Path { return client.ParsePath(path) }

@@ -16,6 +16,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/foreground"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
@@ -42,12 +43,12 @@ func newRunCommand(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "run [-- COMMAND [ARG...]]",
 		Short: "Serve a demo instance for one command, or until Ctrl-C",
 		Long: `run serves a demo instance over HTTP on a free port of this machine, and runs COMMAND with the environment
-variable ` + endpointVariable + `, which points SDKs, the AWS CLI and imdsfs itself
+variable ` + client.EndpointVariable + `, which points SDKs, the AWS CLI and imdsfs itself
 at it. It needs no file, no root and no home directory. Without COMMAND it prints lines to paste into another
 terminal, and serves until Ctrl-C.
 
 COMMAND also gets the variables that imdsfs env prints, and IMDSFS_RUNTIME_DIR for imdsfs set --runtime-dir. It does
-not get AWS_EC2_METADATA_DISABLED and ` + endpointVariable + `_MODE; where
+not get AWS_EC2_METADATA_DISABLED and ` + client.EndpointVariable + `_MODE; where
 the environment names a proxy, no_proxy and NO_PROXY get the address. Keys and profiles of your own win over a role in
 every SDK: unset them to see the role's.
 
@@ -115,7 +116,7 @@ func (r *runRequest) run(parent context.Context) error {
 	case sig := <-signals:
 		return errors.Join(stop(), r.interrupted(sig))
 	}
-	endpoint := endpointOf(d.Addresses())
+	endpoint := client.EndpointOf(d.Addresses())
 	if len(r.command) == 0 {
 		err := r.printLines(s, d, endpoint)
 		if err == nil {
@@ -146,7 +147,7 @@ func (r *runRequest) run(parent context.Context) error {
 // commandEnvironment returns the environment of the command: ours, with what points SDKs at the service at endpoint, and the
 // attributes of its instance.
 func commandEnvironment(ctx context.Context, endpoint, runtimeDir string) ([]string, error) {
-	flags := clientFlags{endpoint: endpoint, timeout: requestTimeout}
+	flags := clientFlags{endpoint: endpoint, timeout: client.DefaultTimeout}
 	c, err := flags.client(ctx)
 	if err != nil {
 		return nil, err
@@ -218,7 +219,7 @@ func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint s
 	tree := d.Snapshot()
 	curl := "curl"
 	if tree.Options().TokensRequired {
-		curl += ` -H "X-aws-ec2-metadata-token: $(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "${` + endpointVariable + `}latest/api/token")"`
+		curl += ` -H "X-aws-ec2-metadata-token: $(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "${` + client.EndpointVariable + `}latest/api/token")"`
 	}
 	kind := "the instance"
 	if r.config == "" {
@@ -226,7 +227,7 @@ func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint s
 	}
 	text := fmt.Sprintf("# %s, %s, until Ctrl-C. In another terminal:\n", kind, cmp.Or(tree.InstanceID(), "without an id")) +
 		exportEndpoint(endpoint) + "\n" +
-		curl + ` "${` + endpointVariable + "}latest/meta-data/instance-id\"\n" +
+		curl + ` "${` + client.EndpointVariable + "}latest/meta-data/instance-id\"\n" +
 		"aws configure list\n" +
 		"imdsfs tree\n"
 	if s.Admin != daemon.None {

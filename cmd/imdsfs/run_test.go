@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -69,7 +70,7 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 	} else {
 		cmd.Env = []string{"TMPDIR=" + s.temp, "PATH=" + os.Getenv("PATH"), "GORACE=" + noRaceSleep}
 	}
-	cmd.Env = append(cmd.Env, "AWS_EC2_METADATA_DISABLED=true", endpointVariable+"=http://192.0.2.1", endpointVariable+"_MODE=IPv6", "HTTP_PROXY=http://192.0.2.1", "NO_PROXY=example.com")
+	cmd.Env = append(cmd.Env, "AWS_EC2_METADATA_DISABLED=true", client.EndpointVariable+"=http://192.0.2.1", client.EndpointVariable+"_MODE=IPv6", "HTTP_PROXY=http://192.0.2.1", "NO_PROXY=example.com")
 	out, _ := cmd.CombinedOutput()
 	if code := cmd.ProcessState.ExitCode(); code != 3 {
 		t.Errorf("exit %d, want the command's 3", code)
@@ -83,7 +84,7 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 			t.Errorf("no line %q in\n%s", want, out)
 		}
 	}
-	if !regexp.MustCompile(`(?m)^`+endpointVariable+`=http://127\.0\.0\.1:\d+/$`).Match(out) || strings.Contains(string(out), "AWS_EC2_METADATA_DISABLED") || strings.Contains(string(out), "_MODE=") {
+	if !regexp.MustCompile(`(?m)^`+client.EndpointVariable+`=http://127\.0\.0\.1:\d+/$`).Match(out) || strings.Contains(string(out), "AWS_EC2_METADATA_DISABLED") || strings.Contains(string(out), "_MODE=") {
 		t.Errorf("the environment does not lead SDKs here:\n%s", out)
 	}
 	s.left()

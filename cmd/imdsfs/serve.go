@@ -20,7 +20,7 @@ func newServeCommand(stderr io.Writer) *cobra.Command {
 answers HTTP as the EC2 instance metadata service does, and shows the same tree as files.
 
 When both doors are ready it logs one line, "ready". SIGHUP reads the instance file again; a faulty
-file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 replaces the daemon by the
+file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 replaces the daemon with the
 program that is now at the path from which it was started, as imdsfs upgrade does.
 
 With --keep a second process supervises the daemon: it holds the mount and the sockets, and starts

@@ -16,7 +16,7 @@ import (
 const (
 	hintForbidden = "enable http-endpoint, make the service answer to this name (serve --host), or keep proxies from adding X-Forwarded-For"
 	hintStranger  = "see what runs there, or point at another with --endpoint"
-	hintNoDaemon  = "start one with: imdsfs serve; or point at one with --endpoint URL or " + endpointVariable
+	hintNoDaemon  = "start one with: imdsfs serve; or point at one with --endpoint URL or " + client.EndpointVariable
 	hintV1        = "; --v1 asks without a token"
 )
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/ec2"
@@ -138,7 +139,7 @@ func everywhere(path string) (string, error) {
 // nearCategory returns the path of EC2 that may be meant by an absolute path, as you would type it; "" if there is none.
 func nearCategory(path string) string {
 	for _, candidate := range meantBy(path) {
-		if names := namesOf(candidate); len(names) > 1 && ec2.IsCategory(strings.Join(names[1:], "/")) {
+		if names := client.ParsePath(candidate); len(names) > 1 && ec2.IsCategory(strings.Join(names[1:], "/")) {
 			return problem.Printable(shortPath("/" + tree.Latest + "/" + strings.Join(names[1:], "/")))
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -167,13 +168,13 @@ func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 	given := publicDir(t) + "/run"
 	dir := fmt.Sprintf("%s/imdsfs-listen-%d", os.TempDir(), os.Getpid())
 	t.Setenv("TMPDIR", t.TempDir()) // the directory is not there
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	alive := strings.TrimPrefix(serveHTTP(t, answer(200)), "http://")
 	asUser(t, 65534, func() error {
 		return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(daemon.ListenFile(dir), []byte(alive+"\n"), 0o644))
 	})
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := clientFlags{runtimeDir: dir, timeout: requestTimeout}
+	f := clientFlags{runtimeDir: dir, timeout: client.DefaultTimeout}
 	if _, err := f.client(t.Context()); err == nil || !strings.Contains(err.Error(), dir+" belongs to uid 65534") {
 		t.Errorf("named: %v", err)
 	}

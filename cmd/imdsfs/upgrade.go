@@ -23,16 +23,16 @@ func newUpgradeCommand(stdout io.Writer) *cobra.Command {
 	program := ""
 	cmd := &cobra.Command{
 		Use:   "upgrade",
-		Short: "Replace the running daemon by another program, without an interruption",
-		Long: `upgrade replaces the running daemon by this program, or by the one given with --program: in the same process,
+		Short: "Replace the running daemon with another program, without an interruption",
+		Long: `upgrade replaces the running daemon with this program, or with the one given with --program: in the same process,
 with the same mount, sockets and flags. Readers of the mount pause for some milliseconds, connections are
 accepted a moment later, and tokens stay valid.
 
 First the new program checks the daemon's flags, the instance file and the tree, with the changes made at run
 time, as it would when it starts. If it finds a fault, nothing changes.
 
-A daemon that has capabilities takes any program from root. From its own user it takes only one that
-only root can change: the file, and each directory on the way to it.`,
+A daemon that has capabilities takes any program from root. From its own user it takes a program only if
+nobody but root can change it: the file, and each directory on the way to it.`,
 		Example: "  imdsfs upgrade",
 		Args:    exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,7 +51,7 @@ only root can change: the file, and each directory on the way to it.`,
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&program, "program", "", "`FILE` to replace the daemon by (default this program)")
+	cmd.Flags().StringVar(&program, "program", "", "`FILE` to replace the daemon with (default this program)")
 	return cmd
 }
 
