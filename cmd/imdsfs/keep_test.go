@@ -210,7 +210,7 @@ func TestNobodyGetsInBetween(t *testing.T) {
 	s.end(d)
 }
 
-// A keeper that is killed leaves its daemon alone, which goes on, and ends as any other.
+// The daemon of a killed keeper keeps serving, and stops like any other.
 func TestAKeeperMayDie(t *testing.T) {
 	s := newKeptSite(t, least("", `tier = "gold"`))
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}, "--keep"))

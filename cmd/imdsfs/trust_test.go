@@ -21,7 +21,7 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// asUser calls f as another user, on a thread of its own: what it makes belongs to him, and who connects to a socket
+// asUser calls f as another user, on a thread of its own: what it makes belongs to that user, and who connects to a socket
 // that it opens sees him.
 func asUser(t *testing.T, uid int, f func() error) {
 	t.Helper()
@@ -33,7 +33,7 @@ func asUser(t *testing.T, uid int, f func() error) {
 	}))
 }
 
-// A recorder is a socket of nobody's that takes down what it gets.
+// A recorder is a socket of the user nobody that records what it receives.
 type recorder struct {
 	connections, bytes atomic.Int64
 }
@@ -178,7 +178,7 @@ func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 	if _, err := f.client(t.Context()); err == nil || !strings.Contains(err.Error(), dir+" belongs to uid 65534") {
 		t.Errorf("named: %v", err)
 	}
-	// It is ours, but the file is a FIFO, or a link of his.
+	// The directory is ours, but the file is a FIFO, or a link of another user.
 	must(t, os.Chown(dir, 0, 0), os.Remove(daemon.ListenFile(dir)), unix.Mkfifo(daemon.ListenFile(dir), 0o644))
 	if got, err := rundir.Listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a FIFO: %v, %v", got, err)

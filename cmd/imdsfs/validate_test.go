@@ -141,7 +141,7 @@ func with(d *served, args ...string) (string, error) {
 	return string(out), err
 }
 
-// Neither a reload nor an upgrade takes what a start would refuse, and the daemon goes on.
+// A reload and an upgrade refuse what a start would refuse, and the daemon keeps serving.
 func TestAnUpgradeIsRefusedForWhatAStartWouldRefuse(t *testing.T) {
 	s := newSite(t, least("", `tier = "gold"`))
 	d := s.start("--mount", none)

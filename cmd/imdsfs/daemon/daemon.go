@@ -148,7 +148,7 @@ func (d *Daemon) each(start func(*Instance, context.Context) (part, error)) (ste
 	return steps
 }
 
-// reach is a point at which tests kill the process.
+// reach returns a step at which tests kill the process.
 func reach(point string) step {
 	return func(context.Context) (part, error) {
 		fault.At(point)

@@ -18,7 +18,7 @@ var (
 	switchOptions = []string{"keep", "add-addresses", "force-addresses"}
 )
 
-// logOption is no flag of serve: it chooses the daemon's standard error.
+// logOption is not a flag of serve: it chooses the daemon's standard error.
 const logOption = "log"
 
 // Options returns the names of all options that are flags of imdsfs serve.
