@@ -10,6 +10,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -55,8 +56,7 @@ type Door interface {
 // A Kind is a kind of source, as it registers itself.
 type Kind struct {
 	Name string // in [server] sources: "file"
-	// Order is where it stands without [server] sources: of kinds that apply, the one with the highest order alone is
-	// used.
+	// Order decides without [server] sources: of the kinds that apply, the one with the highest order alone is used.
 	Order int
 	// New makes the source; nil if it does not apply.
 	New func(Setup) Source
@@ -72,10 +72,12 @@ var kinds []Kind
 // Register adds a kind of source. It is called at init.
 func Register(k Kind) {
 	kinds = append(kinds, k)
-	slices.SortFunc(kinds, func(a, b Kind) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortStableFunc(kinds, func(a, b Kind) int {
+		return cmp.Or(cmp.Compare(a.Order, b.Order), strings.Compare(a.Name, b.Name))
+	})
 }
 
-// Kinds are the names of the kinds that have registered, sorted.
+// Kinds are the names of the kinds that have registered, in their order.
 func Kinds() []string {
 	names := make([]string, len(kinds))
 	for i, k := range kinds {
@@ -106,9 +108,7 @@ func Make(setup Setup, names ...string) ([]Source, error) {
 }
 
 func onlyOne(setup Setup) ([]Source, error) {
-	byOrder := slices.Clone(kinds)
-	slices.SortStableFunc(byOrder, func(a, b Kind) int { return b.Order - a.Order })
-	for _, k := range byOrder {
+	for _, k := range slices.Backward(kinds) {
 		if s := k.New(setup); s != nil {
 			return []Source{s}, nil
 		}

@@ -246,7 +246,7 @@ func TestSourcesByName(t *testing.T) {
 		{file, []string{"host", "file"}, "host file"},
 		{file, []string{"file", "host"}, "file host"},
 		{nil, []string{"file"}, "the source file has nothing to read"},
-		{nil, []string{"cloud"}, `no source is called "cloud": the sources are file, host`},
+		{nil, []string{"cloud"}, `no source is called "cloud": the sources are host, file`},
 	} {
 		sources, err := Make(Setup{File: c.file}, c.names...)
 		var got []string

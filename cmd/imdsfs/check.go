@@ -37,6 +37,9 @@ What a file may name and do depends on its owner and on who reads it. With --use
 the files as that user does, with the user's groups. What the user may not read is a fault, which names the
 directory or file that denies it and the command that corrects it.
 
+With --explain PATH it prints the value at one path, and what it follows from, back to the lines of the file and the
+defaults; then the source of the rule. PATH may be a setting too: instance.architecture, metadata-options.http-tokens.
+
 With --json it prints one JSON document for each file, on one line, also for a faulty file:
 {"file", "good", "faults": [{"file", "line", "key", "message", "hint"}], "warnings": [the same],
 "settings": [{"key", "value", "origin"}], "leaves": [{"path", "value", "secret", "origin"}]}.
@@ -44,6 +47,7 @@ The value of a secret is null.`,
 		Example: `  imdsfs check testdata/instances/web-1.toml
   imdsfs check --quiet testdata/instances/*.toml
   imdsfs check --user root testdata/instances/minimal.toml
+  imdsfs check --explain hostname testdata/instances/minimal.toml
   imdsfs check --json testdata/instances/minimal.toml`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -59,13 +63,15 @@ The value of a secret is null.`,
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "print faults and warnings only")
 	f.BoolVar(&c.json, "json", false, "print one JSON document for each file")
 	f.StringVar(&c.user, "user", "", "read the files as the user `NAME` does")
-	cmd.MarkFlagsMutuallyExclusive("quiet", "json")
+	f.StringVar(&c.explain, "explain", "", "print the value at `PATH` and what it follows from")
+	cmd.MarkFlagsMutuallyExclusive("quiet", "json", "explain")
 	return cmd
 }
 
 type checkRequest struct {
 	quiet, json bool
 	user        string
+	explain     string // a path, "" to print everything
 }
 
 func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths []string) error {
@@ -104,8 +110,11 @@ func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 	for _, w := range r.warnings {
 		say(stderr, "warning", w.String())
 	}
-	if c.quiet || r.snap == nil {
+	switch {
+	case c.quiet || r.snap == nil:
 		return nil
+	case c.explain != "":
+		return r.explain(stdout, c.explain)
 	}
 	if err := r.print(stdout, terminalWidth(stdout)); err != nil {
 		return err

@@ -35,6 +35,7 @@ var flagValues = map[string]cobra.CompletionFunc{
 	"runtime-dir":        cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),
 	"state-dir":          cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs),
 	"endpoint":           cobra.NoFileCompletions,
+	"explain":            cobra.NoFileCompletions,
 	"host":               cobra.NoFileCompletions,
 	"instance":           cobra.NoFileCompletions,
 	"metrics":            cobra.NoFileCompletions,

@@ -86,6 +86,9 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 			continue
 		}
 		line("source", "%s, read %s ago", src.Name, age(src.Loaded))
+		if src.Error != "" {
+			line("", "  what it said then stands in for it: %s", src.Error)
+		}
 	}
 	for _, f := range s.Faults {
 		line("fault", "%s", f)

@@ -15,11 +15,16 @@ type Status struct {
 	Addresses string    `json:"addresses"` // the link with the link-local addresses: "dummy link imds0", "" if it is not ours
 	Sources   []Source  `json:"sources"`
 	Options   []Option  `json:"options"`
-	Changes   []Changed `json:"changes"` // made at run time for this instance
-	Others    []Others  `json:"others"`  // made at run time for other instances
-	Faults    []string  `json:"faults"`  // of the last reload; empty if it went well
-	Peers     []Peer    `json:"peers"`   // that were refused or got no token, the latest first
-	Counters  Counters  `json:"counters"`
+	RunTime
+	Faults   []string `json:"faults"` // of the last reload; empty if it went well
+	Peers    []Peer   `json:"peers"`  // that were refused or got no token, the latest first
+	Counters Counters `json:"counters"`
+}
+
+// RunTime are the changes made at run time.
+type RunTime struct {
+	Changes []Changed `json:"changes"` // for this instance
+	Others  []Others  `json:"others"`  // for other instances
 }
 
 // Mount is the state of the mount.

@@ -63,8 +63,8 @@ func shortKey(key string) string {
 	return key
 }
 
-// Fact is the source of the rule that has made the value at key: a title of the EC2 user guide, or where it was
-// captured. It is "" for what somebody states, and where there is none.
+// Fact is the source of the rule that has made the value at key: `EC2 user guide, "Regions and Zones"`, or where it was
+// captured. It is "" for what somebody states, and for defaults without a source.
 func (s *Snapshot) Fact(key string) string {
 	o, ok := s.Origin(key)
 	if !ok || o.Kind == tree.Stated {

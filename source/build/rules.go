@@ -35,18 +35,17 @@ const (
 	primary  = macsPath + "@/" // of the primary one
 )
 
-// Sources of facts. Titles are those of the EC2 user guide.
+// Sources of facts.
 const (
-	aboutDocument  = "Instance identity documents"
-	aboutHostnames = "Instance hostname types"
-	aboutMetadata  = "Instance metadata categories"
-	aboutCards     = "Network cards"
-	aboutRegions   = "Regions and Zones"
-	aboutTypes     = "Amazon EC2 instance type naming conventions"
+	aboutDocument  = `EC2 user guide, "Instance identity documents"`
+	aboutHostnames = `EC2 user guide, "Instance hostname types"`
+	aboutMetadata  = `EC2 user guide, "Instance metadata categories"`
+	aboutCards     = `EC2 user guide, "Network cards"`
+	aboutRegions   = `EC2 user guide, "Regions and Zones"`
+	aboutTypes     = `EC2 user guide, "Amazon EC2 instance type naming conventions"`
 )
 
-// rules is what follows from what. A line of [rule.fact] is a title of the EC2 user guide, unless it says otherwise; a
-// default is what an ordinary instance has (captures; facts §3).
+// rules is what follows from what. A default without a fact is what an ordinary instance has (captures; facts §3).
 var rules = []rule{
 	// What the instance is.
 	{target: platformKey, assumes: "-", value: constant("ec2")},
@@ -56,7 +55,7 @@ var rules = []rule{
 	{target: "instance.architecture", needs: []string{typeKey}, value: of(ec2.ArchitectureOf), fact: aboutTypes},
 	{target: "instance.architecture", assumes: "-", value: constant("x86_64"), fact: aboutTypes},
 	{target: versionsKey, uses: []string{platformKey}, assumes: "-", value: versions, fact: "GET / on a Nitro instance (captured 2024-08)"},
-	{target: "meta-data/system", needs: []string{typeKey}, value: of(ec2.SystemOf), fact: "Instances built on the AWS Nitro System"},
+	{target: "meta-data/system", needs: []string{typeKey}, value: of(ec2.SystemOf), fact: `EC2 user guide, "Instances built on the AWS Nitro System"`},
 	{target: "meta-data/system", assumes: "-", value: constant("nitro")},
 
 	// Where it is.
@@ -115,7 +114,7 @@ var rules = []rule{
 	{target: "meta-data/reservation-id", uses: []string{idKey}, assumes: "from the instance id", value: reservationID},
 	{target: "dynamic/fws/instance-monitoring", assumes: "-", value: constant("disabled")},
 	// Clients looked for a termination there before there were other actions.
-	{target: "meta-data/spot/termination-time", needs: []string{"meta-data/spot/instance-action"}, value: terminationTime, fact: "Spot Instance interruption notices"},
+	{target: "meta-data/spot/termination-time", needs: []string{"meta-data/spot/instance-action"}, value: terminationTime, fact: `EC2 user guide, "Spot Instance interruption notices"`},
 
 	// Fields of the identity document that the tree has too.
 	{target: "instance.kernel-id", needs: []string{given + "meta-data/kernel-id"}, value: same, fact: aboutDocument},
@@ -126,7 +125,7 @@ var rules = []rule{
 	{target: "meta-data/product-codes", needs: []string{given + "instance.marketplace-product-codes"}, value: same, fact: aboutDocument},
 
 	// Documents.
-	{target: "meta-data/iam/", uses: []string{accountKey, "meta-data/services/partition"}, values: roleDocuments, fact: "IAM roles for Amazon EC2"},
+	{target: "meta-data/iam/", uses: []string{accountKey, "meta-data/services/partition"}, values: roleDocuments, fact: `EC2 user guide, "IAM roles for Amazon EC2"`},
 	{target: "meta-data/identity-credentials/ec2/", uses: []string{accountKey}, values: identityDocuments, fact: aboutMetadata},
 	{target: documentKey, uses: documentKeys(), value: identityDocument, fact: aboutDocument},
 }

@@ -11,30 +11,40 @@ import (
 // Server is what [server] says. Each key has a flag of `imdsfs serve`, which wins. The texts are as they stand in the
 // file: what they mean, and whether they mean anything, is for whoever serves to say, see [Accept].
 type Server struct {
-	Listen     []string // "HOST:PORT" or "link-local"; or "none" alone
-	Mount      string   // absolute path, or "none"
-	RuntimeDir string   // absolute path
-	StateDir   string   // absolute path
-	Sources    []string // "host" and "file", the later wins
-	AllowFrom  []string // "local", a CIDR, or "iface:NAME"
-	Hosts      []string // host names without port
-	LogLevel   string   // "debug", "info", "warn", "error"
-	LogFormat  string   // "text", "json"
-	Admin      string   // absolute path of the socket, or "none"
-	Metrics    string   // "HOST:PORT", or "none"
-	// MetricsAllowFrom is who may read the metrics, in the forms of AllowFrom.
-	MetricsAllowFrom []string
-	Vantage          string // "guest", "host"
-	// AddAddresses: the link-local addresses are put on a link of our own.
-	AddAddresses bool
-	Keep         bool          // a keeper supervises the daemon
-	User         string        // whom the daemon runs as then
-	Watchdog     time.Duration // how long it may be silent then; 0: not said
+	ServerDoors
+	ServerProcess
+	Sources []string // "host" and "file", the later wins
 
 	// Places tells for each key that the file gives, by its name there ("allow-from"), the
 	// "FILE:LINE" where it does, and likewise for the elements of an array ("allow-from[0]").
 	// What is not here was not said.
 	Places map[string]string
+}
+
+// ServerDoors are the keys about the two doors.
+type ServerDoors struct {
+	Listen    []string // "HOST:PORT" or "link-local"; or "none" alone
+	Mount     string   // absolute path, or "none"
+	AllowFrom []string // "local", a CIDR, or "iface:NAME"
+	Hosts     []string // host names without port
+	Vantage   string   // "guest", "host"
+	// AddAddresses: the link-local addresses are put on a link of our own.
+	AddAddresses bool
+}
+
+// ServerProcess are the keys about the process itself.
+type ServerProcess struct {
+	RuntimeDir string // absolute path
+	StateDir   string // absolute path
+	LogLevel   string // "debug", "info", "warn", "error"
+	LogFormat  string // "text", "json"
+	Admin      string // absolute path of the socket, or "none"
+	Metrics    string // "HOST:PORT", or "none"
+	// MetricsAllowFrom is who may read the metrics, in the forms of AllowFrom.
+	MetricsAllowFrom []string
+	Keep             bool          // a keeper supervises the daemon
+	User             string        // whom the daemon runs as then
+	Watchdog         time.Duration // how long it may be silent then; 0: not said
 }
 
 // An Accept is asked about [server] whenever a file is read, also about what could be made out of a faulty one. The

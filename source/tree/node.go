@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -28,8 +27,6 @@ type node struct {
 	// directories
 	edges []edge // sorted by name, byte order
 	style *Style // nil: listed as any other
-
-	memo atomic.Pointer[map[string]any] // see View.Memo; the one thing that is added later
 }
 
 type edge struct {

@@ -99,7 +99,7 @@ func TestTheEncodingForgetsNoField(t *testing.T) {
 		dir: true, since: "2020-01-01", mtime: now, origin: origin, attr: Attr{Mode: 0o555, UID: 1, GID: 2}, edges: []edge{{"leaf", leaf}},
 		contentType: "text/html", secret: true, expires: now.Add(time.Hour), style: &Style{Label: "0=l", Numbered: true, Bare: true, Always: "user-data"},
 	}
-	if zero := append(append(unfilled(leaf, "dir", "edges", "style", "memo"), unfilled(dir, "bytes", "digest", "memo")...), unfilled(dir.style)...); zero != nil {
+	if zero := append(append(unfilled(leaf, "dir", "edges", "style"), unfilled(dir, "bytes", "digest")...), unfilled(dir.style)...); zero != nil {
 		t.Fatalf("this test forgets %v", zero)
 	}
 	top := &node{dir: true, mtime: now, style: &Style{Bare: true}, edges: []edge{{"1.0", dir}, {Latest, dir}}}

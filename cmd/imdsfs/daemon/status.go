@@ -39,7 +39,8 @@ func (i *Instance) describe(s *control.Status) {
 
 func describeSource(s source.Status) control.Source {
 	described := control.Source{Name: s.Name, Loaded: s.Loaded}
-	if s.Err != nil {
+	var faults problem.Faults // are shown as such
+	if s.Err != nil && !errors.As(s.Err, &faults) {
 		described.Error = s.Err.Error()
 	}
 	return described

@@ -19,6 +19,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/imds"
 	"github.com/imdsfs/imdsfs/imds/edge"
+	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
@@ -296,8 +297,8 @@ func parseHost(text string) (string, error) {
 }
 
 func parseSource(text string) (string, error) {
-	if text != "host" && text != "file" {
-		return "", fmt.Errorf("%q: specify host or file", text)
+	if kinds := source.Kinds(); !slices.Contains(kinds, text) {
+		return "", fmt.Errorf("%q: specify %s", text, strings.Join(kinds, " or "))
 	}
 	return text, nil
 }
