@@ -21,6 +21,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/imds/control"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
@@ -38,10 +40,10 @@ type adminFlags struct {
 
 func (f *adminFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.socket, "admin", "", "admin `SOCKET` of the daemon (default RUNTIME-DIR/admin.sock)")
-	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(runtimeDirs(""), ", else ")+")")
+	cmd.Flags().StringVar(&f.runtimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default "+strings.Join(rundir.Candidates(""), ", else ")+")")
 }
 
-// path is where the admin socket is expected first.
+// path returns the first path at which to expect the admin socket.
 func (f *adminFlags) path() string {
 	return cmp.Or(f.socket, daemon.AdminSocket(cmp.Or(f.runtimeDir, daemon.DefaultRuntimeDir())))
 }
@@ -91,16 +93,17 @@ func (f *adminFlags) call(ctx context.Context, method, path string, body, result
 	return nil
 }
 
-// errNoDaemon is the error if nobody answers at an admin socket.
+// errNoDaemon says that no daemon answers at an admin socket.
 var errNoDaemon = errors.New("no imdsfs is running")
 
-// errNoSocket is the error if a daemon runs without an admin socket.
+// errNoSocket says that a daemon runs without an admin socket.
 var errNoSocket = errors.New("has no admin socket")
 
+// noDaemon explains why no connection to an admin socket could be made.
 func noDaemon(socket string, err error) error {
-	var said *problem.Error
+	var explained *problem.Error
 	switch {
-	case errors.As(err, &said):
+	case errors.As(err, &explained):
 		return err
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return problem.Failed("start it with imdsfs serve, or name its --runtime-dir or --admin socket",
@@ -111,7 +114,8 @@ func noDaemon(socket string, err error) error {
 	return fmt.Errorf("ask the daemon at %s: %w", socket, err)
 }
 
-// refusal is the error of an answer that is not 200: the daemon refuses (exit code 4), its input is faulty, or it failed.
+// refusal returns the error of an answer that is not 200: the daemon refuses (exit code 4), its input is faulty (3), or it has
+// failed (1).
 func refusal(answer []byte, resp *http.Response) error {
 	var p control.Problem
 	if err := json.Unmarshal(answer, &p); err != nil || p.Message == "" {
@@ -121,7 +125,7 @@ func refusal(answer []byte, resp *http.Response) error {
 		return problem.Failed(p.Hint, errors.New(p.Message))
 	}
 	if len(p.Faults) > 0 {
-		return problem.Invalid("the daemon goes on serving what was there before: mend the input and reload again", lines(p.Faults))
+		return problem.Invalid("the daemon keeps serving what it served before: correct the input and reload again", lines(p.Faults))
 	}
 	return problem.No(p.Hint, errors.New(p.Code+": "+p.Message))
 }
@@ -129,27 +133,27 @@ func refusal(answer []byte, resp *http.Response) error {
 // instanceDirs are the run-time directories of the services of single instances, imdsfs@NAME.
 const instanceDirs = "/run/imdsfs.instances/*"
 
-// connect connects to the admin socket of the daemon that the flags name, else of our own or of the machine's. The
-// error says what is known of the daemon that cannot be asked.
+// connect connects to the admin socket of the daemon that the flags name; without flags, of our own daemon or of the
+// machine's. The error says what is known of a daemon that cannot be asked.
 func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 	if f.socket != "" {
-		conn, err := dialDaemon(ctx, f.socket)
+		conn, err := rundir.Dial(ctx, f.socket)
 		if err != nil {
 			return nil, noDaemon(f.socket, err)
 		}
 		return conn, nil
 	}
 	var looked []string
-	for _, dir := range runtimeDirs(f.runtimeDir) {
+	for _, dir := range rundir.Candidates(f.runtimeDir) {
 		socket := daemon.AdminSocket(dir)
-		conn, err := dialDaemon(ctx, socket)
+		conn, err := rundir.Dial(ctx, socket)
 		switch {
 		case err == nil:
 			return conn, nil
 		case errors.Is(err, os.ErrPermission):
 			return nil, notForUs(ctx, dir, socket)
 		case errors.Is(err, os.ErrNotExist):
-			if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+			if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: client.ConnectTimeout}, dir); address.IsValid() {
 				return nil, problem.Failed("it was started with --admin none (admin in [server]), or with another socket: name that with --admin",
 					fmt.Errorf("the daemon with the run-time directory %s answers HTTP at %s, but %w there", dir, address, errNoSocket))
 			}
@@ -165,7 +169,7 @@ func (f *adminFlags) connect(ctx context.Context) (net.Conn, error) {
 	return nil, err
 }
 
-// notForUs is the error of an admin socket that we may not use. It says who may.
+// notForUs returns the error of an admin socket that we may not use. It says who may.
 func notForUs(ctx context.Context, dir, socket string) error {
 	who := "root and the daemon's user"
 	if info, err := os.Lstat(socket); err == nil {
@@ -176,7 +180,7 @@ func notForUs(ctx context.Context, dir, socket string) error {
 		}
 	}
 	err := fmt.Errorf("%s: permission denied: only %s may use it", socket, who)
-	if address, _ := answering(ctx, &net.Dialer{Timeout: connectTimeout}, dir); address.IsValid() {
+	if address, _ := rundir.Answering(ctx, &net.Dialer{Timeout: client.ConnectTimeout}, dir); address.IsValid() {
 		err = fmt.Errorf("a daemon with the run-time directory %s answers HTTP at %s, but only %s may use its admin socket", dir, address, who)
 	}
 	return problem.Failed("run this as root or as the daemon's user; imdsfs get, tree and env need no such right", err)

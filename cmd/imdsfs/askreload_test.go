@@ -63,7 +63,7 @@ func TestReloadTellsWhatChangedOrEveryFault(t *testing.T) {
 
 	f.write(least(`platfrom = "ec2"`, "") + "[tgas]\n")
 	code, out, errs = reload()
-	for _, fault := range []string{f.path + ":3: instance.platfrom: unknown key", f.path + ":11: tgas: unknown", "imdsfs: hint: the daemon goes on serving what was there before"} {
+	for _, fault := range []string{f.path + ":3: instance.platfrom: unknown key", f.path + ":11: tgas: unknown", "imdsfs: hint: the daemon keeps serving what it served before"} {
 		if !strings.Contains(errs, fault) {
 			t.Errorf("it does not say %q", fault)
 		}

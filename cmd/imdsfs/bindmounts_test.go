@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/fs"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -98,7 +99,7 @@ func TestStatusPointsSDKsAtTheDaemon(t *testing.T) {
 		{"[fe80::1%eth0]:80 10.0.0.1:1338", "http://10.0.0.1:1338/"},
 		{"127.0.0.1:1338 169.254.169.254:80", "http://169.254.169.254/"},
 	} {
-		if got := endpointOf(strings.Fields(c.listeners)); got != c.want {
+		if got := client.EndpointOf(strings.Fields(c.listeners)); got != c.want {
 			t.Errorf("%q: %q, want %q", c.listeners, got, c.want)
 		}
 	}

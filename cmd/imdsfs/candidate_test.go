@@ -36,7 +36,7 @@ func TestWhoMayChooseTheProgramOfADaemonWithCapabilities(t *testing.T) {
 	root := []string{"setpriv"}
 	ran := func() bool { _, err := os.Stat(board + "/ran"); return err == nil }
 
-	// His own program, and one in a directory of his.
+	// The user's own program, and one in a directory of the user.
 	inHis := s.mustMkdir("his") + "/imdsfs"
 	program(t, inHis, "two")
 	must(t, os.Chown(filepath.Dir(inHis), 65534, 65534))

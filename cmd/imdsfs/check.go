@@ -30,17 +30,17 @@ comes from: the file and line that state it, what it is derived from, or that it
 Secrets are masked. For a faulty file it prints every fault with file, line and key, and exits
 with 3. Warnings do not change the exit code.
 
-Behind the tree it lists what was changed at run time in the state directory that serve would use (state-dir
-under [server], or the default), if there is anything; a warning says if it may not read it. The tree is shown without that.
+Below the tree it lists the changes made at run time that are in the state directory of serve (state-dir
+under [server], or the default). The tree does not include them. If you may not read them, check warns you.
 
-What a file may name and do depends on its owner and on who reads it. With --user NAME, as root, the files are read
-as that user reads them, with his groups: what he may not read is a fault, with the directory or file that
-denies it and the command that mends it.
+What a file may name and do depends on its owner and on who reads it. With --user NAME, as root, check reads
+the files as that user does, with the user's groups. What the user may not read is a fault, which names the
+directory or file that denies it and the command that corrects it.
 
 With --explain PATH it prints the value at one path, and what it follows from, back to the lines of the file and the
 defaults; then the source of the rule. PATH may be a setting too: instance.architecture, metadata-options.http-tokens.
 
-With --json it prints one JSON document a file, each on a line of its own, also for a faulty one:
+With --json it prints one JSON document for each file, on one line, also for a faulty file:
 {"file", "good", "faults": [{"file", "line", "key", "message", "hint"}], "warnings": [the same],
 "settings": [{"key", "value", "origin"}], "leaves": [{"path", "value", "secret", "origin"}]}.
 The value of a secret is null.`,
@@ -61,8 +61,8 @@ The value of a secret is null.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "print faults and warnings only")
-	f.BoolVar(&c.json, "json", false, "print JSON documents, a line each")
-	f.StringVar(&c.user, "user", "", "read the files as the user `NAME` would")
+	f.BoolVar(&c.json, "json", false, "print one JSON document for each file")
+	f.StringVar(&c.user, "user", "", "read the files as the user `NAME` does")
 	f.StringVar(&c.explain, "explain", "", "print the value at `PATH` and what it follows from")
 	cmd.MarkFlagsMutuallyExclusive("quiet", "json", "explain")
 	return cmd
@@ -78,7 +78,7 @@ func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths 
 	var faults problem.Faults
 	var failed error
 	for _, path := range paths {
-		r, err := c.look(ctx, path)
+		r, err := c.inspect(ctx, path)
 		if err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func (c *checkRequest) run(ctx context.Context, stdout, stderr io.Writer, paths 
 	case len(faults) == 0 && failed == nil:
 		return nil
 	case c.json:
-		return &problem.Exit{Code: exitInvalid} // they are told
+		return &problem.Exit{Code: exitInvalid} // the documents say why
 	case len(faults) == 0:
 		return problem.Invalid("", failed)
 	case failed != nil:
@@ -122,23 +122,23 @@ func (c *checkRequest) print(stdout, stderr io.Writer, r *checked) error {
 	return printChanges(stdout, stderr, r.changes, r.unread, r.stateDir, r.stated)
 }
 
-// A checked is what check found out about one file.
+// A checked is what check has found out about one file.
 type checked struct {
 	path             string
 	faults, warnings problem.Faults
-	err              error           // why it could not be looked at
+	err              error           // why the file could not be inspected
 	snap             *build.Snapshot // nil unless it is good
 	server           tomlfile.Server
 	stated           string           // the instance id that the file gives
 	stateDir         string           // where changes for it would be kept
-	changes          *overlay.Overlay // what is kept there
-	unread           error            // why that could not be read
+	changes          *overlay.Overlay // that are kept there
+	unread           error            // why they could not be read
 }
 
-// look reads a file as the user in question.
-func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err error) {
+// inspect inspects a file with the rights of --user.
+func (c *checkRequest) inspect(ctx context.Context, path string) (r *checked, err error) {
 	if c.user == "" {
-		return lookAt(ctx, path, daemon.DefaultStateDir()), nil
+		return inspect(ctx, path, daemon.DefaultStateDir()), nil
 	}
 	a, err := privilege.Lookup(c.user)
 	if err != nil {
@@ -146,7 +146,7 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	}
 	stateDir := daemon.DefaultStateDir() // of whoever starts the daemon
 	err = privilege.Do(a, func() error {
-		r = lookAt(ctx, path, stateDir)
+		r = inspect(ctx, path, stateDir)
 		return nil
 	})
 	var denied *tomlfile.DeniedError
@@ -156,8 +156,8 @@ func (c *checkRequest) look(ctx context.Context, path string) (r *checked, err e
 	return r, err
 }
 
-// lookAt inspects a file. What was changed at run time lies in stateDir unless the file says otherwise.
-func lookAt(ctx context.Context, path, stateDir string) *checked {
+// inspect inspects a file. Changes made at run time are in stateDir unless the file says otherwise.
+func inspect(ctx context.Context, path, stateDir string) *checked {
 	found, err := daemon.Inspect(ctx, path)
 	r := &checked{path: path, server: found.Server, snap: found.Snapshot, stated: found.ID}
 	if !errors.As(err, &r.faults) {

@@ -22,14 +22,14 @@ func (r *checked) explain(w io.Writer, typed string) error {
 	}
 	chain, _ := r.snap.Explain(key)
 	name, _, _ := strings.Cut(chain, " ")
-	fmt.Fprintf(w, "%s = %s\n%s\n", name, value, printable(chain))
+	fmt.Fprintf(w, "%s = %s\n%s\n", name, value, problem.Printable(chain))
 	if fact := r.snap.Fact(key); fact != "" {
 		fmt.Fprintf(w, "see %s\n", fact)
 	}
 	return nil
 }
 
-// valueAt is the key that a user means by a path, and the value there as check prints it.
+// valueAt returns the key that a user means by a path, and its value as check prints it.
 func (r *checked) valueAt(typed string) (key, value string, err error) {
 	for _, s := range r.snap.Settings() {
 		if s.Key == typed {
@@ -38,7 +38,7 @@ func (r *checked) valueAt(typed string) (key, value string, err error) {
 	}
 	key, err = ec2.InEveryVersion(typed)
 	if err != nil {
-		return "", "", problem.Usage("leave the version out: --explain meta-data/hostname", fmt.Errorf("--explain %s %w", printable(typed), err))
+		return "", "", problem.Usage("leave the version out: --explain meta-data/hostname", fmt.Errorf("--explain %s %w", problem.Printable(typed), err))
 	}
 	v, ok := r.snap.Find("/" + tree.Latest + "/" + key)
 	switch {
@@ -47,9 +47,9 @@ func (r *checked) valueAt(typed string) (key, value string, err error) {
 		if near := ec2.NearestPath(key); near != "" {
 			hint = didYouMean(shortPath("/" + tree.Latest + "/" + near))
 		}
-		return "", "", problem.No(hint, fmt.Errorf("%s: there is no %s", printable(r.path), printable(typed)))
+		return "", "", problem.No(hint, fmt.Errorf("%s: there is no %s", problem.Printable(r.path), problem.Printable(typed)))
 	case v.IsDir():
-		return "", "", problem.No("name a value below it", fmt.Errorf("%s: %s is a directory", printable(r.path), printable(typed)))
+		return "", "", problem.No("name a value below it", fmt.Errorf("%s: %s is a directory", problem.Printable(r.path), problem.Printable(typed)))
 	case v.Secret():
 		return key, mask, nil
 	}

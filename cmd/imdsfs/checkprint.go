@@ -16,11 +16,12 @@ import (
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/overlay"
+	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// settings are those of [server] that the file states, and those of the instance.
+// settings returns the settings of [server] that the file states, and those of the instance.
 func (r *checked) settings() (all []build.Setting) {
 	texts := serverTexts(&r.server)
 	for key, text := range texts {
@@ -35,7 +36,7 @@ func (r *checked) settings() (all []build.Setting) {
 	return all
 }
 
-// serverTexts are the keys of [server] and what stands there, a list with blanks between.
+// serverTexts returns the keys of [server] and their values, a list with blanks between its elements.
 func serverTexts(s *tomlfile.Server) map[string]string {
 	list := func(texts []string) string { return strings.Join(texts, " ") }
 	return map[string]string{
@@ -46,16 +47,16 @@ func serverTexts(s *tomlfile.Server) map[string]string {
 	}
 }
 
-// A checkRow is a line of what check prints: what, its value, and where that comes from.
+// A checkRow is a line that check prints: the name, the value, and where the value comes from.
 type checkRow [3]string
 
-// A checkSection is the rows of a table of the file, or of a directory of the tree.
+// A checkSection holds the rows of a table of the file, or of a directory of the tree.
 type checkSection struct {
 	heading string
 	rows    []checkRow
 }
 
-// sections are the settings by their tables, and then the leaves by their directories in a version.
+// sections returns the settings by their tables, and then the leaves by their directories in a version.
 func (r *checked) sections() (all []checkSection) {
 	add := func(heading string, row checkRow) {
 		if i := slices.IndexFunc(all, func(s checkSection) bool { return s.heading == heading }); i >= 0 {
@@ -84,7 +85,7 @@ func (r *checked) sections() (all []checkSection) {
 	return all
 }
 
-// print prints a line for each setting and each leaf, in no more than width columns; 0 is any number.
+// print prints a line for each setting and each leaf, in at most width columns; 0 is unlimited.
 func (r *checked) print(w io.Writer, width int) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: good\n", r.path)
@@ -96,8 +97,8 @@ func (r *checked) print(w io.Writer, width int) error {
 	return err
 }
 
-// print prints a table, or, where that is too wide, each row as "what = value", with where it comes from behind it or
-// below.
+// print prints a table. If that is too wide, it prints each row as "name = value", followed by where the value comes from, on
+// the same line or below.
 func (s checkSection) print(b *strings.Builder, width int) {
 	var columns [3]int
 	for _, r := range s.rows {
@@ -124,7 +125,7 @@ func (s checkSection) print(b *strings.Builder, width int) {
 	}
 }
 
-// wrap prints a text that begins after prefix in lines of at most width columns: broken at blanks, else anywhere.
+// wrap prints prefix and a text in lines of at most width columns. It breaks the text at blanks, or anywhere without one.
 func wrap(b *strings.Builder, prefix, text string, width int) {
 	rest := []rune(text)
 	room := max(width-len(prefix), 8)
@@ -143,7 +144,7 @@ func wrap(b *strings.Builder, prefix, text string, width int) {
 	fmt.Fprintf(b, "%s%s\n", prefix, string(rest))
 }
 
-// terminalWidth is how many columns the terminal has that w is, by $COLUMNS or the kernel; 0 for no terminal.
+// terminalWidth returns the number of columns of the terminal w, by $COLUMNS or the kernel; 0 if w is no terminal.
 func terminalWidth(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -161,7 +162,7 @@ func terminalWidth(w io.Writer) int {
 
 const mask = "[secret]"
 
-// short shows a value on one line of at most 60 characters: as it is if it is plain, quoted if not.
+// short shortens a value to one line of at most 60 characters. It quotes a value that is not plain text.
 func short(s string) string {
 	const most = 60
 	cut := func(s string) string {
@@ -170,15 +171,15 @@ func short(s string) string {
 		}
 		return string([]rune(s)[:most-1]) + "…"
 	}
-	plain := s != "" && printable(s) == s
+	plain := s != "" && problem.Printable(s) == s
 	if plain {
 		return cut(s)
 	}
 	return cut(fmt.Sprintf("%q", s))
 }
 
-// printChanges prints what imdsfs serve would apply, of the changes o that are kept in a state directory, to the
-// instance with this id. err is why they could not be read.
+// printChanges prints the changes o of a state directory that imdsfs serve would apply to the instance with this id, and
+// counts the others. err says why they could not be read.
 func printChanges(w, stderr io.Writer, o *overlay.Overlay, err error, stateDir, id string) error {
 	if err != nil {
 		return say(stderr, "warning", fmt.Sprintf("changes made at run time are not shown: %v", err))
@@ -187,7 +188,7 @@ func printChanges(w, stderr io.Writer, o *overlay.Overlay, err error, stateDir, 
 	if len(list.Changes)+len(list.Others) == 0 {
 		return nil
 	}
-	fmt.Fprintf(w, "changes made at run time, in %s:\n", printable(overlay.Path(stateDir)))
+	fmt.Fprintf(w, "changes made at run time, in %s:\n", problem.Printable(overlay.Path(stateDir)))
 	for _, c := range list.Changes {
 		fmt.Fprintf(w, "  %s\n", changeText(c))
 	}

@@ -4,34 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-const (
-	endpointVariable = client.EndpointVariable
-	requestTimeout   = client.DefaultTimeout
-	connectTimeout   = client.ConnectTimeout
-
-	maxListenFile = 4 << 10 // bytes
-)
-
-var linkLocalEndpoint = client.LinkLocal
-
-// lastResort is asked if no endpoint is named and no daemon listens. A test has another.
-var lastResort = linkLocalEndpoint
+// lastResort is the endpoint if none is named and no daemon listens. Tests change it.
+var lastResort = client.LinkLocal
 
 // clientFlags are the flags of the subcommands that read an instance metadata service.
 type clientFlags struct {
@@ -47,11 +34,11 @@ var errNoListener = errors.New("no imdsfs listens on this machine")
 
 func (f *clientFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` of the service (default $"+endpointVariable+
-		", else the local daemon, else "+linkLocalEndpoint+")")
+	flags.StringVar(&f.endpoint, "endpoint", "", "`URL` of the service (default $"+client.EndpointVariable+
+		", else the local daemon, else "+client.LinkLocal+")")
 	flags.StringVar(&f.runtimeDir, "runtime-dir", "", "`DIR` where the local daemon leaves its address (default "+daemon.DefaultRuntimeDir()+")")
 	flags.BoolVar(&f.v1, "v1", false, "ask without a session token (IMDSv1)")
-	flags.DurationVar(&f.timeout, "timeout", requestTimeout, "time for each request")
+	flags.DurationVar(&f.timeout, "timeout", client.DefaultTimeout, "time for each request")
 }
 
 // client finds the service that the flags, the environment or the local daemon name.
@@ -67,19 +54,19 @@ func (f *clientFlags) client(ctx context.Context) (*service, error) {
 	return &service{client: c, fallback: !named, timeout: f.timeout}, nil
 }
 
-// resolve finds the endpoint, in the order that the help of get tells. It is not named if only the link-local address is
+// resolve finds the endpoint, in the order that the help of get states. It is not named if only the link-local address is
 // left.
 func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (endpoint *url.URL, named bool, err error) {
 	if f.endpoint != "" {
 		endpoint, err = parseEndpoint("--endpoint", f.endpoint)
 		return endpoint, true, err
 	}
-	if text := os.Getenv(endpointVariable); text != "" {
-		endpoint, err = parseEndpoint(endpointVariable, text)
+	if text := os.Getenv(client.EndpointVariable); text != "" {
+		endpoint, err = parseEndpoint(client.EndpointVariable, text)
 		return endpoint, true, err
 	}
-	for _, dir := range runtimeDirs(f.runtimeDir) {
-		address, err := answering(ctx, dialer, dir)
+	for _, dir := range rundir.Candidates(f.runtimeDir) {
+		address, err := rundir.Answering(ctx, dialer, dir)
 		if err != nil && f.runtimeDir != "" {
 			return nil, false, err
 		}
@@ -94,40 +81,11 @@ func (f *clientFlags) resolve(ctx context.Context, dialer *net.Dialer) (endpoint
 	return endpoint, false, err
 }
 
-// parseEndpoint reads the URL that name, a flag or a variable, gives.
+// parseEndpoint parses the URL of an endpoint; name is the flag or the variable that gives it.
 func parseEndpoint(name, text string) (*url.URL, error) {
 	u, err := client.ParseEndpoint(text)
 	if err != nil {
-		return nil, problem.Usage("a good one is http://127.0.0.1:1338", fmt.Errorf("%s: %w", name, err))
+		return nil, problem.Usage("for example http://127.0.0.1:1338", fmt.Errorf("%s: %w", name, err))
 	}
 	return u, nil
-}
-
-// listening reads the addresses that a daemon with the run-time directory dir listens on, one a line, from the file that
-// it left there; none if there is no such daemon. The error says why the directory is not believed.
-func listening(dir string) ([]netip.AddrPort, error) {
-	d, err := openRunDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	defer d.file.Close()
-	f := d.open(filepath.Base(daemon.ListenFile(dir)))
-	if f == nil {
-		return nil, nil
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, daemon.MaxListenFile))
-	if err != nil {
-		return nil, nil
-	}
-	var addresses []netip.AddrPort
-	for line := range strings.Lines(string(text)) {
-		if address, err := netip.ParseAddrPort(strings.TrimSpace(line)); err == nil {
-			addresses = append(addresses, address)
-		}
-	}
-	return addresses, nil
 }

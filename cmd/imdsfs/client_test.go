@@ -13,6 +13,9 @@ import (
 	"unicode"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -229,7 +232,7 @@ func TestFailuresSayWhatAndWhatToDo(t *testing.T) {
 }
 
 func TestWrongUsageExitsWith2(t *testing.T) {
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	for _, args := range [][]string{
 		{"get"}, {"get", "a", "b"}, {"get", "--no-such-flag", "a"}, {"tree", "a", "b"},
 		{"get", "--timeout", "0s", "a"}, {"get", "--timeout", "-1s", "a"}, {"get", "--timeout", "soon", "a"},
@@ -258,10 +261,10 @@ func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
 		{"variable", "", variable + "/", alive, variable},
 		{"local daemon", "", "", alive + "\n", "http://" + alive},
 		{"second address of the local daemon", "", "", dead + "\n" + alive + "\n", "http://" + alive},
-		{"killed daemon", "", "", dead + "\n", linkLocalEndpoint},
-		{"no daemon", "", "", "", linkLocalEndpoint},
-		{"file of something else", "", "", "\x00garbage\nexample.org:80\nhttp://" + alive + "\n", linkLocalEndpoint},
-		{"endless file", "", "", strings.Repeat("\n", daemon.MaxListenFile) + alive + "\n", linkLocalEndpoint},
+		{"killed daemon", "", "", dead + "\n", client.LinkLocal},
+		{"no daemon", "", "", "", client.LinkLocal},
+		{"file of something else", "", "", "\x00garbage\nexample.org:80\nhttp://" + alive + "\n", client.LinkLocal},
+		{"endless file", "", "", strings.Repeat("\n", daemon.MaxListenFile) + alive + "\n", client.LinkLocal},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -270,8 +273,8 @@ func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			t.Setenv(endpointVariable, test.variable)
-			f := clientFlags{endpoint: test.flag, runtimeDir: dir, timeout: requestTimeout}
+			t.Setenv(client.EndpointVariable, test.variable)
+			f := clientFlags{endpoint: test.flag, runtimeDir: dir, timeout: client.DefaultTimeout}
 			c, err := f.client(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -284,27 +287,27 @@ func TestEndpointIsFoundInTheDocumentedOrder(t *testing.T) {
 }
 
 func TestAddressLeftByAStrangerIsNotBelieved(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to give a file away")
+	kit.Require(t, privilege.IsRoot(), "root, to give a file away")
 	dir := t.TempDir()
 	file := daemon.ListenFile(dir)
 	if err := os.WriteFile(file, []byte("127.0.0.1:1338\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := listening(dir); len(got) != 1 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) != 1 || err != nil {
 		t.Fatalf("our own file gives %v", got)
 	}
 	if err := os.Chown(file, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := listening(dir); len(got) != 0 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) != 0 || err != nil {
 		t.Errorf("a stranger's file gives %v", got)
 	}
 }
 
 func TestBadVariableIsNamed(t *testing.T) {
-	t.Setenv(endpointVariable, "169.254.169.254")
+	t.Setenv(client.EndpointVariable, "169.254.169.254")
 	code, _, errs := imdsfs("get", "mac")
-	if code != exitUsage || !strings.Contains(errs, endpointVariable) {
+	if code != exitUsage || !strings.Contains(errs, client.EndpointVariable) {
 		t.Errorf("exit %d, errors %q", code, errs)
 	}
 }

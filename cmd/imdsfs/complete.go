@@ -15,16 +15,15 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// What a shell completes. Candidates have no description; only subcommands do.
-
-// completionLimit is how long a shell waits for paths. A test takes longer.
+// completionLimit is how long a shell waits for paths. Tests wait longer.
 var completionLimit = time.Second
 
 const maxCompletions = 500
 
 const nothing, filesOnly = cobra.ShellCompDirectiveNoFileComp, cobra.ShellCompDirectiveFilterFileExt
 
-// flagValues complete the values of flags, of any subcommand. A flag that is not here takes a file.
+// flagValues complete the values of flags of all subcommands. Candidates have no description; only subcommands do. A flag that
+// is not listed takes a file.
 var flagValues = map[string]cobra.CompletionFunc{
 	"log-level":          cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, nothing),
 	"log-format":         cobra.FixedCompletions([]string{"text", "json"}, nothing),
@@ -47,7 +46,7 @@ var flagValues = map[string]cobra.CompletionFunc{
 	"watchdog":           cobra.NoFileCompletions,
 }
 
-// argumentValues are the arguments of subcommands. One that is not here takes none.
+// argumentValues complete the arguments of subcommands. A subcommand that is not listed takes none.
 var argumentValues = map[string]cobra.CompletionFunc{
 	"imdsfs check":         cobra.FixedCompletions([]string{"toml"}, filesOnly),
 	"imdsfs get":           completePath(false),
@@ -60,11 +59,11 @@ var argumentValues = map[string]cobra.CompletionFunc{
 	"imdsfs options reset": completeOptionName,
 }
 
-// addCompletions gives cmd and all below it what a shell completes, unless they have it.
+// addCompletions adds completions to cmd and its subcommands, unless they have some.
 func addCompletions(cmd *cobra.Command) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if values := flagValues[f.Name]; values != nil {
-			_ = cmd.RegisterFlagCompletionFunc(f.Name, values) // the error is that it has one
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, values) // fails if the flag has completions
 		}
 	})
 	if cmd.ValidArgsFunction == nil && !cmd.HasSubCommands() {
@@ -77,8 +76,8 @@ func addCompletions(cmd *cobra.Command) {
 	}
 }
 
-// completePath completes a path as somebody types it, one name at a time, from the running daemon. With known it also offers
-// paths that EC2 has, because they can be set.
+// completePath completes a path one name at a time, from the running daemon. With known it also offers the paths of EC2,
+// because you can set them.
 func completePath(known bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -104,7 +103,7 @@ func completePath(known bool) cobra.CompletionFunc {
 	}
 }
 
-// offer returns the candidates that begin with what is typed, sorted. No blank follows a directory.
+// offer returns the candidates that begin with the typed text, sorted. The shell adds no blank after a directory.
 func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	directive := nothing
 	candidates = slices.DeleteFunc(candidates, func(c string) bool { return !strings.HasPrefix(c, typed) })
@@ -117,8 +116,8 @@ func offer(candidates []string, typed string) ([]cobra.Completion, cobra.ShellCo
 	return candidates, directive
 }
 
-// listedBelow is the listing at an absolute path of the daemon that the flags of cmd name, nothing if none answers soon. It
-// asks no other service unless one is named.
+// listedBelow returns the listing at an absolute path of the daemon that the flags of cmd name, nil if it does not answer soon.
+// It asks no other service unless one is named.
 func listedBelow(cmd *cobra.Command, path string) []client.Listed {
 	ctx, cancel := context.WithTimeout(context.Background(), completionLimit)
 	defer cancel()
@@ -145,7 +144,7 @@ func completeTag(cmd *cobra.Command, args []string, typed string) ([]cobra.Compl
 	return offer(keys, typed)
 }
 
-// completeOption completes OPTION=VALUE: the option, and then its value.
+// completeOption completes OPTION=VALUE, first the option and then its value.
 func completeOption(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var found []string
 	name, _, named := strings.Cut(typed, "=")

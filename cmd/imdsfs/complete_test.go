@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/testdata/kit"
@@ -34,7 +35,7 @@ func TestShellsCompletePathsOfTheRunningDaemon(t *testing.T) {
 	defer func(was time.Duration) { completionLimit = was }(completionLimit)
 	completionLimit = kit.Patience
 	d := serve(t, instances+"/web-1.toml", false)
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	const space, noSpace = cobra.ShellCompDirectiveNoFileComp, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	for line, want := range map[string]struct {
 		offered   string
@@ -78,7 +79,7 @@ func TestShellsCompletePathsOfTheRunningDaemon(t *testing.T) {
 
 // Without a daemon nobody else is asked, and what EC2 has can be set.
 func TestShellsCompleteWithoutADaemon(t *testing.T) {
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	defer func(was string) { lastResort = was }(lastResort)
 	lastResort = "http://127.0.0.1:1" // asked, it would be an error
 	dir := t.TempDir()

@@ -12,9 +12,10 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
 )
 
-// With this build tag imdsfs is not the program but the writer of its man pages and shell completions:
+// main with this build tag writes the man pages and the shell completions of imdsfs:
 //
 //	go run -tags docs ./cmd/imdsfs DIR
 //
@@ -59,9 +60,9 @@ func writeDocs(dir string) error {
 	return nil
 }
 
-// asForRoot makes the defaults in the help those of root, whoever builds.
+// asForRoot sets the defaults in the help to those of root, whichever user builds.
 func asForRoot(cmd *cobra.Command) {
-	defaults := strings.NewReplacer(strings.Join(runtimeDirs(""), ", else "), "/run/imdsfs", daemon.DefaultRuntimeDir(), "/run/imdsfs", daemon.DefaultStateDir(), "/var/lib/imdsfs")
+	defaults := strings.NewReplacer(strings.Join(rundir.Candidates(""), ", else "), "/run/imdsfs", daemon.DefaultRuntimeDir(), "/run/imdsfs", daemon.DefaultStateDir(), "/var/lib/imdsfs")
 	for _, name := range []string{"runtime-dir", "state-dir"} {
 		if f := cmd.Flags().Lookup(name); f != nil {
 			f.Usage = defaults.Replace(f.Usage)

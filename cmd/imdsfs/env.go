@@ -15,8 +15,8 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// attributes are those of afterburn for EC2 (coreos.github.io/afterburn/usage/attributes), and their paths. A name behind #
-// is a key of the JSON document there.
+// attributes are the attributes of afterburn for EC2 (coreos.github.io/afterburn/usage/attributes) and their paths. A name
+// after # is a key of the JSON document at the path.
 var attributes = []struct{ name, path string }{
 	{"INSTANCE_ID", "/latest/meta-data/instance-id"},
 	{"INSTANCE_TYPE", "/latest/meta-data/instance-type"},
@@ -82,10 +82,10 @@ func environmentFile(ctx context.Context, s *service) (string, error) {
 	return b.String(), nil
 }
 
-// A variable is one of an environment.
+// A variable is a variable of an environment.
 type variable struct{ name, value string }
 
-// environmentOf gets the attributes of a service. It leaves out those that the service does not have.
+// environmentOf reads the attributes from a service. It leaves out those that the service does not have.
 func environmentOf(ctx context.Context, s *service) (variables []variable, err error) {
 	for _, a := range attributes {
 		path, key, _ := strings.Cut(a.path, "#")
@@ -107,7 +107,7 @@ func environmentOf(ctx context.Context, s *service) (variables []variable, err e
 	return variables, nil
 }
 
-// member is the string under a key of a JSON object. The error is [client.ErrNotFound] if there is none.
+// member returns the string under a key of a JSON object. The error is [client.ErrNotFound] if there is none.
 func member(document []byte, key string) ([]byte, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(document, &object); err != nil {
@@ -120,11 +120,11 @@ func member(document []byte, key string) ([]byte, error) {
 	return []byte(*text), nil
 }
 
-// harmless are the characters besides letters and digits that mean only themselves to a shell and to systemd.
+// harmless lists the characters, besides letters and digits, without a special meaning in a shell and in systemd.
 const harmless = "+,-./:@_"
 
-// quote writes a value so that systemd, systemd.exec(5), and the shell read it. Within double quotes a backslash escapes
-// only these four characters for both, and a newline means itself.
+// quote quotes a value for systemd (systemd.exec(5)) and for the shell. Within double quotes both let a backslash escape only
+// these four characters, and both keep a newline.
 func quote(value string) string {
 	plain := func(r rune) bool {
 		return r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune(harmless, r)

@@ -75,7 +75,7 @@ func TestAFullDirectoryRefusesADaemon(t *testing.T) {
 	}
 }
 
-// A daemon that runs goes on, changes of the file included, and so does the next one.
+// A running daemon keeps working, also when the file changes, and so does the next one.
 func TestAFullDirectoryLeavesADaemonAlone(t *testing.T) {
 	const refused = "imdsfs: error: keep the change: write PLACE/state/overlay.json: no space left on device\n" +
 		"imdsfs: hint: make room there and try again: nothing is changed\n"

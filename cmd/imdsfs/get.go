@@ -21,14 +21,14 @@ directory prints its listing. PATH is relative to /latest/meta-data/. meta-data/
 are relative to /latest/, and /VERSION/… is absolute.
 
 get works with any service, including that of EC2. It uses --endpoint, else the environment variable
-` + endpointVariable + `, else the address that a local daemon leaves in its
-run-time directory, else ` + linkLocalEndpoint + `.
+` + client.EndpointVariable + `, else the address that a local daemon leaves in its
+run-time directory, else ` + client.LinkLocal + `.
 
 get first fetches a session token (IMDSv2), and fails if the service gives none. It asks without a token
 (IMDSv1) only with --v1.
 
 With --wait get waits until a daemon answers and has PATH. Without an endpoint it waits for the local
-daemon and does not ask ` + linkLocalEndpoint + `, because another service may answer there until
+daemon and does not ask ` + client.LinkLocal + `, because another service may answer there until
 the daemon has started. A refusal (such as 401 or 403) ends the wait at once.
 
 Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 4 no such metadata.`,

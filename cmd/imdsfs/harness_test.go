@@ -61,8 +61,6 @@ const (
 	linkLocal = daemon.LinkLocal
 )
 
-func isRoot() bool { return os.Geteuid() == 0 }
-
 // A syncBuffer is a log that is read while it is written.
 type syncBuffer struct {
 	mu  sync.Mutex

@@ -49,7 +49,7 @@ func TestExamplesInHelpWork(t *testing.T) {
 	}
 }
 
-// commands are c and all below it that somebody may run.
+// commands returns c and all subcommands below it that users may run.
 func commands(c *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{c}
 	for _, sub := range c.Commands() {

@@ -14,7 +14,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// otherNames are what people call the subcommands of a command, from habit with other programs.
+// otherNames are names that people use for the subcommands of a command, because other programs have them.
 var otherNames = map[string]map[string]string{
 	"imdsfs": {
 		"start": "serve", "daemon": "serve", "validate": "check", "verify": "check", "lint": "check",
@@ -25,14 +25,14 @@ var otherNames = map[string]map[string]string{
 	"tag":     {"add": "set", "create": "set", "delete": "unset", "remove": "unset", "rm": "unset", "del": "unset"},
 }
 
-// usage is wrong usage of cmd. Without a hint the help is pointed to.
+// usage returns an error of wrong usage of cmd. Without a hint it points to the help.
 func usage(cmd *cobra.Command, hint string, err error) error {
 	return problem.Usage(cmp.Or(hint, "see "+cmd.CommandPath()+" --help"), err)
 }
 
 func didYouMean(command string) string { return "did you mean " + command + "?" }
 
-// exactArgs refuses another number of arguments than n as wrong usage; want names what belongs there.
+// exactArgs refuses another number of arguments than n; want names the arguments.
 func exactArgs(n int, want string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -49,7 +49,7 @@ func exactArgs(n int, want string) cobra.PositionalArgs {
 	}
 }
 
-// unknownSubcommand says which subcommand of cmd is meant by one that it does not have.
+// unknownSubcommand refuses a subcommand that cmd does not have, and suggests one.
 func unknownSubcommand(cmd *cobra.Command, name string) error {
 	var known []string
 	for _, sub := range cmd.Commands() {
@@ -72,12 +72,12 @@ func unknownSubcommand(cmd *cobra.Command, name string) error {
 	return usage(cmd, hintForFile(cmd, []string{name}), err)
 }
 
-// hintForFile is for who gives an instance file without saying what it is for.
+// hintForFile suggests a command for an instance file that is given without a subcommand.
 func hintForFile(cmd *cobra.Command, args []string) string {
 	if !strings.HasSuffix(args[0], ".toml") {
 		return ""
 	}
-	file := printable(quote(args[0]))
+	file := problem.Printable(quote(args[0]))
 	switch {
 	case cmd.Flags().Lookup("config") != nil:
 		return didYouMean(cmd.CommandPath() + " -c " + file)
@@ -87,7 +87,7 @@ func hintForFile(cmd *cobra.Command, args []string) string {
 	return ""
 }
 
-// wrongFlag is the error of the flags of cmd, with the flag that is meant by one that it does not have.
+// wrongFlag adds a hint to an error of the flags of cmd. For an unknown flag it suggests one.
 func wrongFlag(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	var bad *pflag.InvalidValueError
@@ -102,7 +102,7 @@ func wrongFlag(cmd *cobra.Command, err error) error {
 		name, _, _ = strings.Cut(letters, "=") // -timeout for --timeout
 	}
 	if cmd.CommandPath() == "imdsfs options set" && slices.Contains(ec2.OptionNames(), name) {
-		return usage(cmd, "options are no flags: "+didYouMean("imdsfs options set "+name+"="+exampleValue(name)), err)
+		return usage(cmd, "options are not flags: "+didYouMean("imdsfs options set "+name+"="+exampleValue(name)), err)
 	}
 	var known []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -119,7 +119,7 @@ func wrongFlag(cmd *cobra.Command, err error) error {
 	return usage(cmd, "", err)
 }
 
-// hintForSubcommand names the subcommand that has the flag, or one like it, serve before others; "" if none has.
+// hintForSubcommand suggests the subcommand that has the flag, or one like it; serve comes before others.
 func hintForSubcommand(root *cobra.Command, name string) string {
 	meant := ""
 	for _, sub := range root.Commands() {
@@ -136,7 +136,7 @@ func hintForSubcommand(root *cobra.Command, name string) string {
 	return didYouMean(meant)
 }
 
-// exampleValue is a value that an option takes.
+// exampleValue returns a value that an option takes.
 func exampleValue(option string) string {
 	if values := ec2.OptionValues(option); values != nil {
 		return values[0]
@@ -144,8 +144,8 @@ func exampleValue(option string) string {
 	return "2"
 }
 
-// refuseUnknown has imdsfs help and imdsfs completion, which are cobra's, refuse what does not exist: by themselves they
-// print a help.
+// refuseUnknown makes cobra's subcommands help and completion refuse a command or a shell that does not exist. By default they
+// print a help text.
 func refuseUnknown(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

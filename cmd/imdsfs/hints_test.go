@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -62,15 +63,15 @@ func TestMistypedCommandLines(t *testing.T) {
 		"options set HttpTokens required http-endpoint=enabled": `imdsfs options set takes OPTION=VALUE, not "HttpTokens required http-endpoint=enabled"|did you mean imdsfs options set http-tokens=required http-endpoint=enabled?`,
 		"options http-tokens":                                   `unknown subcommand "http-tokens"|imdsfs options get prints it; imdsfs options set http-tokens=required changes it`,
 		"options set http-put-response-hop-limit":               `imdsfs options set takes OPTION=VALUE, not "http-put-response-hop-limit"|did you mean imdsfs options set http-put-response-hop-limit=2?`,
-		"options set --http-tokens required":                    `unknown flag: --http-tokens|options are no flags: did you mean imdsfs options set http-tokens=required?`,
-		"set http-tokens required":                              `http-tokens is a metadata option, and no metadata|did you mean imdsfs options set http-tokens=required?`,
+		"options set --http-tokens required":                    `unknown flag: --http-tokens|options are not flags: did you mean imdsfs options set http-tokens=required?`,
+		"set http-tokens required":                              `http-tokens is a metadata option, not metadata|did you mean imdsfs options set http-tokens=required?`,
 		"set http-tokens=required":                              `imdsfs set takes PATH VALUE|did you mean imdsfs options set http-tokens=required?`,
 		"set /instance-id x":                                    `/instance-id is not below /latest/|did you mean instance-id? Changes show in every version that has the category`,
 		"set /latest/instance-id x":                             `/latest/instance-id is not below meta-data, dynamic or user-data|did you mean instance-id?`,
 		"unset /run/metadata/latest/meta-data/mac":              `/run/metadata/latest/meta-data/mac is not below /latest/|did you mean mac? Changes show in every version that has the category`,
 		"set /2021-03-23/user-data x":                           `/2021-03-23/user-data is not below /latest/|did you mean user-data? Changes show in every version that has the category`,
 		"set /2021-03-23/meta-data/rack x":                      `/2021-03-23/meta-data/rack is not below /latest/|changes show in every version that has the category: name it below /latest/`,
-		"unset http-tokens":                                     `http-tokens is a metadata option, and no metadata|did you mean imdsfs options reset http-tokens?`,
+		"unset http-tokens":                                     `http-tokens is a metadata option, not metadata|did you mean imdsfs options reset http-tokens?`,
 	} {
 		text, hint, _ := strings.Cut(want, "|")
 		stdout, stderr, code := said(t, line)
@@ -172,7 +173,7 @@ func TestAnswersOfAnotherServiceSaySo(t *testing.T) {
 			url := "http://" + l.Addr().String()
 			defer func(was string) { lastResort = was }(lastResort)
 			lastResort = url
-			t.Setenv(endpointVariable, "")
+			t.Setenv(client.EndpointVariable, "")
 			_, stderr, code := said(t, c.args+" --runtime-dir "+t.TempDir())
 			want := "imdsfs: error: " + strings.ReplaceAll(c.want, "URL", url) + "\nimdsfs: hint: " + hintNoDaemon
 			if !strings.HasPrefix(stderr, want) || code != c.code {

@@ -136,7 +136,7 @@ func TestASuccessorServesOnOverAFaultyFile(t *testing.T) {
 		t.Errorf("HTTP says %q", got)
 	}
 	out, err := s.imdsfs("status")
-	if err != nil || !strings.Contains(out, "not read since the start: what a predecessor served is served on") || !strings.Contains(out, "web.toml:1") {
+	if err != nil || !strings.Contains(out, "not read since the start: what the predecessor served is still served") || !strings.Contains(out, "web.toml:1") {
 		t.Errorf("status: %v\n%s", err, out)
 	}
 	if out, err := s.imdsfs("tag", "set", "Name", "x"); err == nil || !strings.Contains(out, "have not been read successfully since the start") {
@@ -210,7 +210,7 @@ func TestNobodyGetsInBetween(t *testing.T) {
 	s.end(d)
 }
 
-// A keeper that is killed leaves its daemon alone, which goes on, and ends as any other.
+// The daemon of a killed keeper keeps serving, and stops like any other.
 func TestAKeeperMayDie(t *testing.T) {
 	s := newKeptSite(t, least("", `tier = "gold"`))
 	d := s.ready(s.launchAs([]string{s.base + "/imdsfs"}, "--keep"))

@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	fs.ChildMain() // a child that only looks at a path, or tells the kernel of changes, ends here
+	fs.ChildMain() // a child process that checks a path, or notifies the kernel of changes, does not return
 	if mount.IsCalled() {
 		os.Exit(runMount(os.Args[1:], os.Stdout, os.Stderr))
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -52,7 +53,7 @@ case "${PWD##*/} $*" in $FAILS) exit 1; esac
 
 // TestDepsSaysWhatItInstalls: with apt-get's own plan, before it does so, and that something has to go for it.
 func TestDepsSaysWhatItInstalls(t *testing.T) {
-	kit.Require(t, isRoot(), "root, for a mount namespace")
+	kit.Require(t, privilege.IsRoot(), "root, for a mount namespace")
 	kit.RequireCommand(t, "unshare")
 	release, _ := os.ReadFile("/etc/os-release")
 	kit.Require(t, strings.Contains(string(release), "\nID=debian\n"), "Debian")

@@ -11,7 +11,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// runMount is the whole program when mount(8) calls it; it returns the exit code.
+// runMount runs the program as mount(8) calls it, and returns the exit code.
 func runMount(args []string, stdout, stderr io.Writer) int {
 	cmd := newMountCommand(stderr)
 	cmd.SetArgs(args)
@@ -29,7 +29,7 @@ func runMount(args []string, stdout, stderr io.Writer) int {
 	return mount.ExitUsage
 }
 
-// fstabLine is the example that is explained in the help and in the README.
+// fstabLine is the example that the help and the README explain.
 const fstabLine = daemon.DefaultFile + " " + daemon.DefaultMount + " fuse.imdsfs _netdev,nofail,keep 0 0"
 
 func newMountCommand(stderr io.Writer) *cobra.Command {
@@ -82,12 +82,12 @@ Exit codes: 0 mounted; 1 wrong usage; 2 system error; 32 mount failed.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVarP(&r.Options, "options", "o", nil, "mount `OPTIONS`, separated by commas")
-	f.BoolVarP(&r.Sloppy, "sloppy", "s", false, "ignore options that are not known")
-	f.BoolVarP(&r.Fake, "fake", "f", false, "check options and instance file, and do nothing")
-	f.BoolVarP(&r.Verbose, "verbose", "v", false, "say which options are ignored, and what the daemon logs at its start")
+	f.BoolVarP(&r.Sloppy, "sloppy", "s", false, "ignore unknown options")
+	f.BoolVarP(&r.Fake, "fake", "f", false, "check the options and the instance file only")
+	f.BoolVarP(&r.Verbose, "verbose", "v", false, "print which options are ignored, and the daemon's log of its start")
 	f.BoolVarP(&ignored, "no-mtab", "n", false, "ignored: there is no /etc/mtab to write")
 	f.StringVarP(&namespace, "namespace", "N", "", "refused: mount in another mount `NAMESPACE`")
-	f.StringVarP(&fstype, "types", "t", "", "ignored: the `TYPE`, of which there is one")
+	f.StringVarP(&fstype, "types", "t", "", "ignored: the `TYPE`; there is only one")
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return problem.Usage("see "+cmd.Name()+" --help", err)
 	})

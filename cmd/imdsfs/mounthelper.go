@@ -23,16 +23,16 @@ func newMountHelperCommand() *cobra.Command {
 with the keeper or with systemd's file descriptor store, and ends: the daemon then needs no privilege to
 mount. If a mount is kept already, mount-helper does nothing.
 
-Before that, with --add-addresses, it puts the link-local addresses on the link imds0, or keeps the link that
-it has made before for this run-time directory. Both addresses are there from the start, if the kernel has
+Before that, with --add-addresses, it adds the link-local addresses on the link imds0, or keeps the link that
+it made earlier for this run-time directory. Both addresses are there from the start, if the kernel has
 IPv6: http-protocol-ipv6 then only opens and closes the listener.
 
-After a start that was refused it waits first, 1 s and then longer each time. In a unit it never fails itself:
+After a refused start it waits first, 1 s and then longer each time. In a unit it never fails itself:
 it passes an error to the daemon, which prints it and ends.
 
-With --unmount it takes away what a daemon that has ended left behind: the mount and the link. With
+With --unmount it removes what a daemon that has ended left behind: the mount and the link. With
 --after-stop, in ExecStopPost=, it does so only if no successor comes: not after a crash, and not after a
-daemon that handed over. After a start that was refused it unmounts, unless a tree has been served there.`,
+daemon that handed over. After a refused start it unmounts, unless a daemon has served a tree there.`,
 		Example: `  imdsfs mount-helper --mount /run/metadata --user imdsfs
   imdsfs mount-helper --mount /run/metadata --unmount`,
 		Args: exactArgs(0, "no arguments, only flags"),
@@ -59,12 +59,12 @@ daemon that handed over. After a start that was refused it unmounts, unless a tr
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&c.File, "config", "c", "", "instance file, for what its [server] says")
+	f.StringVarP(&c.File, "config", "c", "", "instance `FILE`, for its [server]")
 	f.StringVar(&c.Mount, "mount", "", "`DIR` to mount on (default as for serve)")
 	f.StringVar(&c.RuntimeDir, "runtime-dir", "", "run-time `DIR` of the daemon (default as for serve)")
 	f.StringVar(&c.Keeper.User, "user", "", "`NAME` of the user that the daemon runs as")
-	f.BoolVar(&c.Addresses.Add, "add-addresses", false, "put the link-local addresses on the link imds0 for the daemon")
-	f.BoolVar(&c.Addresses.Force, "force-addresses", false, "with --add-addresses: although another service seems to have them")
+	f.BoolVar(&c.Addresses.Add, "add-addresses", false, "add the link-local addresses for the daemon, on the link imds0")
+	f.BoolVar(&c.Addresses.Force, "force-addresses", false, "with --add-addresses: add them even if another service seems to have them")
 	f.BoolVar(&unmount, "unmount", false, "unmount after a daemon that has ended")
 	f.BoolVar(&afterStop, "after-stop", false, "the same, unless a successor comes")
 	return cmd

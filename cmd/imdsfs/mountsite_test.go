@@ -89,7 +89,7 @@ func (w *mountSite) run(line string) string {
 	return out
 }
 
-// fails is try that has to fail in this way and to say this; PLACE stands for the site.
+// fails is try that must fail in this way and print this; PLACE stands for the site.
 func (w *mountSite) fails(code int, line, want string) {
 	w.t.Helper()
 	said, got := w.try(line)

@@ -13,20 +13,20 @@ import (
 )
 
 const (
-	shortForm    = "/" + tree.Latest + "/" + ec2.MetaData + "/" // users may leave it out
-	maxNearDepth = 12                                           // names of a path that is searched for
+	shortForm    = "/" + tree.Latest + "/" + ec2.MetaData + "/" // what users may leave out
+	maxNearDepth = 12                                           // names in a path to search for
 )
 
-// noSuch says that the service has nothing at path, which the user typed as typed, and suggests another path.
+// noSuch returns the error of a path that the service does not have, which the user typed as typed, and suggests another path.
 func (s *service) noSuch(ctx context.Context, typed, path string) error {
 	hint := ""
 	if near := s.near(ctx, path); near != "" {
 		if !strings.HasPrefix(typed, "/") {
 			near = shortPath(near)
 		}
-		hint = didYouMean(printable(near))
+		hint = didYouMean(problem.Printable(near))
 	}
-	err := fmt.Errorf("%s: %w", printable(path), client.ErrNotFound)
+	err := fmt.Errorf("%s: %w", problem.Printable(path), client.ErrNotFound)
 	if s.fallback {
 		err = fmt.Errorf("%w at %s; no imdsfs daemon listens here", err, s.client.Endpoint())
 		hint = strings.TrimPrefix(hint+"; "+hintNoDaemon, "; ")
@@ -34,7 +34,7 @@ func (s *service) noSuch(ctx context.Context, typed, path string) error {
 	return problem.No(hint, err)
 }
 
-// shortPath is an absolute path as somebody would type it.
+// shortPath returns an absolute path as you would type it.
 func shortPath(path string) string {
 	if rest, ok := strings.CutPrefix(path, shortForm); ok && rest != "" {
 		return rest
@@ -42,7 +42,7 @@ func shortPath(path string) string {
 	return strings.TrimPrefix(path, "/"+tree.Latest+"/")
 }
 
-// near is the path that the service has and that is nearest to one that it does not have; "" if none is near.
+// near returns the path of the service that is nearest to one that it does not have; "" if none is near.
 func (s *service) near(ctx context.Context, path string) string {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -54,10 +54,10 @@ func (s *service) near(ctx context.Context, path string) string {
 	return ""
 }
 
-// meantBy are the paths that a user may mean by one that does not exist: a path with a mistake in a name, a path of the
-// mount (/run/metadata/latest/…), or a path below another directory.
+// meantBy returns the paths that a user may mean by one that does not exist. The user may have misspelled a name, typed a path
+// of the mount (/run/metadata/latest/…), or meant another directory.
 func meantBy(path string) []string {
-	names := namesOf(path)
+	names := client.ParsePath(path)
 	candidates := []client.Path{names}
 	for i := len(names) - 1; i > 0; i-- {
 		if names[i] == tree.Latest || ec2.ValidVersion(names[i]) {
@@ -69,11 +69,11 @@ func meantBy(path string) []string {
 	}
 	relative := strings.Join(names, "/")
 	if relative != "" {
-		candidates = append(candidates, namesOf(ec2.Absolute(relative)), namesOf("/"+tree.Latest+"/"+relative))
+		candidates = append(candidates, client.ParsePath(ec2.Absolute(relative)), client.ParsePath("/"+tree.Latest+"/"+relative))
 	}
 	if below, err := ec2.InEveryVersion(relative); err == nil {
 		if near := ec2.NearestPath(below); near != "" {
-			candidates = append(candidates, namesOf("/"+tree.Latest+"/"+near))
+			candidates = append(candidates, client.ParsePath("/"+tree.Latest+"/"+near))
 		}
 	}
 	var paths []string
@@ -84,5 +84,3 @@ func meantBy(path string) []string {
 	}
 	return paths
 }
-
-func namesOf(path string) client.Path { return client.ParsePath(path) }

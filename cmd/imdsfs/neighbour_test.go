@@ -71,7 +71,7 @@ const (
 	leastID  = "i-0a1b2c3d4e5f67890"
 )
 
-// Binding 169.254.169.254 makes it reachable for whoever routes there.
+// Binding 169.254.169.254 makes it reachable for every machine that routes there.
 func TestNeighbourGetsNothingUnlessListed(t *testing.T) {
 	kit.RequireCommand(t, "curl")
 	t.Run("not listed", func(t *testing.T) {
@@ -294,7 +294,8 @@ func TestAddAddresses(t *testing.T) {
 	}
 }
 
-// An address that has left the machine makes whoever takes it over no process of it: at hop limit 1 he gets no token.
+// After an address has left the machine, its new user does not count as a process of the machine: at hop limit 1 that user gets
+// no token.
 func TestAnAddressThatIsTakenOverIsNotLocal(t *testing.T) {
 	kit.RequireCommand(t, "curl")
 	n := newNeighboursSeen(t, "guest", "--allow-from", "local", "--allow-from", "192.0.2.0/24")

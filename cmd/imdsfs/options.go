@@ -28,8 +28,8 @@ func newOptionsCommand(stdout io.Writer) *cobra.Command {
 		Long: `options shows and changes EC2's metadata options on the running daemon: http-endpoint, http-tokens,
 http-put-response-hop-limit, http-protocol-ipv6 and instance-metadata-tags.
 
-A change is in force for the next request when the command returns, and outlives restarts and
-reboots. What the file locks may be tightened, never weakened. A refusal is exit code 4.`,
+When the command returns, the change applies to the next request. It survives restarts and reboots. You
+can tighten an option that the file locks, but not weaken it. If the daemon refuses a change, the exit code is 4.`,
 		Example: `  imdsfs options get
   imdsfs options set http-tokens=required http-put-response-hop-limit=2
   imdsfs options reset`,
@@ -94,13 +94,13 @@ func newOptionsSetCommand(stdout io.Writer) *cobra.Command {
 	return cmd
 }
 
-// assignments reads OPTION=VALUE, each option once.
+// assignments parses arguments OPTION=VALUE, each option once.
 func assignments(cmd *cobra.Command, args []string) (map[string]string, error) {
 	changes := map[string]string{}
 	for _, arg := range args {
 		name, value, ok := strings.Cut(arg, "=")
 		if _, twice := changes[name]; twice {
-			return nil, usage(cmd, "", fmt.Errorf("%s is given twice", printable(name)))
+			return nil, usage(cmd, "", fmt.Errorf("%s is given twice", problem.Printable(name)))
 		}
 		if !ok {
 			if err := meantOptions(cmd, args); err != nil {
@@ -113,10 +113,10 @@ func assignments(cmd *cobra.Command, args []string) (map[string]string, error) {
 	return changes, nil
 }
 
-// nearOption adds to a refusal which option is meant by one of names that is none.
+// nearOption adds a suggestion to a refusal, if one of names is close to the name of an option.
 func nearOption(err error, names []string) error {
-	var said *problem.Error
-	if !errors.As(err, &said) || said.Kind != problem.KindNo || said.Hint != "" {
+	var refused *problem.Error
+	if !errors.As(err, &refused) || refused.Kind != problem.KindNo || refused.Hint != "" {
 		return err
 	}
 	for _, name := range names {
@@ -127,7 +127,8 @@ func nearOption(err error, names []string) error {
 	return err
 }
 
-// meantOptions is the error of who writes options otherwise than as OPTION=VALUE after set; nil if args name none.
+// meantOptions returns the error of arguments that name options in another form than OPTION=VALUE after set, with the right
+// form as a hint; nil if args name no option.
 func meantOptions(cmd *cobra.Command, args []string) error {
 	if len(args) == 1 && cmd.Name() == "options" && slices.Contains(ec2.OptionNames(), args[0]) {
 		return usage(cmd, "imdsfs options get prints it; imdsfs options set "+args[0]+"="+exampleValue(args[0])+" changes it", fmt.Errorf("unknown subcommand %q", args[0]))
@@ -145,7 +146,7 @@ func meantOptions(cmd *cobra.Command, args []string) error {
 		if !ok {
 			value = exampleValue(name)
 		}
-		meant = append(meant, name+"="+printable(quote(value)))
+		meant = append(meant, name+"="+problem.Printable(quote(value)))
 	}
 	if meant == nil {
 		return nil
@@ -157,7 +158,7 @@ func newOptionsResetCommand(stdout io.Writer) *cobra.Command {
 	var flags adminFlags
 	cmd := &cobra.Command{
 		Use:   "reset [OPTION...]",
-		Short: "Forget what was set at run time, of all options or of these",
+		Short: "Forget what was set at run time, for all options or only for these",
 		Example: `  imdsfs options reset
   imdsfs options reset http-put-response-hop-limit`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -180,7 +181,7 @@ func printOptions(w io.Writer, options []control.Option) error {
 		if o.Locked {
 			lock = " (locked)"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s%s\n", printable(o.Name), printable(o.Value), printable(o.Origin), lock)
+		fmt.Fprintf(tw, "%s\t%s\t%s%s\n", problem.Printable(o.Name), problem.Printable(o.Value), problem.Printable(o.Origin), lock)
 	}
 	return tw.Flush()
 }

@@ -83,7 +83,7 @@ func (s *site) adversary(variable, a, b string) (end func()) {
 	return end
 }
 
-// A scene is a folder of nobody's in which he can exchange home/a, a directory, for home/b, which leads to victim. Below
+// A scene is a folder of the user nobody, who can exchange home/a, a directory, for home/b, which leads to victim. Below
 // both is mnt: in victim, what is root's.
 type scene struct {
 	*site
@@ -131,7 +131,7 @@ func (c *scene) unharmed() {
 	}
 }
 
-// clear takes off what a daemon left in nobody's folder because he had moved it.
+// clear unmounts what a daemon left in nobody's folder because nobody had moved it.
 func (c *scene) clear() {
 	for range 5 {
 		for _, point := range mountsBelow(c.home) {

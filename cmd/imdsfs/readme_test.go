@@ -29,7 +29,7 @@ var notRun = map[string]string{
 
 // TestReadme does what README.md says, in its order, in a world of its own: as root after "#" and in indented blocks, as
 // an ordinary user after "$". What the README shows must come out, where "…" stands for anything in a line, and alone
-// in a line for any lines. imdsfs serve goes on in the background until the next one.
+// in a line for any lines. imdsfs serve runs in the background until the next one.
 func TestReadme(t *testing.T) {
 	for _, tool := range []string{"aws", "bash", "curl", "fusermount3", "make", "mknod", "python3", "setpriv"} {
 		kit.RequireCommand(t, tool)
@@ -174,7 +174,7 @@ func TestAReadmeThatShowsSomethingElseDoesNotMatch(t *testing.T) {
 	}
 }
 
-// A reader follows the README in a clone, at the default addresses and directories of a world of his own.
+// A reader follows the README in a clone, in namespaces with the default addresses and directories.
 type reader struct {
 	*mountSite
 	clone   string

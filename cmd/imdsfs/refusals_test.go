@@ -194,7 +194,7 @@ func (s *site) mountTarpit(dir, name string) {
 	})
 }
 
-// TestAHungFilesystemHangsNoDaemon: whoever touches one cannot be killed, so the daemon does not.
+// TestAHungFilesystemHangsNoDaemon: a process that accesses one cannot be killed, so the daemon does not access it.
 func TestAHungFilesystemHangsNoDaemon(t *testing.T) {
 	for name, c := range map[string]struct {
 		fsname, mount, want string // mount is relative to the hung one

@@ -17,13 +17,13 @@ func newReloadCommand(stdout, stderr io.Writer) *cobra.Command {
 	pid := 0
 	cmd := &cobra.Command{
 		Use:   "reload",
-		Short: "Have the running daemon read its file again, and wait for it",
-		Long: `reload has the running daemon read its sources again, waits, and prints which paths have changed: of many, the
-first 20. If the file is faulty it prints every fault with file, line and key, and exits with 3; the daemon
-goes on serving what was there before.
+		Short: "Make the running daemon read its file again, and wait for the result",
+		Long: `reload makes the running daemon read its sources again, waits, and prints which paths have changed, at most
+20. If the file is faulty, reload prints every fault with file, line and key, and exits with 3; the daemon
+keeps serving what it served before.
 
-The daemon follows its files, so that a change may be served already. What stands under [server] takes
-effect at the next start.`,
+The daemon follows its files, so it may serve a change already. Changes under [server] take effect at the
+next start.`,
 		Example: "  imdsfs reload",
 		Args:    exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -39,7 +39,7 @@ effect at the next start.`,
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().IntVar(&pid, "pid", 0, "`PID` of the daemon, which gets SIGHUP if it has no admin socket there: then the log alone tells of faults")
+	cmd.Flags().IntVar(&pid, "pid", 0, "`PID` of the daemon: send it SIGHUP if it has no admin socket there; then only its log tells of faults")
 	return cmd
 }
 
@@ -54,18 +54,18 @@ func printReloaded(w io.Writer, r *control.Reloaded) error {
 	}
 	var err error
 	for _, text := range texts {
-		_, err = fmt.Fprintf(w, "reloaded: %s\n", printable(text))
+		_, err = fmt.Fprintf(w, "reloaded: %s\n", problem.Printable(text))
 	}
 	return err
 }
 
-// signalReload asks a daemon without an admin socket (admin = "none", or another path) as well as it can be asked.
+// signalReload sends SIGHUP to a daemon without an admin socket (admin = "none", or another path). The daemon cannot answer.
 func signalReload(stderr io.Writer, socket string, pid int) error {
 	if pid <= 1 {
-		return problem.Usage("", fmt.Errorf("--pid %d is no daemon's", pid))
+		return problem.Usage("", fmt.Errorf("--pid %d is not a daemon's", pid))
 	}
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
 		return fmt.Errorf("no admin socket at %s, and SIGHUP to pid %d: %w", socket, pid, err)
 	}
-	return say(stderr, "warning", fmt.Sprintf("no admin socket at %s: sent SIGHUP to pid %d instead, whose log tells how it went", socket, pid))
+	return say(stderr, "warning", fmt.Sprintf("no admin socket at %s: sent SIGHUP to pid %d instead; its log tells how the reload went", socket, pid))
 }

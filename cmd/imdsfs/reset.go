@@ -20,15 +20,15 @@ func newResetCommand(stdout io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reset [options|tags|values]...",
 		Short: "Forget what was changed at run time, all of it or some kinds",
-		Long: `reset forgets what was changed at run time with options set, tag, set and unset: all of it, or the kinds that
-are named. What the file says counts again. It prints what it has forgotten.
+		Long: `reset forgets what you changed at run time with options set, tag, set and unset: all of it, or only the kinds
+that you name. The values of the file count again. reset prints what it has forgotten.
 
-Changes belong to the instance for which they were made. Those of another one, which imdsfs status lists,
-are forgotten with --instance.
+Changes belong to the instance for which you made them. To forget those of another instance, which imdsfs
+status lists, use --instance.
 
-What a lock of the running instance holds tight is not forgotten: then nothing is, and the exit code is 4.
+If that would weaken an option that the running instance locks, reset forgets nothing, and the exit code is 4.
 
-reset asks the running daemon. While there is none, overlay.json in its state directory can be removed.`,
+reset asks the running daemon. While none runs, you can remove overlay.json in its state directory instead.`,
 		Example: `  imdsfs reset
   imdsfs reset tags values
   imdsfs reset --instance i-0a1b2c3d4e5f67890`,
@@ -36,7 +36,7 @@ reset asks the running daemon. While there is none, overlay.json in its state di
 		Args: func(_ *cobra.Command, args []string) error {
 			for _, arg := range args {
 				if !slices.Contains(overlay.Kinds(), overlay.Kind(arg)) {
-					return problem.Usage("the kinds are options, tags and values; without any, all are forgotten", fmt.Errorf("%q is no kind of change", arg))
+					return problem.Usage("the kinds are options, tags and values; without any, all are forgotten", fmt.Errorf("%q is not a kind of change", arg))
 				}
 			}
 			return nil

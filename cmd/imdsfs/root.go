@@ -1,6 +1,6 @@
 // Command imdsfs serves EC2 instance metadata over HTTP and as a filesystem, from one tree.
 //
-//	arguments ─▶ a subcommand ─▶ daemon.Config ─▶ daemon.Run        serve, run
+//	arguments ─▶ a subcommand ─▶ daemon.Config ─▶ daemon.Run        serve, run (package foreground: its COMMAND)
 //	                                           ─▶ supervise.Run     serve --keep
 //	                                           ─▶ package mount     mount.fuse.imdsfs, mount-helper
 //	                          ─▶ the admin socket of a daemon       status, options, set, tag, upgrade, …
@@ -8,9 +8,9 @@
 //	             its error    ─▶ text.go ─▶ standard error, exit code
 //
 // This package is the command line. Each subcommand has a file of its name; flags.go turns flags into a daemon.Config;
-// text.go holds what errors look like, and the exit codes; hints.go and complete.go help whoever types. adminclient.go
-// asks a running daemon, which rundir.go finds. mountfuse.go is the program when mount(8) calls it. Who trusts whom between
-// root, the daemon's user and everybody else is told in package handover.
+// text.go formats errors and holds the exit codes; hints.go, nearpath.go and complete.go help you type. adminclient.go asks a
+// running daemon, which package rundir finds. mountfuse.go is the program when mount(8) calls it. Package handover tells who
+// trusts whom between root, the daemon's user and everybody else.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/mount"
 )
 
-// run is the whole program; it returns the exit code.
+// run runs the program, and returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	root := newRootCommand(stdout, stderr)
 	root.SetArgs(args)

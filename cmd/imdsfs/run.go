@@ -8,14 +8,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/foreground"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
@@ -23,13 +24,10 @@ import (
 //go:embed demo.toml
 var demoInstance []byte
 
-// freePort has the kernel choose a port that only this machine reaches.
+// freePort lets the kernel choose a port, which only this machine reaches.
 const freePort = "127.0.0.1:0"
 
-// exitSignal is what shells add to the number of the signal that ended a command.
-const exitSignal = 128
-
-// A runRequest is what imdsfs run is asked for.
+// A runRequest holds the arguments of imdsfs run.
 type runRequest struct {
 	config   string // "" for the demo instance
 	listen   string
@@ -45,17 +43,17 @@ func newRunCommand(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "run [-- COMMAND [ARG...]]",
 		Short: "Serve a demo instance for one command, or until Ctrl-C",
 		Long: `run serves a demo instance over HTTP on a free port of this machine, and runs COMMAND with the environment
-variable ` + endpointVariable + `, which points SDKs, the AWS CLI and imdsfs itself
+variable ` + client.EndpointVariable + `, which points SDKs, the AWS CLI and imdsfs itself
 at it. It needs no file, no root and no home directory. Without COMMAND it prints lines to paste into another
 terminal, and serves until Ctrl-C.
 
 COMMAND also gets the variables that imdsfs env prints, and IMDSFS_RUNTIME_DIR for imdsfs set --runtime-dir. It does
-not get AWS_EC2_METADATA_DISABLED and ` + endpointVariable + `_MODE; where
+not get AWS_EC2_METADATA_DISABLED and ` + client.EndpointVariable + `_MODE; where
 the environment names a proxy, no_proxy and NO_PROXY get the address. Keys and profiles of your own win over a role in
 every SDK: unset them to see the role's.
 
-COMMAND has the terminal. Signals to run are passed on, but not those of the keyboard, which COMMAND gets itself. What
-run made is removed at the end. Several can run at once. There is no mount. Every user of this machine can reach the
+COMMAND has the terminal. run passes signals on to it, but not those of the keyboard, which COMMAND gets itself. At the
+end run removes what it has made. You can run several at once. There is no mount. Every user of this machine can reach the
 port: do not serve a file with secrets on a machine that you share.
 
 Exit codes: that of COMMAND, and 128 more than the number of the signal that ended it; 127 if there is no such
@@ -71,23 +69,23 @@ invalid.`,
 		},
 	}
 	f := cmd.Flags()
-	f.SetInterspersed(false) // what follows COMMAND is its own
+	f.SetInterspersed(false) // the flags after COMMAND are its own
 	f.StringVarP(&r.config, "config", "c", "", "instance `FILE` to serve, or none: describe this machine (default a demo instance)")
 	f.StringVar(&r.listen, "listen", freePort, "`ADDR` to answer HTTP on")
 	f.StringVar(&r.logLevel, "log-level", "warn", "debug, info, warn or error")
 	return cmd
 }
 
-// run serves, has the command run, and leaves nothing behind.
+// run serves, runs the command, and leaves nothing behind.
 func (r *runRequest) run(parent context.Context) error {
 	var program string
 	if len(r.command) > 0 {
 		var err error
-		if program, err = lookUpCommand(r.command[0]); err != nil {
+		if program, err = foreground.Find(r.command[0]); err != nil {
 			return err
 		}
 	}
-	signals := takeSignals(len(r.command) > 0)
+	signals := foreground.Signals(len(r.command) > 0)
 	dir, err := makeRunDir()
 	if err != nil {
 		return err
@@ -118,7 +116,7 @@ func (r *runRequest) run(parent context.Context) error {
 	case sig := <-signals:
 		return errors.Join(stop(), r.interrupted(sig))
 	}
-	endpoint := endpointOf(d.Addresses())
+	endpoint := client.EndpointOf(d.Addresses())
 	if len(r.command) == 0 {
 		err := r.printLines(s, d, endpoint)
 		if err == nil {
@@ -130,45 +128,51 @@ func (r *runRequest) run(parent context.Context) error {
 		}
 		return errors.Join(err, stop())
 	}
-	c := &runCommand{program: program, args: r.command, stdout: r.stdout, stderr: r.stderr, signals: signals, served: ended}
-	if c.environment, err = commandEnvironment(ctx, os.Environ(), endpoint, s.RuntimeDir); err == nil {
-		err = c.run()
+	c := &foreground.Command{
+		Program: program, Args: r.command, Stdout: r.stdout, Stderr: r.stderr, Signals: signals, Served: ended,
+		Report: func(err error) { report(r.stderr, err) },
 	}
-	if !c.alone {
-		c.leftAlone(stop())
+	if c.Environment, err = commandEnvironment(ctx, endpoint, s.RuntimeDir); err == nil {
+		err = c.Run()
 	}
-	if err == nil && c.failed {
-		err = &problem.Exit{Code: exitFailed} // it has said why
+	if !c.Alone() {
+		c.DaemonEnded(stop())
+	}
+	if err == nil && c.Failed() {
+		err = &problem.Exit{Code: exitFailed} // the daemon has said why
 	}
 	return err
 }
 
-// interrupted is how run ends by a signal before the command has begun.
+// commandEnvironment returns the environment of the command: ours, with what points SDKs at the service at endpoint, and the
+// attributes of its instance.
+func commandEnvironment(ctx context.Context, endpoint, runtimeDir string) ([]string, error) {
+	flags := clientFlags{endpoint: endpoint, timeout: client.DefaultTimeout}
+	c, err := flags.client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	variables, err := environmentOf(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	set := []string{"IMDSFS_RUNTIME_DIR=" + runtimeDir}
+	for _, v := range variables {
+		set = append(set, v.name+"="+v.value)
+	}
+	return foreground.Environment(os.Environ(), endpoint, set), nil
+}
+
+// interrupted returns how run ends if a signal comes before the command has begun.
 func (r *runRequest) interrupted(sig os.Signal) error {
 	n, ok := sig.(syscall.Signal)
 	if len(r.command) == 0 || !ok {
 		return nil
 	}
-	return &problem.Exit{Code: exitSignal + int(n)}
+	return foreground.EndedBy(n)
 }
 
-// takeSignals takes the signals that end run, and those that a command may want. What is ignored stays so, as nohup
-// and shells mean it for the command as well.
-func takeSignals(forCommand bool) <-chan os.Signal {
-	taken := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
-	if forCommand {
-		taken = append(taken, syscall.SIGUSR1, syscall.SIGUSR2)
-	}
-	signals := make(chan os.Signal, 16)
-	for _, sig := range taken {
-		if !signal.Ignored(sig) {
-			signal.Notify(signals, sig)
-		}
-	}
-	return signals
-}
-
-// makeRunDir makes a directory that nobody else can look into, or exchange, for all that lies on a disk meanwhile.
+// makeRunDir makes a directory for all files of the daemon, which nobody else can look into or exchange.
 func makeRunDir() (string, error) {
 	const hint = "set TMPDIR to a directory that only you can change, or to /tmp"
 	temp, _, err := safepath.Policy{}.OpenParent(filepath.Join(os.TempDir(), "imdsfs-run"))
@@ -183,8 +187,8 @@ func makeRunDir() (string, error) {
 	return dir, nil
 }
 
-// settings are those of a daemon with everything in dir, and no other door than HTTP. Of [server] in a file, what this
-// does not touch counts.
+// settings returns the settings of a daemon that keeps everything in dir and has no mount. The other keys of [server] in a file
+// apply.
 func (r *runRequest) settings(dir string) (*daemon.Settings, error) {
 	if r.listen == daemon.None {
 		return nil, problem.Usage("leave out --listen", errors.New("there is nothing to serve without an address"))
@@ -210,12 +214,12 @@ func (r *runRequest) settings(dir string) (*daemon.Settings, error) {
 	return s, nil
 }
 
-// printLines says what to paste into a shell.
+// printLines prints lines to paste into a shell.
 func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint string) error {
 	tree := d.Snapshot()
 	curl := "curl"
 	if tree.Options().TokensRequired {
-		curl += ` -H "X-aws-ec2-metadata-token: $(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "${` + endpointVariable + `}latest/api/token")"`
+		curl += ` -H "X-aws-ec2-metadata-token: $(curl -sX PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "${` + client.EndpointVariable + `}latest/api/token")"`
 	}
 	kind := "the instance"
 	if r.config == "" {
@@ -223,14 +227,14 @@ func (r *runRequest) printLines(s *daemon.Settings, d *daemon.Daemon, endpoint s
 	}
 	text := fmt.Sprintf("# %s, %s, until Ctrl-C. In another terminal:\n", kind, cmp.Or(tree.InstanceID(), "without an id")) +
 		exportEndpoint(endpoint) + "\n" +
-		curl + ` "${` + endpointVariable + "}latest/meta-data/instance-id\"\n" +
+		curl + ` "${` + client.EndpointVariable + "}latest/meta-data/instance-id\"\n" +
 		"aws configure list\n" +
 		"imdsfs tree\n"
 	if s.Admin != daemon.None {
 		text += fmt.Sprintf("imdsfs set --runtime-dir %s instance-type c7g.xlarge\n", quote(s.RuntimeDir))
 	}
 	if s.File != "" {
-		text += fmt.Sprintf("# or edit %s\n", printable(s.File))
+		text += fmt.Sprintf("# or edit %s\n", problem.Printable(s.File))
 	}
 	_, err := io.WriteString(r.stdout, text)
 	return err

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -58,7 +60,7 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 	s := newRunSite(t)
 	cmd := s.command("--", "sh", "-c", `imdsfs get instance-id && echo && imdsfs get --v1 iam/security-credentials/ && echo && env && stat -c %a "$IMDSFS_RUNTIME_DIR/.." &&
 		imdsfs set --runtime-dir "$IMDSFS_RUNTIME_DIR" instance-type t3.nano && imdsfs get instance-type && echo && imdsfs upgrade --runtime-dir "$IMDSFS_RUNTIME_DIR"; exit 3`)
-	if isRoot() {
+	if privilege.IsRoot() {
 		own := publicDir(t)
 		self, err := os.ReadFile("/proc/self/exe")
 		must(t, err, os.WriteFile(own+"/imdsfs", self, 0o755))
@@ -68,7 +70,7 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 	} else {
 		cmd.Env = []string{"TMPDIR=" + s.temp, "PATH=" + os.Getenv("PATH"), "GORACE=" + noRaceSleep}
 	}
-	cmd.Env = append(cmd.Env, "AWS_EC2_METADATA_DISABLED=true", endpointVariable+"=http://192.0.2.1", endpointVariable+"_MODE=IPv6", "HTTP_PROXY=http://192.0.2.1", "NO_PROXY=example.com")
+	cmd.Env = append(cmd.Env, "AWS_EC2_METADATA_DISABLED=true", client.EndpointVariable+"=http://192.0.2.1", client.EndpointVariable+"_MODE=IPv6", "HTTP_PROXY=http://192.0.2.1", "NO_PROXY=example.com")
 	out, _ := cmd.CombinedOutput()
 	if code := cmd.ProcessState.ExitCode(); code != 3 {
 		t.Errorf("exit %d, want the command's 3", code)
@@ -76,13 +78,13 @@ func TestRunServesADemoInstanceToACommand(t *testing.T) {
 	lines := strings.Split(string(out), "\n")
 	for _, want := range []string{
 		"i-0de0de0de0de0de00", "demo-role", "AFTERBURN_AWS_REGION=eu-central-1", "no_proxy=example.com,127.0.0.1", "NO_PROXY=example.com,127.0.0.1", "700", "t3.nano",
-		"imdsfs: error: UnsupportedOperation: not upgraded: imdsfs run ends with its command, and goes on with no other program",
+		"imdsfs: error: UnsupportedOperation: not upgraded: imdsfs run ends with its command, and no other program can replace it",
 	} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("no line %q in\n%s", want, out)
 		}
 	}
-	if !regexp.MustCompile(`(?m)^`+endpointVariable+`=http://127\.0\.0\.1:\d+/$`).Match(out) || strings.Contains(string(out), "AWS_EC2_METADATA_DISABLED") || strings.Contains(string(out), "_MODE=") {
+	if !regexp.MustCompile(`(?m)^`+client.EndpointVariable+`=http://127\.0\.0\.1:\d+/$`).Match(out) || strings.Contains(string(out), "AWS_EC2_METADATA_DISABLED") || strings.Contains(string(out), "_MODE=") {
 		t.Errorf("the environment does not lead SDKs here:\n%s", out)
 	}
 	s.left()

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 	"github.com/imdsfs/imdsfs/testdata/scratch"
 )
@@ -33,7 +34,7 @@ func scratchMain() {
 
 // TestWhatAKilledTestLeavesIsRemoved: the next one takes away what is certainly left over, and nothing else.
 func TestWhatAKilledTestLeavesIsRemoved(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to mount")
+	kit.Require(t, privilege.IsRoot(), "root, to mount")
 	parent := t.TempDir()
 	hold := func() (cmd *exec.Cmd, dir string) {
 		cmd = exec.Command("/proc/self/exe")

@@ -20,11 +20,11 @@ func newServeCommand(stderr io.Writer) *cobra.Command {
 answers HTTP as the EC2 instance metadata service does, and shows the same tree as files.
 
 When both doors are ready it logs one line, "ready". SIGHUP reads the instance file again; a faulty
-file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 has the program that now stands where
-this one was started from take its place, as imdsfs upgrade does.
+file changes nothing. SIGTERM and SIGINT stop cleanly. SIGUSR2 replaces the daemon with the
+program that is now at the path from which it was started, as imdsfs upgrade does.
 
 With --keep a second process supervises the daemon: it holds the mount and the sockets, and starts
-the daemon again when that dies, or is silent for too long. Readers of the mount, also in containers
+the daemon again when it dies, or is silent for too long. Readers of the mount, also in containers
 that bind it, pause for a moment and then get the right answer. With systemd the packaged unit does
 the same without --keep.
 
@@ -62,7 +62,7 @@ Each flag but --config and --force-addresses is a key of [server] in the file as
 		},
 	}
 	addFlags(cmd, &config)
-	cmd.Flags().BoolVar(&trial, handover.TrialFlag, false, "look at the settings and the tree as they would be served, and end")
+	cmd.Flags().BoolVar(&trial, handover.TrialFlag, false, "check the settings and the tree as a start would, and end")
 	cmd.Flags().MarkHidden(handover.TrialFlag)
 	return cmd
 }

@@ -12,28 +12,28 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// What to do about the errors of an instance metadata service.
+// Hints for errors of an instance metadata service.
 const (
 	hintForbidden = "enable http-endpoint, make the service answer to this name (serve --host), or keep proxies from adding X-Forwarded-For"
 	hintStranger  = "see what runs there, or point at another with --endpoint"
-	hintNoDaemon  = "start one with: imdsfs serve; or point at one with --endpoint URL or " + endpointVariable
+	hintNoDaemon  = "start one with: imdsfs serve; or point at one with --endpoint URL or " + client.EndpointVariable
 	hintV1        = "; --v1 asks without a token"
 )
 
-// A service is the instance metadata service that a subcommand reads. Its methods add to the client's errors what to do.
+// A service is the instance metadata service that a subcommand reads. Its methods add hints to the errors of the client.
 type service struct {
 	client   *client.Client
 	fallback bool          // no endpoint is named and no daemon of ours listens, so the link-local address is asked
 	timeout  time.Duration // of a request
 }
 
-// get returns the body at an absolute path. The error is [client.ErrNotFound] for 404, and else ready for report.
+// get returns the body at an absolute path. The error is [client.ErrNotFound] for 404; any other has its hint.
 func (s *service) get(ctx context.Context, path string) ([]byte, error) {
 	body, err := s.client.Get(ctx, path)
 	return body, s.explain(err)
 }
 
-// explain adds to an error what to do about it, and where it was asked if nobody named that.
+// explain adds a hint to an error, and the address that was asked if the user named none.
 func (s *service) explain(err error) error {
 	hint, ok := adviceFor(err)
 	switch {
@@ -46,7 +46,8 @@ func (s *service) explain(err error) error {
 		fmt.Errorf("%w (no imdsfs daemon listens here, so %s was asked)", err, s.client.Endpoint()))
 }
 
-// adviceFor is what to do about an error of the client. It is not ok for one that subcommands word themselves, such as 404.
+// adviceFor returns the hint for an error of the client. It is not ok for an error that subcommands explain themselves, such as
+// 404.
 func adviceFor(err error) (hint string, ok bool) {
 	var refused *client.Refused
 	noToken := errors.Is(err, client.ErrNoToken)
@@ -65,7 +66,7 @@ func adviceFor(err error) (hint string, ok bool) {
 	return "", false
 }
 
-// adviceForStatus is what to do about the status code of an answer, "" if nothing.
+// adviceForStatus returns the hint for the status code of an answer, "" if there is none.
 func adviceForStatus(refused *client.Refused, noToken bool) string {
 	switch code := refused.Code; {
 	case code == http.StatusForbidden && noToken:

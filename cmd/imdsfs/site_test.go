@@ -18,7 +18,7 @@ import (
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// promised is how long a stop or a refusal may take, whatever goes on: ten times what it takes on a machine of one's own.
+// promised is how long a stop or a refusal may take on a busy machine: ten times as long as on an idle one.
 const promised = 20 * time.Second
 
 // A site is where the daemons of one test come and go. At the end of the test nothing may be left: no
@@ -88,7 +88,7 @@ func (s *site) isMounted() bool {
 	return strings.Contains(strings.Join(mountsBelow(s.base), "\n")+"\n", s.mount+"\n")
 }
 
-// processes are all that were started in the test, whoever is their parent now: the site is in their
+// processes returns all processes that the test has started, whatever their parent is now: the site is in their
 // environment, or in the command line of what has none. Zombies have neither.
 func (s *site) processes() map[int]string {
 	found := map[int]string{}
@@ -249,7 +249,7 @@ func (s *site) background(cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// pin has the kernel keep a file and all that it knows of it, whoever drops its caches meanwhile, until the
+// pin makes the kernel keep a file and all that it knows of it, even if its caches are dropped, until the
 // end of the test.
 func (s *site) pin(path string) {
 	s.t.Helper()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 func newStatusCommand(stdout io.Writer) *cobra.Command {
@@ -52,7 +53,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	age := func(t time.Time) string { return now.Sub(t).Truncate(time.Second).String() }
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(key, format string, args ...any) {
-		fmt.Fprintf(tw, "%s\t%s\n", key, printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(tw, "%s\t%s\n", key, problem.Printable(fmt.Sprintf(format, args...)))
 	}
 	line("version", "%s", s.Version)
 	line("running", "pid %d, for %s", s.PID, age(s.Started))
@@ -69,7 +70,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 		line("mount", "%s", s.Mount.Dir)
 	}
 	if s.Mount != nil && s.Mount.Handles {
-		line("", "  not closed to file handles: CAP_DAC_READ_SEARCH and any part of it are enough to read all of it")
+		line("", "  open to file handles: a process with CAP_DAC_READ_SEARCH that sees any part of it can read all of it")
 	}
 	line("handover", "%s", s.Handover)
 	line("http", "%s", cmp.Or(strings.Join(s.Listeners, " "), "none"))
@@ -81,7 +82,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 	}
 	for _, src := range s.Sources {
 		if src.Loaded.IsZero() {
-			line("source", "%s, not read since the start: what a predecessor served is served on", src.Name)
+			line("source", "%s, not read since the start: what the predecessor served is still served", src.Name)
 			continue
 		}
 		line("source", "%s, read %s ago", src.Name, age(src.Loaded))
@@ -121,7 +122,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 		line("peer", "%s %s, last %s ago", p.Address, p.Why, age(p.Last))
 	}
 	c := &s.Counters
-	line("requests", "%d with a token (IMDSv2), %d without (IMDSv1), %d refused for want of one", c.RequestsV2, c.NoToken, c.NoTokenRefused)
+	line("requests", "%d with a token (IMDSv2), %d without (IMDSv1), %d refused because they had none", c.RequestsV2, c.NoToken, c.NoTokenRefused)
 	line("tokens", "%d issued, %d withheld", c.TokensIssued, c.TokensWithheld)
 	line("connections", "%d open, %d refused", c.Connections, c.PeersRefused)
 	line("changes", "%d published, %d reloads, %d failed", c.Publishes, c.Reloads, c.ReloadFailures)

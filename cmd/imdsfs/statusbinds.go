@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs"
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source/problem"
 )
 
 const (
@@ -17,15 +18,16 @@ const (
 	maxNamed   = 50              // single-file bind mounts that are printed
 )
 
-// fileBinds are the bind mounts of single files of a mount, in the mounts of the processes that we may look at.
+// fileBinds are the bind mounts of single files of our mount, in the processes that we may look at.
 type fileBinds struct {
 	Binds []fs.Bind `json:"single-file-binds"`
-	// All is false if not all processes could be looked at.
+	// All reports whether we could look at all processes.
 	All bool `json:"all-processes-seen"`
 }
 
-// findFileBinds asks the daemon which binds are of files: to touch a path in another process's mounts, or a name of our
-// mount that the kernel does not know, can hang. What is bound and no longer in the tree counts as a file.
+// findFileBinds asks the daemon which bind mounts are of files. It does not look itself: access to a path in another process's
+// mounts, or to a name of our mount that the kernel does not know, can hang. What is bound and no longer in the tree counts as
+// a file.
 func (f *adminFlags) findFileBinds(ctx context.Context, s *control.Status) fileBinds {
 	found := fileBinds{Binds: []fs.Bind{}, All: true}
 	if s.Mount == nil {
@@ -35,7 +37,7 @@ func (f *adminFlags) findFileBinds(ctx context.Context, s *control.Status) fileB
 	defer cancel()
 	binds, all, err := fs.Binds(limited, s.PID, s.Mount.Dir)
 	if err != nil || len(binds) == 0 {
-		// Without a look at the daemon's mounts, as another user or from another container, nothing can be said.
+		// As another user, or from another container, we cannot see the daemon's mounts, and know nothing.
 		found.All = all && err == nil
 		return found
 	}
@@ -61,14 +63,14 @@ func (f *adminFlags) findFileBinds(ctx context.Context, s *control.Status) fileB
 	return found
 }
 
-// print names the mounts, one a line.
+// print prints one mount on a line.
 func (b *fileBinds) print(w io.Writer) error {
 	for _, m := range b.Binds[:min(len(b.Binds), maxNamed)] {
-		shows := "keeps " + printable(m.Path) + " as it is now"
+		shows := "keeps " + problem.Printable(m.Path) + " as it is now"
 		if m.Old {
-			shows = "shows " + printable(m.Path) + " as it was"
+			shows = "shows " + problem.Printable(m.Path) + " as it was"
 		}
-		_, err := fmt.Fprintf(w, "single-file bind mount: pid %d (%s) %s %s; bind-mount its directory instead\n", m.PID, printable(m.Process), printable(m.Point), shows)
+		_, err := fmt.Fprintf(w, "single-file bind mount: pid %d (%s) %s %s; bind-mount its directory instead\n", m.PID, problem.Printable(m.Process), problem.Printable(m.Point), shows)
 		if err != nil {
 			return err
 		}
@@ -78,14 +80,14 @@ func (b *fileBinds) print(w io.Writer) error {
 			return err
 		}
 	}
-	if !b.All && os.Geteuid() == 0 {
+	if !b.All && privilege.IsRoot() {
 		_, err := fmt.Fprintln(w, "single-file bind mounts: not all processes could be looked at")
 		return err
 	}
 	return nil
 }
 
-// printStatusJSON prints what the daemon says of itself and what we have found, as one object.
+// printStatusJSON prints the daemon's status and what we have found, as one object.
 func printStatusJSON(w io.Writer, s *control.Status, binds fileBinds) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

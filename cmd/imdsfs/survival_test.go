@@ -66,7 +66,7 @@ func (g *siege) enough() bool {
 	return g.kills.Load() >= g.wantKills.Load() && g.upgrades.Load() >= g.wantUpgrades.Load()
 }
 
-// run goes on until stop is closed. Every third kill hits a daemon that is in the middle of its start.
+// run ends when stop is closed. Every third kill hits a daemon that is in the middle of its start.
 func (g *siege) run(stop <-chan struct{}) {
 	pause := func(d time.Duration) bool {
 		select {
@@ -191,7 +191,7 @@ const watch = `while [ ! -e "$board/stop" ]; do
 	n=$((n+1)); echo $n >"$board/$rounds"
 done`
 
-// TestMountOutlivesItsDaemon: readers of all kinds go on while the daemon is killed, upgraded, and changed.
+// TestMountOutlivesItsDaemon: readers of all kinds keep reading while the daemon is killed, upgraded, and changed.
 func TestMountOutlivesItsDaemon(t *testing.T) {
 	for name, c := range map[string]struct {
 		flags           []string

@@ -32,7 +32,7 @@ func newTagCommand() *cobra.Command {
 	return cmd
 }
 
-// meantTag adds to err, which refuses args, what is meant by KEY VALUE, by KEY=VALUE, and by who wants to read tags.
+// meantTag adds to err, which refuses args, the right command for KEY VALUE, for KEY=VALUE, and for reading tags.
 func meantTag(cmd *cobra.Command, args []string, err error) error {
 	hint := ""
 	switch key, value, assigned := strings.Cut(strings.Join(args, " "), "="); {
@@ -41,9 +41,9 @@ func meantTag(cmd *cobra.Command, args []string, err error) error {
 	case slices.Contains([]string{"get", "list", "ls", "show"}, args[0]):
 		hint = didYouMean("imdsfs tree tags/instance")
 	case len(args) == 2 && problem.Nearest(args[0], []string{"set", "unset"}) == "" && otherNames["tag"][args[0]] == "":
-		hint = didYouMean("imdsfs tag set " + printable(quote(args[0])+" "+quote(args[1])))
+		hint = didYouMean("imdsfs tag set " + problem.Printable(quote(args[0])+" "+quote(args[1])))
 	case len(args) == 1 && assigned:
-		hint = didYouMean("imdsfs tag set " + printable(quote(key)+" "+quote(value)))
+		hint = didYouMean("imdsfs tag set " + problem.Printable(quote(key)+" "+quote(value)))
 	default:
 		return err
 	}

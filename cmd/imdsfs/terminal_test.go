@@ -137,7 +137,7 @@ func (w *terminal) on(cmd *exec.Cmd) {
 }
 
 func TestWhoRunsAsAnotherUserGetsNoTerminal(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to become another user")
+	kit.Require(t, privilege.IsRoot(), "root, to become another user")
 	dir := publicDir(t)
 	self, err := os.ReadFile("/proc/self/exe")
 	must(t, err, os.WriteFile(dir+"/test", self, 0o755))

@@ -21,7 +21,7 @@ const (
 	exitGivenUp = int(problem.KindGivenUp)
 )
 
-// lines is an error that is printed as several.
+// lines is an error that report prints as several.
 type lines []string
 
 func (l lines) Error() string { return strings.Join(l, "\n") }
@@ -33,7 +33,7 @@ func (l lines) Error() string { return strings.Join(l, "\n") }
 //
 // Lower case, no final full stop; faults of an input one a line, each with its place.
 func report(w io.Writer, err error) int {
-	code, hint := int(daemon.KindOf(err)), problem.Hint(err)
+	code, hint := int(problem.KindOf(err)), problem.Hint(err)
 	var ended *problem.Exit
 	if errors.As(err, &ended) {
 		if code = ended.Code; ended.Err == nil {
@@ -59,13 +59,13 @@ func report(w io.Writer, err error) int {
 	return code
 }
 
-// say prints an error, a hint or a warning. The text may come from a file, a name or a daemon of another user: what could
-// move the cursor is escaped, and further lines are indented, so that none looks like a message of its own.
+// say prints an error, a hint or a warning. The text may come from a file, a name or a daemon of another user. So say escapes
+// what could move the cursor, and indents further lines, so that none looks like a message of its own.
 func say(w io.Writer, kind, text string) error {
 	text = strings.TrimRight(text, "\n")
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = problem.Printable(line)
 	}
 	_, err := fmt.Fprintf(w, "imdsfs: %s: %s\n", kind, strings.Join(lines, "\n  "))
 	return err
@@ -73,10 +73,10 @@ func say(w io.Writer, kind, text string) error {
 
 // changeText describes a change made at run time, without its value: "option http-tokens, set 2026-03-01T12:00:00Z by uid 0".
 func changeText(c control.Changed) string {
-	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), printable(c.By))
+	return fmt.Sprintf("%s %s, %s %s by %s", strings.TrimSuffix(string(c.Kind), "s"), problem.Printable(c.Name), daemon.ActionOf(c), c.Time.UTC().Format(time.RFC3339), problem.Printable(c.By))
 }
 
-// changesText is how many changes there are: "1 change", "2 changes".
+// changesText counts changes: "1 change", "2 changes".
 func changesText(n int) string {
 	if n == 1 {
 		return "1 change"
@@ -89,5 +89,5 @@ func instanceText(id string) string {
 	if id == "" {
 		return "an instance without an id"
 	}
-	return printable(id)
+	return problem.Printable(id)
 }

@@ -57,7 +57,7 @@ Exit codes: 0 printed; 1 the service does not answer or refuses; 2 wrong usage; 
 	return cmd
 }
 
-// notThere is printed for a name that is listed and is 404.
+// notThere stands for the value of a name that is listed and answered with 404.
 const notThere = "[listed, but not there]"
 
 // A treePrinter prints what is below a path.
@@ -68,7 +68,7 @@ type treePrinter struct {
 	secrets bool
 }
 
-// run prints what is below a path as somebody types it.
+// run prints what is below a path, as the user typed it.
 func (t *treePrinter) run(ctx context.Context, s *service, typed string) error {
 	path := ec2.Absolute(typed)
 	for place, err := range s.client.Walk(ctx, path, t.shows) {
@@ -90,7 +90,7 @@ func (t *treePrinter) shows(p client.Path) bool { return t.values && (t.secrets 
 
 func isSecret(p client.Path) bool { return len(p) > 1 && ec2.IsSecret(strings.Join(p[1:], "/")) }
 
-// place prints a place: its whole path where the walk began, its name below.
+// place prints a place: its whole path where the walk begins, and its name below.
 func (t *treePrinter) place(p client.Place) error {
 	indent := strings.Repeat("  ", p.Depth)
 	name := p.Path.String()
@@ -111,7 +111,7 @@ func (t *treePrinter) place(p client.Place) error {
 	return t.printValue(indent, name, string(p.Value))
 }
 
-// label is what follows the name of a directory, "" for a value.
+// label returns what to print after the name of a directory, "" for a value.
 func label(p client.Place) string {
 	switch {
 	case p.Key != "":
@@ -122,7 +122,7 @@ func label(p client.Place) string {
 	return ""
 }
 
-// printValue prints the value of a leaf: its first line, or all of them with what follows below the name.
+// printValue prints the value of a leaf: its first line, or with --full all lines, the further ones below the name.
 func (t *treePrinter) printValue(indent, name, value string) error {
 	first, rest, more := strings.Cut(strings.TrimSuffix(value, "\n"), "\n")
 	if !t.full {
@@ -135,7 +135,7 @@ func (t *treePrinter) printValue(indent, name, value string) error {
 		return err
 	}
 	for line := range strings.SplitSeq(rest, "\n") {
-		if _, err := fmt.Fprintf(t.out, "%s  %s\n", indent, printable(line)); err != nil {
+		if _, err := fmt.Fprintf(t.out, "%s  %s\n", indent, problem.Printable(line)); err != nil {
 			return err
 		}
 	}
@@ -144,9 +144,9 @@ func (t *treePrinter) printValue(indent, name, value string) error {
 
 // print prints the line of one entry.
 func (t *treePrinter) print(indent, name, value string) error {
-	line := indent + printable(name)
+	line := indent + problem.Printable(name)
 	if value != "" {
-		line += ": " + printable(value)
+		line += ": " + problem.Printable(value)
 	}
 	if !t.full && utf8.RuneCountInString(line) > treeColumns {
 		line = string([]rune(line)[:treeColumns-1]) + "…"
@@ -154,5 +154,3 @@ func (t *treePrinter) print(indent, name, value string) error {
 	_, err := fmt.Fprintln(t.out, line)
 	return err
 }
-
-func printable(s string) string { return problem.Printable(s) }

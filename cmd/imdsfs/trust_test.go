@@ -16,10 +16,12 @@ import (
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/rundir"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
-// asUser calls f as another user, on a thread of its own: what it makes belongs to him, and who connects to a socket
+// asUser calls f as another user, on a thread of its own: what it makes belongs to that user, and who connects to a socket
 // that it opens sees him.
 func asUser(t *testing.T, uid int, f func() error) {
 	t.Helper()
@@ -31,7 +33,7 @@ func asUser(t *testing.T, uid int, f func() error) {
 	}))
 }
 
-// A recorder is a socket of nobody's that takes down what it gets.
+// A recorder is a socket of the user nobody that records what it receives.
 type recorder struct {
 	connections, bytes atomic.Int64
 }
@@ -64,7 +66,7 @@ func record(t *testing.T, path string, uid int) *recorder {
 }
 
 func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
+	kit.Require(t, privilege.IsRoot(), "root, to be several users")
 	base := publicDir(t)
 	imdsfs := filepath.Join(base, "imdsfs")
 	program(t, imdsfs, "one")
@@ -144,7 +146,7 @@ func TestNothingIsSentToTheSocketOfAnotherUser(t *testing.T) {
 
 // root talks to the daemon of a user to whom it has given a directory, and so does he.
 func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
+	kit.Require(t, privilege.IsRoot(), "root, to be several users")
 	base := publicDir(t)
 	dir := base + "/run"
 	must(t, os.Mkdir(dir, 0o755), os.Chown(dir, 65534, 65534))
@@ -152,7 +154,7 @@ func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
 	record(t, dir+"/admin.sock", 65534)
 	for _, uid := range []int{0, 65534} {
 		asUser(t, uid, func() error {
-			conn, err := dialDaemon(t.Context(), dir+"/admin.sock")
+			conn, err := rundir.Dial(t.Context(), dir+"/admin.sock")
 			if err == nil {
 				conn.Close()
 			}
@@ -162,27 +164,27 @@ func TestADaemonsOwnerAndRootAreAdmitted(t *testing.T) {
 }
 
 func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
-	kit.Require(t, isRoot(), "root, to be several users")
+	kit.Require(t, privilege.IsRoot(), "root, to be several users")
 	given := publicDir(t) + "/run"
 	dir := fmt.Sprintf("%s/imdsfs-listen-%d", os.TempDir(), os.Getpid())
 	t.Setenv("TMPDIR", t.TempDir()) // the directory is not there
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	alive := strings.TrimPrefix(serveHTTP(t, answer(200)), "http://")
 	asUser(t, 65534, func() error {
 		return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(daemon.ListenFile(dir), []byte(alive+"\n"), 0o644))
 	})
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := clientFlags{runtimeDir: dir, timeout: requestTimeout}
+	f := clientFlags{runtimeDir: dir, timeout: client.DefaultTimeout}
 	if _, err := f.client(t.Context()); err == nil || !strings.Contains(err.Error(), dir+" belongs to uid 65534") {
 		t.Errorf("named: %v", err)
 	}
-	// It is ours, but the file is a FIFO, or a link of his.
+	// The directory is ours, but the file is a FIFO, or a link of another user.
 	must(t, os.Chown(dir, 0, 0), os.Remove(daemon.ListenFile(dir)), unix.Mkfifo(daemon.ListenFile(dir), 0o644))
-	if got, err := listening(dir); len(got) > 0 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a FIFO: %v, %v", got, err)
 	}
 	must(t, os.Remove(daemon.ListenFile(dir)), os.Symlink("/etc/hostname", daemon.ListenFile(dir)))
-	if got, err := listening(dir); len(got) > 0 || err != nil {
+	if got, err := rundir.Listening(dir); len(got) > 0 || err != nil {
 		t.Errorf("a link: %v, %v", got, err)
 	}
 	// It is the daemon's, to whom root has given it: everybody believes it.
@@ -190,7 +192,7 @@ func TestTheAddressInAnothersDirectoryIsNotBelieved(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(given) })
 	for _, uid := range []int{0, 65534, 1_000_000_000} {
 		asUser(t, uid, func() error {
-			got, err := listening(given)
+			got, err := rundir.Listening(given)
 			if len(got) != 1 {
 				t.Errorf("uid %d: %v", uid, got)
 			}

@@ -10,8 +10,8 @@ import (
 func newUnsetCommand() *cobra.Command {
 	cmd := editCommand(overlay.Values, control.Unset, "unset PATH", everywhere)
 	cmd.Short = "Remove one value of the running daemon"
-	cmd.Long = `unset removes the metadata at PATH and all below it, whatever the file says, on both doors and over
-restarts. With --forget what was set or unset at run time is forgotten instead.`
+	cmd.Long = `unset removes the metadata at PATH and all below it, over HTTP and on the mount, whatever the file says. The
+removal survives restarts. With --forget, unset forgets what was set or unset at run time instead.`
 	cmd.Example = `  imdsfs unset public-ipv4
   imdsfs unset --forget public-ipv4`
 	return cmd

@@ -15,7 +15,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// upgradeLimit is how long the new program may take to answer.
+// upgradeLimit is how long the new program may take until it answers.
 const upgradeLimit = 20 * time.Second
 
 func newUpgradeCommand(stdout io.Writer) *cobra.Command {
@@ -23,16 +23,16 @@ func newUpgradeCommand(stdout io.Writer) *cobra.Command {
 	program := ""
 	cmd := &cobra.Command{
 		Use:   "upgrade",
-		Short: "Have another program take the place of the running daemon, without an interruption",
-		Long: `upgrade has this program, or the one given with --program, take the place of the running daemon: in the
-same process, with the same mount, the same sockets and the same flags. Readers of the mount pause for
-some milliseconds, connections are accepted a moment later, tokens stay valid.
+		Short: "Replace the running daemon with another program, without an interruption",
+		Long: `upgrade replaces the running daemon with this program, or with the one given with --program: in the same process,
+with the same mount, sockets and flags. Readers of the mount pause for some milliseconds, connections are
+accepted a moment later, and tokens stay valid.
 
-First the new program judges the daemon's flags, the instance file and the tree, with what was changed at run
-time, as its start would. If it finds fault, nothing changes.
+First the new program checks the daemon's flags, the instance file and the tree, with the changes made at run
+time, as it would when it starts. If it finds a fault, nothing changes.
 
-A daemon that has capabilities takes any program from root. From its own user it takes only one that
-nobody but root can change: the file, and each directory on the way to it.`,
+A daemon that has capabilities takes any program from root. From its own user it takes a program only if
+nobody but root can change it: the file, and each directory on the way to it.`,
 		Example: "  imdsfs upgrade",
 		Args:    exactArgs(0, "no arguments, only flags"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,7 +51,7 @@ nobody but root can change: the file, and each directory on the way to it.`,
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&program, "program", "", "`FILE` that is to take its place (default this one)")
+	cmd.Flags().StringVar(&program, "program", "", "`FILE` to replace the daemon with (default this program)")
 	return cmd
 }
 

@@ -78,7 +78,7 @@ func TestAnOrdinaryUserServesForHimself(t *testing.T) {
 		t.Errorf("after a killed one: still mounted: %v; directory left: %v", mounted(), s.made())
 	}
 
-	// Where he may not open /dev/fuse, he is told what to do.
+	// A user who may not open /dev/fuse learns what to do.
 	must(t, exec.Command(asRoot[0], append(asRoot[1:], "chmod", "600", "/dev/fuse")...).Run())
 	refused := s.launchAs(append(append([]string{}, asUser...), s.base+"/imdsfs"))
 	kit.Eventually(t, "the refusal", refused.ended)

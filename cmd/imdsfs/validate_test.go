@@ -32,8 +32,8 @@ var serverKeys = map[string]struct {
 		[]string{`"/run/metadata"`, `"none"`, `"/no/such/dir"`},
 		map[string]string{`""`: "is empty", `"metadata"`: "absolute path", `"/a\u0000b"`: "not a path", `"/"`: "would lie below the mount /", `"/run/imdsfs"`: "would lie below the mount", `1`: "must be a string"},
 	},
-	"runtime-dir": {[]string{`"/run/other"`}, map[string]string{`"none"`: "cannot be done without", `"run"`: "absolute path", `"/run/metadata/x"`: "would lie below the mount", `"/` + strings.Repeat("d", 100) + `"`: "at most 107 bytes"}},
-	"state-dir":   {[]string{`"/var/lib/other"`}, map[string]string{`"none"`: "cannot be done without", `"lib"`: "absolute path", `""`: "is empty", `"/run/metadata"`: "would lie below the mount"}},
+	"runtime-dir": {[]string{`"/run/other"`}, map[string]string{`"none"`: "the daemon needs one", `"run"`: "absolute path", `"/run/metadata/x"`: "would lie below the mount", `"/` + strings.Repeat("d", 100) + `"`: "at most 107 bytes"}},
+	"state-dir":   {[]string{`"/var/lib/other"`}, map[string]string{`"none"`: "the daemon needs one", `"lib"`: "absolute path", `""`: "is empty", `"/run/metadata"`: "would lie below the mount"}},
 	"sources":     {[]string{`["file"]`, `["host"]`}, map[string]string{`[]`: "lists no source", `["files"]`: "specify host or file", `["file", "file"]`: "given twice"}},
 	"allow-from": {
 		[]string{`[]`, `["local", "10.0.0.0/8", "fd00::/8", "iface:docker0"]`},
@@ -141,7 +141,7 @@ func with(d *served, args ...string) (string, error) {
 	return string(out), err
 }
 
-// Neither a reload nor an upgrade takes what a start would refuse, and the daemon goes on.
+// A reload and an upgrade refuse what a start would refuse, and the daemon keeps serving.
 func TestAnUpgradeIsRefusedForWhatAStartWouldRefuse(t *testing.T) {
 	s := newSite(t, least("", `tier = "gold"`))
 	d := s.start("--mount", none)

@@ -18,7 +18,7 @@ var version, commit string
 func newVersionCommand(stdout io.Writer) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Print the version of imdsfs and of what it is built with",
+		Short:   "Print the version of imdsfs and of what it was built with",
 		Example: "  imdsfs version",
 		Args:    exactArgs(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
@@ -28,7 +28,7 @@ func newVersionCommand(stdout io.Writer) *cobra.Command {
 	}
 }
 
-// addVersionFlag has imdsfs --version, or -V, print what imdsfs version does.
+// addVersionFlag makes imdsfs --version, or -V, print what imdsfs version prints.
 func addVersionFlag(root *cobra.Command) {
 	root.Flags().BoolP("version", "V", false, "print the version")
 	root.Version = versionText()
@@ -51,7 +51,7 @@ func moduleVersion(path string) string {
 	return "unknown"
 }
 
-// buildInfo is what the metrics and the status of a daemon say of this program.
+// buildInfo describes this program for the metrics and the status of a daemon.
 func buildInfo() metrics.Build {
 	return metrics.Build{Version: versionText(), Go: runtime.Version(), GoFUSE: moduleVersion("github.com/hanwen/go-fuse/v2")}
 }

@@ -18,14 +18,14 @@ const (
 	longestPause = 250 * time.Millisecond
 )
 
-// waitFlag is the flag of a subcommand that can wait for the daemon and for the path that it reads.
+// waitFlag is the flag of a subcommand that can wait for the daemon and for a path.
 type waitFlag struct{ limit time.Duration }
 
 func (f *waitFlag) add(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&f.limit, "wait", 0, "`TIME` to wait for the daemon and for PATH, such as 30s; at most 24h")
 }
 
-// get reads a path, once or until it is there. The service is that of the last answer, nil without one.
+// get reads a path, once or until it exists. It returns the service of the last answer, nil without one.
 func (f *waitFlag) get(ctx context.Context, flags *clientFlags, path string) (body []byte, s *service, err error) {
 	if f.limit < 0 || f.limit > maxWait {
 		return nil, nil, problem.Usage("say for example --wait 30s", fmt.Errorf("--wait %s: not between 0 and 24h", f.limit))
@@ -51,7 +51,7 @@ func (f *waitFlag) get(ctx context.Context, flags *clientFlags, path string) (bo
 	}
 }
 
-// tryGet finds the service, unless it is found already, and asks it once.
+// tryGet finds the service, unless *s is one already, and asks it once.
 func tryGet(ctx context.Context, flags *clientFlags, s **service, path string) ([]byte, error) {
 	if *s == nil {
 		found, err := flags.client(ctx)
@@ -63,11 +63,11 @@ func tryGet(ctx context.Context, flags *clientFlags, s **service, path string) (
 	return (*s).get(ctx, path)
 }
 
-// tried adds to an error for how long get waited. [client.ErrNotFound] stays as it is: the caller words it.
+// tried adds to an error how long get waited. It leaves [client.ErrNotFound] to the caller.
 func (f *waitFlag) tried(err error) error {
-	var said *problem.Error
-	if f.limit == 0 || !errors.As(err, &said) {
+	var explained *problem.Error
+	if f.limit == 0 || !errors.As(err, &explained) {
 		return err
 	}
-	return &problem.Error{Kind: said.Kind, Hint: said.Hint, Err: fmt.Errorf("%w, after %s", said.Err, f.limit)}
+	return &problem.Error{Kind: explained.Kind, Hint: explained.Hint, Err: fmt.Errorf("%w, after %s", explained.Err, f.limit)}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/daemon"
+	"github.com/imdsfs/imdsfs/imds/client"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
@@ -21,7 +22,7 @@ func tellAddress(t *testing.T, dir string, server *httptest.Server) {
 
 // A service answers reads of a path with one status after the other, the last again and again.
 func TestGetWaits(t *testing.T) {
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	for name, c := range map[string]struct {
 		wait     string
 		statuses []int
@@ -65,7 +66,7 @@ func TestGetWaits(t *testing.T) {
 
 // Nobody is there when get begins; another service at the real address is not asked instead.
 func TestGetWaitsForTheDaemon(t *testing.T) {
-	t.Setenv(endpointVariable, "")
+	t.Setenv(client.EndpointVariable, "")
 	dir := t.TempDir()
 	var out syncBuffer
 	if code := run([]string{"get", "--runtime-dir", dir, "--wait", "50ms", "instance-id"}, &out, &out); code != exitFailed ||

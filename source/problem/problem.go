@@ -55,8 +55,13 @@ func Hint(err error) string {
 	return ""
 }
 
-// KindOf returns the outermost kind in the chain of err; [KindFailed] if no error in it has a kind.
+// KindOf is the kind of err: [KindInvalid] if it holds [Faults] of an input, else that of the outermost [Error], else
+// [KindFailed].
 func KindOf(err error) Kind {
+	var faults Faults
+	if errors.As(err, &faults) {
+		return KindInvalid
+	}
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Kind

@@ -10,7 +10,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/ec2"
 )
 
-// addAddresses puts the link-local addresses on a link of our own, if that is wanted.
+// addAddresses adds the link-local addresses, on a link of our own, if the settings ask for them.
 func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
 	if !d.Settings.Addresses.Add {
 		return part{}, nil
@@ -22,7 +22,7 @@ func (d *Daemon) addAddresses(ctx context.Context) (part, error) {
 	return part{Close: d.removeAddresses, HandOver: stays}, nil
 }
 
-// openLink makes the link. Without the privilege it finds the one that the mount helper has made for this run-time
+// openLink makes the link. Without the privilege to do so it finds the link that the mount helper has made for this run-time
 // directory.
 func (d *Daemon) openLink(ctx context.Context, opts *ec2.Options) (*linklocal.Link, error) {
 	if !privilege.HasNetAdmin() {
@@ -40,12 +40,12 @@ func (d *Daemon) openLink(ctx context.Context, opts *ec2.Options) (*linklocal.Li
 	})
 }
 
-// followIPv6 has the IPv6 address come and go with the option, and a listener on it.
+// followIPv6 adds or removes the IPv6 address and its listener, as the option says.
 func (d *Daemon) followIPv6(on bool) error {
 	link := d.ports.link
 	if on && link != nil {
 		if err := link.SetIPv6(true); err != nil {
-			return fmt.Errorf("the address cannot be had: %w", err)
+			return fmt.Errorf("cannot add the address: %w", err)
 		}
 	}
 	changed, err := d.ports.listeners.followIPv6(on)
@@ -68,8 +68,8 @@ func (d *Daemon) removeAddresses() {
 	}
 }
 
-// LinkOwner is the name under which the mount helper makes the link and the daemon finds it, whatever the working directory
-// of either is.
+// LinkOwner returns the name under which the mount helper makes the link and the daemon finds it, whatever their working
+// directories are.
 func (s *Settings) LinkOwner() string {
 	if dir, err := filepath.Abs(s.RuntimeDir); err == nil {
 		return dir

@@ -16,7 +16,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// AdminSocket is the default path of the admin socket.
+// AdminSocket returns the default path of the admin socket.
 func AdminSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "admin.sock") }
 
 // listenAdmin opens the admin socket, mode 0600. It replaces a socket that a killed daemon left behind: no other daemon
@@ -48,7 +48,7 @@ func listenAdmin(path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	old := unix.Umask(0o177) // from its first moment: 0600
+	old := unix.Umask(0o177) // so that its mode is 0600 from the first moment
 	l, err := net.Listen("unix", path)
 	unix.Umask(old)
 	if err != nil {
@@ -57,7 +57,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// serveAdmin answers the admin API. Serve removes the socket at the end.
+// serveAdmin serves the admin API. Serve removes the socket at the end.
 func (d *Daemon) serveAdmin(context.Context) (part, error) {
 	path := d.Settings.Admin
 	if path == None {
@@ -77,7 +77,7 @@ func (d *Daemon) serveAdmin(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// reloadNow has the loop reload, waits, and returns what the reload did.
+// reloadNow lets the loop reload, waits, and returns what has changed.
 func (d *Daemon) reloadNow(ctx context.Context) (build.Change, error) {
 	type outcome struct {
 		change build.Change

@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What mount(8) says to the daemon that it starts, and to its keeper.
+// Variables with which mount.fuse.imdsfs tells the daemon that it starts, and its keeper, how to run.
 const (
-	// BackgroundVariable is set: standard output is where the log goes when the daemon is ready, and standard error where
-	// it goes until then.
+	// BackgroundVariable, if set, says that the log goes to standard error until the daemon is ready, and to standard output
+	// after that.
 	BackgroundVariable = "IMDSFS_BACKGROUND"
-	// MountSourceVariable is what the list of mounts is to show as the source, so that mount -a knows what it has
-	// mounted already.
+	// MountSourceVariable holds the source that the list of mounts is to show, so that mount -a knows what is mounted
+	// already.
 	MountSourceVariable = "IMDSFS_MOUNT_SOURCE"
 )
 
-// LeaveStart is what mount(8) expects of a daemon, and of its keeper, before they tell it that they are ready: they log
-// where nobody waits for it any more.
+// LeaveStart makes a daemon that mount(8) has started, or its keeper, log to standard output from now on. Call it before the
+// process says that it is ready.
 func LeaveStart() {
 	if os.Getenv(BackgroundVariable) == "" {
 		return

@@ -17,7 +17,7 @@ import (
 // all.
 const MostListed = 20
 
-// ActionOf says whether something was set or unset at run time.
+// ActionOf returns whether a change made at run time set or unset something.
 func ActionOf(c control.Changed) control.Action {
 	if c.Removed {
 		return control.Unset
@@ -25,11 +25,11 @@ func ActionOf(c control.Changed) control.Action {
 	return control.Set
 }
 
-// ResetCommand is the command that forgets the changes of an instance.
+// ResetCommand returns the command that forgets the changes of an instance.
 func ResetCommand(id string) string { return "imdsfs reset --instance " + safepath.ShellWord(id) }
 
-// noteID gives changes of an earlier version to the instance that is served, and logs those that are in force and
-// those that are not, once for each instance.
+// noteID assigns changes of an earlier version to the instance that is served. It logs which changes are in force and which
+// are not, once for each instance.
 func (i *Instance) noteID() {
 	id, ok := i.store.StatedID()
 	if !ok {
@@ -55,7 +55,7 @@ func (i *Instance) noteID() {
 	if more := len(list.Changes) - MostListed; more > 0 {
 		i.log.WithField("more", more).Info("more was changed at run time: see all of it with imdsfs status --json")
 	}
-	level := logrus.WarnLevel // what was in force a moment ago may be among them
+	level := logrus.WarnLevel // some of them may have been in force a moment ago
 	if first {
 		level = logrus.InfoLevel
 	}

@@ -30,9 +30,8 @@ const (
 	leastWatchdog   = 200 * time.Millisecond
 )
 
-// A Config is what a user asks of a daemon: the flags of imdsfs serve, each of which but File and Addresses.Force is a
-// key of [server] in the instance file too. The zero value asks for nothing: the file decides, and then the defaults.
-// [Config.Validate] says what it all means.
+// A Config holds the flags of imdsfs serve. Each but File and Addresses.Force is also a key of [server] in the instance file.
+// The zero value leaves everything to the file, and then to the defaults. [Config.Validate] turns a Config into [Settings].
 type Config struct {
 	File       string   // the instance file, or None: describe this machine; "": DefaultFile if it exists
 	Mount      string   // directory, or None
@@ -43,7 +42,7 @@ type Config struct {
 	StateDir   string
 	Admin      string // path of the admin socket, or None
 	Metrics    string // HOST:PORT, or None
-	// MetricsAllowFrom is who may read the metrics; AllowFrom says nothing about that.
+	// MetricsAllowFrom says who may read the metrics. AllowFrom does not count for them.
 	MetricsAllowFrom []string
 	LogLevel         string // "debug", "info", "warn", "error"
 	LogFormat        string // "text", "json"
@@ -51,28 +50,28 @@ type Config struct {
 	Keeper           KeeperConfig
 }
 
-// An AddressConfig says what becomes of the link-local addresses.
+// An AddressConfig says whether the daemon adds the link-local addresses.
 type AddressConfig struct {
 	Add   bool // put them on a link of our own, imds0
-	Force bool // although another service seems to have them
+	Force bool // even if another service seems to have them
 }
 
 // A KeeperConfig says who supervises the daemon.
 type KeeperConfig struct {
-	Keep     bool          // a keeper does
-	User     string        // as whom the daemon then runs; "": as whoever starts it
-	Watchdog time.Duration // how long the daemon may be silent before the keeper replaces it; 0: the default
+	Keep     bool          // a keeper supervises it
+	User     string        // that the daemon then runs as; "": the user who starts it
+	Watchdog time.Duration // how long the daemon may be silent before the keeper starts another; 0: the default
 }
 
-// Settings are a valid [Config]: every field holds what counts, by the flag, else by the file, else by default.
-// Directories and the file are absolute paths.
+// Settings are a valid [Config]: every field holds the value of the flag, else that of the file, else the default. Directories
+// and the file are absolute paths.
 type Settings struct {
 	Config // File is "" without one
 	// Environment are the variables that the instance file names.
 	Environment []string
 
 	given        Config
-	server       tomlfile.Server  // [server] as last read, to notice changes
+	server       tomlfile.Server  // [server] as last read, to detect changes
 	file         *tomlfile.Source // the instance file, nil without one
 	sources      []string         // "host" and "file"; nil: not stated
 	listenStated bool             // by a flag or the file
@@ -80,9 +79,9 @@ type Settings struct {
 	logging      logging
 }
 
-// Validate says what a configuration means together with the instance file that it names, or why a daemon cannot be
-// built from it. If the file is faulty, predecessor counts in its place: what [server] said to the daemon before, nil
-// if there was none. With an error come the settings that are known all the same.
+// Validate combines a configuration with the instance file that it names. The error says why no daemon can be built from them.
+// If the file is faulty, predecessor stands in for its [server]: what [server] said to the daemon before; nil if there was
+// none. Together with an error Validate returns the settings that it could work out.
 func (c Config) Validate(predecessor *tomlfile.Server) (*Settings, error) {
 	switch c.File {
 	case None:
@@ -130,7 +129,7 @@ func (c Config) Validate(predecessor *tomlfile.Server) (*Settings, error) {
 	return s, nil
 }
 
-// asGiven has faults of the instance file name it as the user does.
+// asGiven makes faults of the instance file name the file as the user did.
 func asGiven(err error, path, given string) error {
 	var faults problem.Faults
 	if !errors.As(err, &faults) {
@@ -145,7 +144,7 @@ func asGiven(err error, path, given string) error {
 	return faults
 }
 
-// invalid makes err, a failure to read an instance file, end the program as invalid input.
+// invalid marks a failure to read an instance file as invalid input, with a hint.
 func invalid(path string, err error) error {
 	var faults problem.Faults
 	if errors.As(err, &faults) {
@@ -157,11 +156,11 @@ func invalid(path string, err error) error {
 	return problem.Invalid("give another file with -c", err)
 }
 
-// StatedMount is what the flag said of the mount, "" if nothing.
+// StatedMount returns the value of --mount, "" without the flag.
 func (s *Settings) StatedMount() string { return s.given.Mount }
 
-// listenBeside are the addresses to open besides sockets that systemd hands over. Where nothing is stated there are
-// none.
+// listenBeside returns the addresses to open beside the sockets that systemd hands over: none if neither a flag nor the file
+// states any.
 func (s *Settings) listenBeside(activated []net.Listener) []string {
 	if len(activated) > 0 && !s.listenStated {
 		return nil
@@ -169,7 +168,7 @@ func (s *Settings) listenBeside(activated []net.Listener) []string {
 	return s.Listen
 }
 
-// makeSources makes the sources that [server] names, or the one that applies.
+// makeSources makes the sources that [server] names, or the default one.
 func (s *Settings) makeSources() ([]source.Source, error) {
 	setup := source.Setup{}
 	if s.file != nil {
@@ -177,5 +176,3 @@ func (s *Settings) makeSources() ([]source.Source, error) {
 	}
 	return source.Make(setup, s.sources...)
 }
-
-func isRoot() bool { return os.Geteuid() == 0 }

@@ -1,22 +1,21 @@
-// Package daemon is the program between its start and its end: it builds a daemon from a configuration, keeps it going,
-// and ends it, or leaves it to a successor.
+// Package daemon builds a daemon from a configuration, runs it, and stops it or hands it over to a successor.
 //
 //	flags, [server] ─▶ Config ─▶ Validate ─▶ Settings ─▶ Run
 //	                                                      │
-//	        what there is once in a process             Daemon ── listeners, edge, metrics, admin socket, watchdog, signals
-//	        what there is once for a described machine   └─ Instance ── sources ─▶ store ─▶ mount, then HTTP
+//	               once for each process                Daemon ── listeners, edge, metrics, admin socket, watchdog, signals
+//	               once for each described machine       └─ Instance ── sources ─▶ store ─▶ mount, then HTTP
 //
-// [Config.Validate] makes the real rules, hosts and addresses; whoever asks whether a configuration is good asks it:
-// check, serve, a reload, the trial of an upgrade, the mount helper. [Run] starts the parts of a daemon in the order of
-// [Daemon.order] and ends them in the opposite order. The package returns errors with advice (package problem); it
-// prints nothing and never ends the process.
+// [Config.Validate] builds the real rules, hosts and addresses, and nothing else decides whether a configuration is good: check,
+// serve, a reload, the trial of an upgrade and the mount helper all call it. [Run] starts the parts of a daemon in the order
+// of [Daemon.order], and ends them in the opposite order. The package returns errors with hints (package problem). It prints
+// nothing, and never ends the process.
 //
 //	where to look for         file
 //	the order of start, end   daemon.go
 //	a described machine       instance.go, reload.go, observer.go, changes.go
 //	ports                     listeners.go, edge.go, metrics.go, admin.go, addresses.go, descriptors.go
-//	what status tells         status.go, peers.go
-//	what happens by itself    loop.go, watchdog.go
+//	what status shows         status.go, peers.go
+//	events, the watchdog      loop.go, watchdog.go
 //	a successor               upgrade.go, inherited.go; package handover
 //	a start that is refused   refused.go
 //	configuration             config.go, validate.go, trial.go
@@ -47,20 +46,20 @@ import (
 	"github.com/imdsfs/imdsfs/source/clock"
 )
 
-// A Start is what a daemon is started with.
+// A Start holds what a daemon is started with.
 type Start struct {
 	Settings *Settings
-	Handover *handover.Store       // what a predecessor has left, and a successor gets
-	Sockets  map[string][]*os.File // that a socket unit hands over, by name
+	Handover *handover.Store       // what a predecessor left, and what a successor gets
+	Sockets  map[string][]*os.File // of a socket unit, by name
 	Log      *logrus.Logger
 	Build    metrics.Build // of this program
-	// Embedded: another command runs the daemon in its own process. The daemon then takes no signals, has no successor,
-	// and ends with its context.
+	// Embedded says that another command runs the daemon in its own process. The daemon then takes no signals, has no
+	// successor, and ends with its context.
 	Embedded bool
 	Ready    func(*Daemon) // if not nil, called once, when both doors are ready
 }
 
-// A Daemon is what there is once in a process.
+// A Daemon holds what exists once in a process.
 type Daemon struct {
 	Start
 	clock     clock.Clock
@@ -68,18 +67,18 @@ type Daemon struct {
 	instances []*Instance // one, for now
 	ports     ports
 	peers     peerLog
-	serving   *serving // nil before anything is answered
+	serving   *serving // nil before the daemon answers
 
-	asked    chan func(context.Context) // what others have the loop do
+	asked    chan func(context.Context) // for the loop to call
 	upgrades chan upgrade
 
-	parts     []part              // that have been started, and not ended
-	successor bool                // the parts are handed over at the end, not closed
-	next      *handover.Candidate // that gets them, nil if another process does
-	ready     bool                // has been
+	parts     []part              // that are started
+	successor bool                // hand the parts over at the end, instead of closing them
+	next      *handover.Candidate // the program that gets them; nil: another process gets them
+	ready     bool                // the daemon has been ready
 }
 
-// ports are what a daemon answers on, and what all of that needs.
+// ports are the ports of a daemon, and what they share.
 type ports struct {
 	descriptors descriptors
 	addresses   *edge.Addresses // of this machine
@@ -89,24 +88,24 @@ type ports struct {
 	metrics     metricsPort
 }
 
-// A part is a piece of a daemon that has been started and has to be ended.
+// A part is a started piece of a daemon, which has to be ended.
 type part struct {
-	Close func() // nil: there is nothing to end. What goes wrong is logged.
-	// HandOver ends it, and leaves it to a successor; nil: it is closed for a successor too.
+	Close func() // ends it, and logs errors; nil if there is nothing to end
+	// HandOver ends it and leaves it to a successor; nil if it is closed for a successor too.
 	HandOver func() error
 }
 
 // stays is the HandOver of a part that a successor finds as it is.
 func stays() error { return nil }
 
-// A step starts one part; or it does what later steps need, and its part is empty.
+// A step starts one part. If it only prepares later steps, its part is empty.
 type step func(ctx context.Context) (part, error)
 
 // order is the order in which a daemon starts, from top to bottom, and ends, from bottom to top.
 func (d *Daemon) order() (steps []step) {
 	then := func(s ...step) { steps = append(steps, s...) }
 
-	// The directories, in which no other daemon serves.
+	// The directories, and locks against other daemons in them.
 	then(d.makeDirs)
 	then(d.lockRuntimeDir)
 	then(d.lockStateDir)
@@ -118,7 +117,7 @@ func (d *Daemon) order() (steps []step) {
 	then(d.keepServer)
 	then(reach("sources read"))
 
-	// The ports, of which none answers yet.
+	// The ports. None answers yet.
 	then(d.divideDescriptors)
 	then(d.followAddresses)
 	then(d.each((*Instance).openTokens)...)
@@ -128,11 +127,11 @@ func (d *Daemon) order() (steps []step) {
 	then(d.openListeners)
 	then(reach("listening"))
 
-	// The doors. The mount comes before HTTP: what HTTP shows is already on it.
+	// The doors. The mount comes before HTTP, so that the mount already shows what HTTP answers.
 	then(d.each((*Instance).openDoors)...)
 	then(d.serveHTTP)
 	then(d.serveAdmin)
-	then(d.noteListeners) // after that, so that whoever finds the addresses finds the admin socket too
+	then(d.noteListeners) // after serveAdmin: a client that finds the addresses finds the admin socket too
 	then(d.dropUnknown)
 	then(d.serveMetrics)
 	then(d.each((*Instance).watchSources)...)
@@ -141,7 +140,7 @@ func (d *Daemon) order() (steps []step) {
 	return steps
 }
 
-// each is a step for every instance.
+// each returns one step for every instance.
 func (d *Daemon) each(start func(*Instance, context.Context) (part, error)) (steps []step) {
 	for _, i := range d.instances {
 		steps = append(steps, func(ctx context.Context) (part, error) { return start(i, ctx) })
@@ -149,7 +148,7 @@ func (d *Daemon) each(start func(*Instance, context.Context) (part, error)) (ste
 	return steps
 }
 
-// reach is a point at which tests kill the process.
+// reach returns a step at which tests kill the process.
 func reach(point string) step {
 	return func(context.Context) (part, error) {
 		fault.At(point)
@@ -157,17 +156,17 @@ func reach(point string) step {
 	}
 }
 
-// Run serves until a signal, and ends well or for a successor ([ErrHandedOver]); or another program takes its place.
+// Run runs a daemon until a signal. The error is [ErrHandedOver] if another process takes over. If another program takes over in
+// this process, Run does not return.
 func Run(parent context.Context, start Start) error {
-	// Core dumps and ptrace by others would show credentials.
+	// A core dump, or ptrace by others, would expose credentials.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
-	// Whoever starts us again tells a crash, or the signal of a watchdog, from wrong usage, which is no use to
-	// repeat: by itself Go's runtime exits with the same status, 2.
+	// systemd or a keeper must be able to tell a crash, or the signal of a watchdog, from wrong usage, after which it does not
+	// start us again. By default Go's runtime exits with the same status, 2.
 	debug.SetTraceback("crash")
-	// Where the log goes to a pipe, its reader may die, as a keeper does. Only a program that takes the signal
-	// goes on then.
+	// If the log goes to a pipe, the reader, such as a keeper, may die. Only a program that takes SIGPIPE survives that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	fault.At("started")
 	clock := clock.System()
@@ -213,7 +212,7 @@ func (d *Daemon) startParts(ctx context.Context) error {
 	return nil
 }
 
-// endParts ends the parts. If one cannot be handed over, it is closed, and so is all that was started before it.
+// endParts ends the parts. If one cannot be handed over, endParts closes it and all parts that were started before it.
 func (d *Daemon) endParts() {
 	for _, p := range slices.Backward(d.parts) {
 		if d.successor && p.HandOver != nil {
@@ -231,7 +230,7 @@ func (d *Daemon) endParts() {
 	d.parts = nil
 }
 
-// signals are those that the daemon takes.
+// signals returns a context that ends with the daemon, and the other signals that the daemon takes.
 func (d *Daemon) signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
 	if d.Embedded {
 		ctx, stop = context.WithCancel(parent)
@@ -240,10 +239,10 @@ func (d *Daemon) signals(parent context.Context) (ctx context.Context, stop func
 	return Signals(parent)
 }
 
-// Addresses are those that are really listened on.
+// Addresses returns the addresses that the daemon listens on, with the ports that the kernel chose.
 func (d *Daemon) Addresses() []string { return d.ports.listeners.addresses() }
 
-// Snapshot is the tree that is served.
+// Snapshot returns the tree that is served.
 func (d *Daemon) Snapshot() *build.Snapshot { return d.instances[0].store.Snapshot() }
 
 func (d *Daemon) makeDirs(context.Context) (part, error) {
@@ -262,7 +261,7 @@ func (d *Daemon) followAddresses(context.Context) (part, error) {
 	return part{Close: func() { d.ports.addresses.Close() }}, nil
 }
 
-// openListeners opens every address of HTTP. Nothing is accepted yet.
+// openListeners opens every address of HTTP, without accepting connections.
 func (d *Daemon) openListeners(ctx context.Context) (part, error) {
 	l, err := d.listenAll(ctx, d.handedOver())
 	if err != nil {
@@ -272,7 +271,7 @@ func (d *Daemon) openListeners(ctx context.Context) (part, error) {
 	return part{Close: l.close}, nil
 }
 
-// serveHTTP answers HTTP from now on. At the end nothing is answered any more, on any port.
+// serveHTTP answers HTTP from now on. Its end ends the answers on all ports.
 func (d *Daemon) serveHTTP(ctx context.Context) (part, error) {
 	d.serving = newServing(ctx)
 	listeners := d.ports.listeners
@@ -293,13 +292,13 @@ func (d *Daemon) serveHTTP(ctx context.Context) (part, error) {
 	}, nil
 }
 
-// noteListeners notes what is listened on. If it cannot, that alone ends no daemon.
+// noteListeners writes the addresses down for clients. The daemon runs even if that fails.
 func (d *Daemon) noteListeners(context.Context) (part, error) {
 	d.ports.listeners.note(d.Log)
 	return part{}, nil
 }
 
-// sayReady tells whoever waits for the daemon: log, systemd or keeper, the command that embeds it.
+// sayReady says that the daemon is ready: in the log, to systemd or a keeper, and to the command that embeds it.
 func (d *Daemon) sayReady(context.Context) (part, error) {
 	d.Log.WithFields(logrus.Fields{
 		"mount": d.Settings.Mount, "http": strings.Join(d.Addresses(), ","), "instance": d.Snapshot().InstanceID(),

@@ -19,19 +19,19 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// Who starts a daemon decides its directories, before any privilege is dropped: whatever root starts, the packaged unit
-// included, has RootRuntimeDir and RootStateDir, also when the daemon runs as another user; an ordinary user has
-// directories of their own. So changes made at run time are found however the daemon is started the next time.
+// The user who starts a daemon decides its directories, before any privilege is dropped. A daemon that root starts, by the
+// packaged unit too, has RootRuntimeDir and RootStateDir, even if it runs as another user. An ordinary user has directories of
+// their own. So the daemon finds changes made at run time, however it is started the next time.
 //
-// Only root can create names beside root's two directories. They belong to the user as whom the daemon runs, and change
-// owner when that changes: systemd does so for the unit, and [Settings.OwnDirs] for every other way. No other directory of
-// another user is touched.
+// Only root can create names beside root's two directories. They belong to the user that the daemon runs as. When that changes,
+// systemd changes their owner for the unit, and [Settings.OwnDirs] does in all other cases. No other directory of another user
+// is touched.
 //
-// What root takes back, another user has written:
+// What root takes back, another user may have written:
 //
-//   - The state is kept. It is data, which the admin socket accepts from that user as well. Each of stateFiles is copied,
-//     because that user may still have it open. Other files are not touched.
-//   - The run-time directory is emptied. Keys that another user knows are not used again, so session tokens end.
+//   - Root keeps the state: the admin socket accepts the same data from that user. Root copies each of stateFiles, because that
+//     user may still have it open, and does not touch other files.
+//   - Root empties the run-time directory. It does not use keys that another user knows, so session tokens end.
 const (
 	// RootRuntimeDir and RootStateDir are the default directories of whatever root starts.
 	RootRuntimeDir = "/run/imdsfs"
@@ -40,12 +40,12 @@ const (
 	maxStateFile = 128 << 20 // bytes, as in package overlay
 )
 
-// stateFiles are all files of the state directory.
+// stateFiles are the names of all files of the state directory.
 var stateFiles = []string{launchFile(""), overlay.Path("")}
 
-// DefaultRuntimeDir is the default run-time directory of a daemon that this user starts.
+// DefaultRuntimeDir returns the default run-time directory of a daemon that this user starts.
 func DefaultRuntimeDir() string {
-	if isRoot() {
+	if privilege.IsRoot() {
 		return RootRuntimeDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && mayBeOurs(dir) {
@@ -54,9 +54,9 @@ func DefaultRuntimeDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("imdsfs-%d", os.Geteuid()))
 }
 
-// DefaultStateDir is the default state directory of a daemon that this user starts, "" without a home directory.
+// DefaultStateDir returns the default state directory of a daemon that this user starts, "" without a home directory.
 func DefaultStateDir() string {
-	if isRoot() {
+	if privilege.IsRoot() {
 		return RootStateDir
 	}
 	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" && mayBeOurs(dir) {
@@ -75,7 +75,7 @@ func DefaultStateDir() string {
 }
 
 // mayBeOurs reports whether a directory that the environment names can be meant for us: setpriv and su keep root's
-// environment. One that we may not write to is not; one that is missing may be.
+// environment. We must be able to write to the directory, if it exists.
 func mayBeOurs(dir string) bool {
 	err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 	return err == nil || errors.Is(err, os.ErrNotExist)
@@ -86,11 +86,10 @@ type dir struct {
 	name, path string
 	mode       os.FileMode
 	flag       string
-	keeps      bool // its files are kept when root takes it back
+	keeps      bool // root keeps its files when it takes the directory back
 }
 
-// dirs are the run-time directory (others may look up the address in it) and the state directory (nobody else's
-// business).
+// dirs returns the run-time directory, in which others may look up the address, and the state directory, which is private.
 func (s *Settings) dirs() []dir {
 	return []dir{
 		{"run-time directory", s.RuntimeDir, 0o755, "--runtime-dir", false},
@@ -98,14 +97,14 @@ func (s *Settings) dirs() []dir {
 	}
 }
 
-// isRoots reports whether it is one of root's defaults, and we are root.
+// isRoots reports whether the directory is one of root's defaults and we are root.
 func (d dir) isRoots() bool {
-	return isRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
+	return privilege.IsRoot() && (d.path == RootRuntimeDir || d.path == RootStateDir)
 }
 
-// OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root, and
-// refuses one that another user could put keys into, or exchange. One that
-// is there already has to be that account's, unless it is one of root's defaults.
+// OwnDirs makes the directories for a daemon of an account, which may be another one than ours if we are root. It refuses a
+// directory that another user could exchange or put keys into. A directory that exists must belong to the account, unless it
+// is one of root's defaults.
 func (s *Settings) OwnDirs(a *privilege.Account) error {
 	for _, d := range s.dirs() {
 		f, made, err := d.open(a)
@@ -142,7 +141,7 @@ func (d dir) open(a *privilege.Account) (f *os.File, made bool, err error) {
 	return f, made, nil
 }
 
-// lastOwner is whose a default of root's is, whoever that is: if only root makes names above it, root gave it to him.
+// lastOwner returns the owner of a default directory of root's. If only root can make names above it, root gave it to that user.
 func (d dir) lastOwner() (uid int, ok bool) {
 	parent, name, err := safepath.Policy{}.OpenParent(d.path)
 	if err != nil {
@@ -163,14 +162,14 @@ func (d dir) refuse(err error) error {
 
 func ownerOf(info os.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
-// own has the directory belong to an account.
+// own makes the directory belong to an account.
 func (d dir) own(f *os.File, a *privilege.Account, made bool) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	owner := ownerOf(info)
-	// The parent of one that was just made may be the account's, who may have put another in its place.
+	// The account may own the parent, and may have put another directory in the place of the one that we just made.
 	made = made && safepath.IsEmpty(f) == nil
 	switch {
 	case !d.isRoots() && owner == a.UID:
@@ -200,8 +199,8 @@ func (d dir) own(f *os.File, a *privilege.Account, made bool) error {
 	return d.give(f, a)
 }
 
-// lockOut keeps daemons from the directory while it changes hands. The error is that of one that runs in it; the file
-// is nil if none can have.
+// lockOut keeps daemons out of the directory while it changes hands. The error says that a daemon runs in it. The file is nil if
+// none can have run there.
 func (d dir) lockOut(f *os.File) (*os.File, error) {
 	name, flags := lockName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC
 	if d.keeps {
@@ -223,9 +222,9 @@ func (d dir) lockOut(f *os.File) (*os.File, error) {
 	return lock, nil
 }
 
-// takeBack makes root the owner of a directory again, and of what it keeps. From when the directory is root's, nobody
-// else can put anything in the way; what the last owner may still have open is made anew. In one that is root's already
-// there may be something of his from a time before that was cut short.
+// takeBack makes root the owner of a directory again, and of the files that it keeps. Once the directory is root's, nobody else
+// can put anything in the way. takeBack makes anew what the last owner may still have open. A directory that is root's already
+// may hold files of the last owner, if an earlier takeBack was interrupted.
 func (d dir) takeBack(f *os.File, owner int) error {
 	list, err := safepath.Reopen(f, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -290,8 +289,8 @@ func copyIn(dir *os.File, name string, st *unix.Stat_t) error {
 	return err
 }
 
-// give changes the owner of a directory and of the daemon's files in it, first the latter: nobody else can put
-// anything in its way as long as the directory is root's.
+// give changes the owner of the daemon's files in a directory, and then that of the directory: nobody else can put anything in
+// the way as long as the directory is root's.
 func (d dir) give(dir *os.File, a *privilege.Account) error {
 	list, err := safepath.Reopen(dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/imdsfs/imdsfs/imds/edge"
 )
 
-// openEdge makes what answers HTTP: every connection is about the one instance.
+// openEdge makes the server of HTTP. Every connection is about the one instance.
 func (d *Daemon) openEdge(context.Context) (part, error) {
 	access := d.Settings.access
 	d.ports.edge = edge.New(edge.Config{

@@ -1,9 +1,6 @@
 package daemon
 
-import (
-	"os"
-	"testing"
-)
+import "testing"
 
 func must(t testing.TB, errs ...error) {
 	t.Helper()
@@ -12,10 +9,4 @@ func must(t testing.TB, errs ...error) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// rewrite replaces a file as editors do.
-func rewrite(t testing.TB, path, text string) {
-	t.Helper()
-	must(t, os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path))
 }

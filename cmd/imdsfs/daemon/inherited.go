@@ -16,15 +16,16 @@ import (
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
-// What a predecessor keeps for a successor, besides the sockets of HTTP (listeners.go) and what package fs keeps. The
-// names and the contents stay as they are: a daemon of another version has written them, or will read them.
+// Names under which a daemon keeps something for a successor, besides the sockets of HTTP (listeners.go) and what package fs
+// keeps. Do not change the names and the contents: a daemon of another version has written them, or will read them.
 const (
 	keptLock    = "lock"
 	keptMetrics = "metrics"
 	keptServer  = "server" // what [server] says, as JSON
 )
 
-// InheritedServer is what [server] said to a predecessor, nil without one. bad: something is kept, and it is not that.
+// InheritedServer returns what [server] said to a predecessor, nil without one. bad reports that something else is kept in its
+// place.
 func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	if kept.Inherited()[keptServer] == nil {
 		return nil, false
@@ -36,12 +37,12 @@ func InheritedServer(kept *handover.Store) (before *tomlfile.Server, bad bool) {
 	return &server, false
 }
 
-// sortOutInherited drops what is kept as a socket and cannot be listened on, so that it is opened anew: otherwise every
-// successor would fail because of it.
+// sortOutInherited drops what is kept as a listening socket and is not one. The daemon then opens it anew. Otherwise every
+// successor would fail.
 func (d *Daemon) sortOutInherited(context.Context) (part, error) {
 	handover.ReapLeftChild()
-	for _, said := range d.Handover.Rejected() {
-		d.Log.Warn("not taken over: " + said)
+	for _, rejected := range d.Handover.Rejected() {
+		d.Log.Warn("not taken over: " + rejected)
 	}
 	for name, f := range d.Handover.Inherited() {
 		if name != keptMetrics && !strings.HasPrefix(name, keptListenPrefix) {
@@ -55,7 +56,7 @@ func (d *Daemon) sortOutInherited(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// isListening is an error unless f is a listening stream socket of one of these families.
+// isListening returns an error unless f is a listening stream socket of one of these families.
 func isListening(f *os.File, families ...int) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -96,8 +97,8 @@ func (d *Daemon) keepServer(context.Context) (part, error) {
 	return part{Close: func() { d.Handover.Drop(keptServer) }, HandOver: stays}, nil
 }
 
-// handedOver are the sockets of a socket unit. Other descriptors, which may come from a predecessor by way of systemd's
-// file descriptor store, are closed.
+// handedOver returns the sockets of a socket unit. It closes other descriptors, which may come from a predecessor by way of
+// systemd's file descriptor store.
 func (d *Daemon) handedOver() (listeners []net.Listener) {
 	for _, name := range slices.Sorted(maps.Keys(d.Sockets)) {
 		for _, f := range d.Sockets[name] {

@@ -21,17 +21,17 @@ import (
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
-// An Instance is what there is once for a described machine: where its metadata comes from, the tree that this becomes,
-// and the two doors on which the tree is shown.
+// An Instance holds what exists once for a described machine: the sources of its metadata, the tree that they become, and the
+// two doors that show the tree.
 type Instance struct {
 	settings    *Settings
 	handover    *handover.Store
 	log         *logrus.Logger
 	clock       clock.Clock
-	predecessor *fs.Predecessor // whose mount we take over, nil without one
+	predecessor *fs.Predecessor // whose mount we take over; nil without one
 
 	store   *source.Store
-	overlay *overlay.Overlay // what was changed at run time
+	overlay *overlay.Overlay // changes made at run time
 	file    *tomlfile.Source // nil without an instance file
 	mount   *fs.Door         // nil without a mount
 	http    *edge.Instance
@@ -39,11 +39,11 @@ type Instance struct {
 	history   history
 	observer  observer
 	published func(next *build.Snapshot, took time.Duration)
-	changed   chan struct{} // receives when a source has something new
-	retry     time.Time     // of a refresh that failed
+	changed   chan struct{} // receives when a source has changed
+	retry     time.Time     // when to retry a refresh that failed
 }
 
-// newInstance is the instance of the settings.
+// newInstance makes the instance of the settings.
 func (d *Daemon) newInstance() *Instance {
 	i := &Instance{
 		settings: d.Settings, handover: d.Handover, log: d.Log, clock: d.clock, predecessor: fs.Inherit(d.Handover.TakeAll(fs.KeptPrefix)),
@@ -53,7 +53,7 @@ func (d *Daemon) newInstance() *Instance {
 	return i
 }
 
-// load reads the sources for the first time. If they are faulty, but a predecessor served a tree, that tree is served on.
+// load reads the sources for the first time. If they are faulty and a predecessor served a tree, the instance serves that tree.
 func (i *Instance) load(ctx context.Context) (part, error) {
 	launch, err := launchTime(i.settings.StateDir, i.clock.Now())
 	if err != nil {
@@ -79,7 +79,7 @@ func (i *Instance) load(ctx context.Context) (part, error) {
 	return part{}, nil
 }
 
-// openStore makes the store, of all sources: those of the settings, and what was changed at run time.
+// openStore makes the store of all sources: those of the settings, and the changes made at run time.
 func (i *Instance) openStore(launch time.Time) (err error) {
 	if i.overlay, err = overlay.Open(i.settings.StateDir); err != nil {
 		return problem.Invalid("move the file away: what was set at run time is then forgotten, locked options included", err)
@@ -94,7 +94,7 @@ func (i *Instance) openStore(launch time.Time) (err error) {
 	return nil
 }
 
-// openTokens makes the HTTP door, with the tokens that a predecessor has issued.
+// openTokens makes the HTTP door, which accepts the tokens of a predecessor.
 func (i *Instance) openTokens(context.Context) (part, error) {
 	tokens, err := token.Open(i.settings.RuntimeDir, i.clock)
 	if err != nil {
@@ -104,7 +104,7 @@ func (i *Instance) openTokens(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// openDoors shows the tree, first on the mount and then over HTTP. Later trees are published in the same order.
+// openDoors shows the tree on the mount, and then over HTTP. The store publishes later trees in the same order.
 func (i *Instance) openDoors(context.Context) (p part, err error) {
 	start := time.Now()
 	switch {
@@ -147,8 +147,8 @@ func (i *Instance) unmount() {
 	}
 }
 
-// handOverMount leaves the mount to a successor. From now on readers pause until the successor answers, so nothing that
-// takes long is handed over after it.
+// handOverMount leaves the mount to a successor. From now on readers pause until the successor answers, so no later step may
+// take long.
 func (i *Instance) handOverMount() error {
 	lingering, err := i.mount.HandOver(i.handover)
 	if err != nil {
@@ -169,7 +169,7 @@ func (i *Instance) abandon() {
 	}
 }
 
-// unmounted is closed when somebody has unmounted the tree, nil without a mount.
+// unmounted returns a channel that is closed when somebody has unmounted the tree; nil without a mount.
 func (i *Instance) unmounted() <-chan struct{} {
 	if i.mount == nil {
 		return nil
@@ -177,7 +177,7 @@ func (i *Instance) unmounted() <-chan struct{} {
 	return i.mount.Done()
 }
 
-// check reports whether the kernel gets answers, and changes reach it.
+// check returns an error unless the kernel gets answers and changes reach it.
 func (i *Instance) check() error {
 	if i.mount == nil {
 		return nil

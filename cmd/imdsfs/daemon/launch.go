@@ -14,8 +14,8 @@ import (
 
 const maxLaunchFile = 4 << 10 // bytes
 
-// launchTime is when imdsfs first served in this state directory: the instance's launch, if nobody
-// states another.
+// launchTime returns when imdsfs first served with this state directory. That is the launch of an instance for which nobody
+// states another time.
 func launchTime(stateDir string, now time.Time) (time.Time, error) {
 	launch, err := readLaunchTime(stateDir)
 	if !errors.Is(err, os.ErrNotExist) {
@@ -35,7 +35,7 @@ type launchState struct {
 
 func launchFile(stateDir string) string { return filepath.Join(stateDir, "launch.json") }
 
-// readLaunchTime is the launchTime of an earlier start; the error is [os.ErrNotExist] if there was none.
+// readLaunchTime returns the launch time that an earlier start has written. The error is [os.ErrNotExist] if there was none.
 func readLaunchTime(stateDir string) (time.Time, error) {
 	path := launchFile(stateDir)
 	text, err := atomicfile.Read(path, maxLaunchFile)

@@ -28,15 +28,15 @@ const (
 	LinkLocalIPv6 = "[fd00:ec2::254]:80"
 )
 
-// listeners are the sockets of the HTTP door. They are kept for a successor, so that nobody is refused
-// while there is no daemon: who connects waits.
+// listeners are the sockets of the HTTP door. A successor gets them. So no client is refused while no daemon runs: connections
+// wait in the queue.
 type listeners struct {
 	server     *edge.Server
 	store      *handover.Store
 	runtimeDir string
-	linkLocal  bool // the IPv6 address of the keyword comes and goes with http-protocol-ipv6
+	linkLocal  bool // link-local is stated: http-protocol-ipv6 opens and closes its IPv6 address
 
-	// ended receives the error of a listener that no longer accepts.
+	// ended receives the error of a listener that accepts no longer.
 	ended   chan error
 	running sync.WaitGroup
 
@@ -47,12 +47,12 @@ type listeners struct {
 
 type listener struct {
 	net.Listener
-	kept string             // the name under which it is kept, "" for one that others handed over
+	kept string             // the name under which it is kept; "": a socket unit handed it over
 	end  context.CancelFunc // nil before it is served
 }
 
-// listenAll opens every address, or none, besides the sockets that others hand over: an address that cannot
-// be had is an error. What a predecessor listened on is gone on with. Nothing is accepted before serve.
+// listenAll opens all addresses, or none, beside the sockets that a socket unit hands over. It takes over the sockets of a
+// predecessor. It accepts no connection before serve. The error says which address cannot be listened on.
 func (d *Daemon) listenAll(ctx context.Context, handedOver []net.Listener) (*listeners, error) {
 	addresses := d.Settings.listenBeside(handedOver)
 	l := &listeners{
@@ -103,18 +103,18 @@ func (l *listeners) listen(ctx context.Context, address string) error {
 
 const keptListenPrefix = "listen-"
 
-// keptListener is the name under which the socket of an address is kept.
+// keptListener returns the name under which the socket of an address is kept.
 func keptListener(address string) string {
 	return keptListenPrefix + strings.NewReplacer(":", "_", "=", "_", " ", "_").Replace(address)
 }
 
-// inheritsListeners reports whether a predecessor kept the sockets of all these addresses. Then nobody else
-// listens there, and who asked would wait for an answer of our own.
+// inheritsListeners reports whether a predecessor kept the sockets of all these addresses. Then nobody else listens there, and a
+// probe would wait for our own answer.
 func (d *Daemon) inheritsListeners(addresses []string) bool {
 	return !slices.ContainsFunc(addresses, func(a string) bool { return d.Handover.Inherited()[keptListener(a)] == nil })
 }
 
-// inherit is the socket that a predecessor kept under this name, nil if there is none.
+// inherit returns the socket that a predecessor kept under this name, nil if there is none.
 func (l *listeners) inherit(kept string) (net.Listener, error) {
 	f := l.store.Take(kept)
 	if f == nil {
@@ -124,7 +124,7 @@ func (l *listeners) inherit(kept string) (net.Listener, error) {
 	return net.FileListener(f)
 }
 
-// dropUnwanted closes what a predecessor listened on and nobody wants any more.
+// dropUnwanted closes the other sockets of a predecessor.
 func (l *listeners) dropUnwanted() {
 	for kept := range l.store.Inherited() {
 		if strings.HasPrefix(kept, keptListenPrefix) {
@@ -147,7 +147,7 @@ func keepSocket(store *handover.Store, kept string, socket net.Listener) error {
 	return store.Keep(kept, f)
 }
 
-// serve accepts from now on, until ctx ends; wait waits for that.
+// serve accepts connections from now on, until ctx ends; wait waits for that.
 func (l *listeners) serve(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -202,7 +202,7 @@ func (l *listeners) drop(o *listener) {
 	}
 }
 
-// dropAll has no successor get a socket.
+// dropAll stops keeping the sockets for a successor.
 func (l *listeners) dropAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -211,7 +211,7 @@ func (l *listeners) dropAll() {
 	}
 }
 
-// close gives up listeners that are not served.
+// close closes the listeners that do not accept yet.
 func (l *listeners) close() {
 	for _, o := range l.open {
 		if o.end == nil {
@@ -230,27 +230,27 @@ func (l *listeners) addresses() []string {
 	return addresses
 }
 
-// note writes down what is listened on, one address a line, for imdsfs get. If it cannot, that alone ends no daemon.
+// note writes the addresses down, one on a line, for imdsfs get. The daemon runs even if that fails.
 func (l *listeners) note(log *logrus.Logger) {
 	if err := l.write(); err != nil {
 		log.WithError(err).Warn("the addresses are not noted: make room there; imdsfs get needs --endpoint until the next start")
 	}
 }
 
-// write writes nothing that is there already: a successor has to do where nothing more can be written.
+// write does not write what is there already, so that a successor can start on a full disk.
 func (l *listeners) write() error {
 	path, text := ListenFile(l.runtimeDir), []byte(strings.Join(append(l.addresses(), ""), "\n"))
 	if was, err := atomicfile.Read(path, MaxListenFile); err == nil && bytes.Equal(was, text) {
 		return nil
 	}
 	if err := atomicfile.Write(path, text, 0o644); err != nil {
-		os.Remove(path) // better none than a wrong one
+		os.Remove(path) // no address is better than a wrong one
 		return err
 	}
 	return nil
 }
 
-// listenProblem tells an address that nobody can ever listen on from one that may be free another time.
+// listenProblem marks an error of an address that can never be listened on as invalid, and any other as a failure that may pass.
 func listenProblem(hint string, err error) error {
 	var malformed *net.AddrError
 	var unknown *net.DNSError
@@ -274,8 +274,8 @@ func listenHint(address string, err error) string {
 	return "give --listen an address and a port, such as 127.0.0.1:1338"
 }
 
-// MaxListenFile bounds what is read of a [ListenFile].
+// MaxListenFile limits how much of a [ListenFile] is read.
 const MaxListenFile = 4 << 10 // bytes
 
-// ListenFile holds the addresses that are really listened on, one a line, for imdsfs get.
+// ListenFile returns the path of the file with the addresses that the daemon listens on, one on a line, for imdsfs get.
 func ListenFile(runtimeDir string) string { return filepath.Join(runtimeDir, "listen") }

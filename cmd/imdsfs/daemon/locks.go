@@ -20,7 +20,7 @@ const lockName = "daemon.lock"
 
 var errRunning = errors.New("an imdsfs is already running")
 
-// IsRunning is the error of a start in a run-time directory in which another daemon runs.
+// IsRunning returns the error of a start in the run-time directory of a running daemon.
 func IsRunning(runtimeDir string) error {
 	return problem.Failed("stop it first, or give this one a --runtime-dir of its own", fmt.Errorf("%w with the run-time directory %s", errRunning, runtimeDir))
 }
@@ -28,7 +28,7 @@ func IsRunning(runtimeDir string) error {
 // IsTaken reports whether a start failed because another daemon has the run-time directory or the mount point.
 func IsTaken(err error) bool { return errors.Is(err, errRunning) || errors.Is(err, fs.ErrServed) }
 
-// lockRuntimeDir keeps a second daemon from this run-time directory.
+// lockRuntimeDir keeps other daemons out of the run-time directory.
 func (d *Daemon) lockRuntimeDir(context.Context) (part, error) {
 	lock, err := lockRuntimeDir(d.Settings.RuntimeDir, d.Handover)
 	if err != nil {
@@ -44,8 +44,8 @@ func (d *Daemon) lockRuntimeDir(context.Context) (part, error) {
 	}, nil
 }
 
-// lockRuntimeDir locks the directory for as long as the file is open. It takes over the lock of a predecessor, so that
-// no other daemon gets in between.
+// lockRuntimeDir locks the directory for as long as the file is open. It takes over the lock of a predecessor, so that no other
+// daemon can start in between.
 func lockRuntimeDir(dir string, store *handover.Store) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	if f := store.Take(keptLock); f != nil {
@@ -75,7 +75,7 @@ func lockRuntimeDir(dir string, store *handover.Store) (*os.File, error) {
 	return f, nil
 }
 
-// lockStateDir keeps other daemons out of the state directory, and its owner the same.
+// lockStateDir keeps other daemons out of the state directory.
 func (d *Daemon) lockStateDir(ctx context.Context) (part, error) {
 	state, err := holdStateDir(ctx, d.Settings.StateDir)
 	if err != nil {
@@ -87,7 +87,7 @@ func (d *Daemon) lockStateDir(ctx context.Context) (part, error) {
 const stateDirWait = 2 * time.Second
 
 // holdStateDir locks the state directory for as long as the file is open: two daemons that write one overlay would lose
-// changes. A predecessor that was killed may hold its lock for a moment longer.
+// changes. A killed predecessor may hold its lock a moment longer.
 func holdStateDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {

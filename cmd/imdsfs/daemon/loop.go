@@ -6,32 +6,32 @@ import (
 	"syscall"
 )
 
-// loop handles one event after the other, until ctx or a door ends, or a successor takes over.
+// loop handles one event after another, until ctx or a door ends, or a successor takes over.
 func (d *Daemon) loop(ctx context.Context, signals <-chan os.Signal) error {
 	i := d.instances[0]
 	for !d.successor {
-		due, giveUp := i.refreshTimer()
+		due, stopTimer := i.refreshTimer()
 		select {
 		case <-ctx.Done():
-			giveUp()
+			stopTimer()
 			d.Log.Info("stopping")
 			return nil
 		case <-i.unmounted():
-			giveUp()
+			stopTimer()
 			d.Log.WithField("mount", d.Settings.Mount).Warn("unmounted by somebody else, stopping")
 			return nil
 		case err := <-d.ports.listeners.ended:
-			giveUp()
+			stopTimer()
 			return err
 		case sig := <-signals:
-			d.heed(ctx, sig)
+			d.handleSignal(ctx, sig)
 		case ask := <-d.asked:
 			ask(ctx)
 		case u := <-d.upgrades:
 			next, err := d.tryProgram(ctx, u.program, u.by)
 			u.done <- err
 			if err == nil {
-				giveUp()
+				stopTimer()
 				d.handOver(next)
 				return nil
 			}
@@ -40,13 +40,13 @@ func (d *Daemon) loop(ctx context.Context, signals <-chan os.Signal) error {
 		case <-due:
 			i.refresh()
 		}
-		giveUp()
+		stopTimer()
 	}
 	return nil
 }
 
-// heed handles a signal.
-func (d *Daemon) heed(ctx context.Context, sig os.Signal) {
+// handleSignal reloads, or hands over.
+func (d *Daemon) handleSignal(ctx context.Context, sig os.Signal) {
 	switch sig {
 	case syscall.SIGHUP:
 		for _, i := range d.instances {

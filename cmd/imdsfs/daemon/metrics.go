@@ -13,14 +13,14 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 )
 
-// A metricsPort is where metrics are served.
+// A metricsPort serves the metrics.
 type metricsPort struct {
 	exporter *metrics.Exporter
-	listener net.Listener // nil if not wanted
+	listener net.Listener // nil without a port
 	access   metrics.Port // who may scrape
 }
 
-// openMetrics opens the address for metrics, if there is one.
+// openMetrics opens the address for metrics, if the settings name one.
 func (d *Daemon) openMetrics(ctx context.Context) (part, error) {
 	m := &d.ports.metrics
 	m.exporter = metrics.New(d.sample)
@@ -37,7 +37,7 @@ func (d *Daemon) openMetrics(ctx context.Context) (part, error) {
 	}, nil
 }
 
-// open goes on listening where a predecessor did, or listens anew.
+// open takes over the socket of a predecessor, or opens one.
 func (m *metricsPort) open(ctx context.Context, address string, store *handover.Store) (err error) {
 	if f := store.Take(keptMetrics); f != nil {
 		defer f.Close()
@@ -54,7 +54,7 @@ func (m *metricsPort) open(ctx context.Context, address string, store *handover.
 	return nil
 }
 
-// metricsAccess is who may scrape.
+// metricsAccess says who may scrape.
 func (d *Daemon) metricsAccess() (port metrics.Port) {
 	port.Hosts, port.Allow = d.Settings.access.names, d.Settings.access.scrapers
 	port.Addresses, port.Clock, port.MaxConns = d.ports.addresses, d.clock, d.ports.descriptors.port
@@ -80,7 +80,7 @@ func (d *Daemon) serveMetrics(context.Context) (part, error) {
 	return part{}, nil
 }
 
-// sample is what one scrape gets.
+// sample returns the values for one scrape.
 func (d *Daemon) sample() metrics.Sample {
 	i, c := d.instances[0], d.ports.edge.Counts()
 	s := metrics.Sample{
@@ -98,7 +98,7 @@ func (d *Daemon) sample() metrics.Sample {
 	}
 	for _, source := range i.store.Status() {
 		read := source.Loaded
-		if read.IsZero() { // a predecessor did, before the start
+		if read.IsZero() { // a predecessor read it, before the start
 			read = d.started
 		}
 		s.Sources = append(s.Sources, metrics.Source{Name: source.Name, Age: d.clock.Now().Sub(read)})
@@ -115,7 +115,7 @@ func (d *Daemon) sample() metrics.Sample {
 	return s
 }
 
-// credentialsExpiry is when the credentials end that end first; zero without any.
+// credentialsExpiry returns when the first credentials expire; zero without any.
 func credentialsExpiry(snap *build.Snapshot) (first time.Time) {
 	latest, _ := snap.View(tree.Latest)
 	for _, v := range latest.Walk() {

@@ -8,8 +8,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// NoRoom adds to an error of writing into dir what to do if nothing more fits in, or may be written; flag is
-// that with which to choose another.
+// NoRoom adds a hint to an error of writing into dir, if the disk is full or read-only; flag chooses another directory.
 func NoRoom(err error, dir, flag string) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -18,13 +17,4 @@ func NoRoom(err error, dir, flag string) error {
 		return problem.Failed(fmt.Sprintf("choose one that can be written to with %s", flag), err)
 	}
 	return err
-}
-
-// KindOf is the kind of an error. Whatever wraps faults of the input, they decide.
-func KindOf(err error) problem.Kind {
-	var faults problem.Faults
-	if errors.As(err, &faults) {
-		return problem.KindInvalid
-	}
-	return problem.KindOf(err)
 }

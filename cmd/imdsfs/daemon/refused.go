@@ -21,28 +21,29 @@ import (
 	"github.com/imdsfs/imdsfs/source/safepath"
 )
 
-// A start is refused when a daemon ends before it is ready, with an error and not by a signal. With [problem.KindInvalid]
-// and [problem.KindUsage] there is no next one: it would be refused as well. With [problem.KindFailed] systemd starts the next
-// one, MaxRetries times, each after a longer wait: the daemon counts in its run-time directory, the mount helper waits
-// before it mounts, and the daemon that is refused last ends with [problem.KindGivenUp]. Without systemd there is one try.
+// A start is refused if the daemon ends with an error, and not by a signal, before it is ready. After [problem.KindInvalid] and
+// [problem.KindUsage] nobody starts it again, because that would fail too. After [problem.KindFailed] systemd starts it again,
+// MaxRetries times, each time after a longer wait. The daemon counts the refused starts in its run-time directory, and the
+// mount helper waits before it mounts. The last refused daemon ends with [problem.KindGivenUp]. Without systemd there is one
+// try.
 const (
-	// MaxRetries is how often systemd starts a daemon again that was refused.
+	// MaxRetries is how often systemd starts a refused daemon again.
 	MaxRetries = 5
 	// retryStep is the wait before the first retry; it doubles with each.
 	retryStep     = time.Second
 	retryVariable = "IMDSFS_RETRY_STEP" // another step
 	maxRetryWait  = 30 * time.Second    // TimeoutStartSec= of the unit is longer
 
-	refusedName = "refused" // file of the run-time directory, with the number of starts that were refused in a row
-	// KeptRefusal is the name under which the mount helper keeps why it could not prepare a start, for the daemon to say.
+	refusedName = "refused" // file of the run-time directory: how many starts were refused in a row
+	// KeptRefusal is the name under which the mount helper keeps its error, which the daemon then reports.
 	KeptRefusal = "refusal"
 )
 
-// refuse decides what a start that failed leaves. If a predecessor has served a tree, and its mount is kept, the mount
-// stays for the next start. Otherwise nothing stays: a mount without a daemon would hang its readers.
+// refuse decides what a failed start leaves behind. If a predecessor has served a tree and its mount is kept, the mount stays
+// for the next start. Otherwise nothing stays: a mount without a daemon would hang its readers.
 func (d *Daemon) refuse(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		err = nil // told to stop, which is no failure
+		err = nil // a stop is no failure
 	} else if d.Handover.Durable() && slices.ContainsFunc(d.instances, (*Instance).wasServed) {
 		d.successor = true
 		return err
@@ -64,7 +65,7 @@ func (d *Daemon) countRefusal(err error) error {
 	}
 	dir := d.Settings.RuntimeDir
 	hint := problem.Hint(err)
-	if KindOf(err) != problem.KindFailed {
+	if problem.KindOf(err) != problem.KindFailed {
 		forgetRefusals(dir)
 		return err
 	}
@@ -86,7 +87,7 @@ func (d *Daemon) countRefusal(err error) error {
 
 const maxRefusedFile = 16 // bytes
 
-// parseRefusals reads a number from 0 to MaxRetries; text that is no number is 0.
+// parseRefusals parses a number from 0 to MaxRetries; 0 if text is not a number.
 func parseRefusals(text []byte) int {
 	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
@@ -98,15 +99,15 @@ func parseRefusals(text []byte) int {
 // forgetRefusals starts the count anew.
 func forgetRefusals(runtimeDir string) { os.Remove(filepath.Join(runtimeDir, refusedName)) }
 
-// A Turn is what the mount helper, as root, reads of the refused starts from the directory of the daemon's user: at worst
-// it makes the helper wait for maxRetryWait.
+// A Turn is what the mount helper, as root, reads about refused starts in the directory of the daemon's user. At worst it makes
+// the helper wait for maxRetryWait.
 type Turn struct {
 	dir      *os.File // O_PATH, nil if there is none
 	Refusals int      // in a row, so far
 }
 
-// OpenTurn looks at the run-time directory of a daemon of this user. Anything unexpected there counts as no refusal; the
-// daemon says what is wrong.
+// OpenTurn reads the run-time directory of a daemon of this user. It takes anything unexpected there for no refusal; the daemon
+// says what is wrong.
 func OpenTurn(runtimeDir string, uid int) Turn {
 	dir, err := safepath.Policy{Users: []int{uid}}.OpenDir(runtimeDir)
 	if err != nil {
@@ -127,7 +128,7 @@ func OpenTurn(runtimeDir string, uid int) Turn {
 	return t
 }
 
-// Wait is how long to wait before this start.
+// Wait returns how long to wait before this start.
 func (t Turn) Wait() time.Duration {
 	if t.Refusals == 0 {
 		return 0
@@ -149,8 +150,8 @@ func (t Turn) Forget() {
 // Close closes the directory.
 func (t Turn) Close() { t.dir.Close() } // nil or not
 
-// A passedRefusal is an error that the mount helper passes to the daemon, as JSON, so that it is said once and decides the
-// daemon's exit code.
+// A passedRefusal is an error that the mount helper passes to the daemon, as JSON. The daemon reports it, once, and exits with
+// its code.
 type passedRefusal struct {
 	Kind  problem.Kind `json:"code"`
 	Error string       `json:"error"`
@@ -159,7 +160,7 @@ type passedRefusal struct {
 
 // LeaveRefusal passes an error of the mount helper to the daemon of the unit.
 func LeaveRefusal(store *handover.Store, refused error) error {
-	r := passedRefusal{Kind: KindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
+	r := passedRefusal{Kind: problem.KindOf(refused), Error: refused.Error(), Hint: problem.Hint(refused)}
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -167,7 +168,7 @@ func LeaveRefusal(store *handover.Store, refused error) error {
 	return store.KeepText(KeptRefusal, text)
 }
 
-// checkMountHelper fails with what the mount helper has failed with, before the daemon was started.
+// checkMountHelper returns the error with which the mount helper failed before the daemon was started.
 func (d *Daemon) checkMountHelper(context.Context) (part, error) {
 	text := d.Handover.InheritedText(KeptRefusal)
 	d.Handover.Drop(KeptRefusal)

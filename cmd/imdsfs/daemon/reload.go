@@ -15,18 +15,17 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// A history is how reading the sources has gone since the start, and what the log already says of it. The loop alone
-// changes it.
+// A history records how the reloads since the start went, and what the log already says about them. Only the loop changes it.
 type history struct {
-	fault    atomic.Pointer[error] // of the last reload, nil if it went well
-	warned   map[problem.Fault]int // how often, without their places; by the last good reload
-	noted    *string               // the id for which the log has the changes made at run time, nil before the first
+	fault    atomic.Pointer[error] // of the last reload; nil if it succeeded
+	warned   map[problem.Fault]int // warnings of the last good reload, without their places, and how often
+	noted    *string               // the id for which the log lists the changes made at run time; nil before the first
 	reloads  atomic.Uint64
-	failures atomic.Uint64 // of reloads
+	failures atomic.Uint64 // failed reloads
 }
 
-// reload reads the sources again, and returns what changed. If they are faulty, the log names each fault with its place,
-// and the running tree stays. If one cannot be read, what it said before stands in for it.
+// reload reads the sources again, and returns what has changed. If they are faulty, it logs each fault with its place, and the
+// tree stays. For a source that cannot be read, the store uses what it said before.
 func (i *Instance) reload(ctx context.Context, asked bool) (build.Change, error) {
 	change, err := i.store.Reload(ctx)
 	if ctx.Err() != nil {
@@ -46,13 +45,13 @@ func (i *Instance) reload(ctx context.Context, asked bool) (build.Change, error)
 	return change, err
 }
 
-// watchSources has the loop reload when a source has something new.
+// watchSources makes the loop reload when a source has changed.
 func (i *Instance) watchSources(parent context.Context) (part, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
 	changed := func() {
 		select {
 		case i.changed <- struct{}{}:
-		default: // it is told already
+		default: // the loop has a notice already
 		}
 	}
 	i.store.Watch(ctx, changed, func(name string, err error) {
@@ -61,7 +60,7 @@ func (i *Instance) watchSources(parent context.Context) (part, error) {
 	return part{Close: cancel}, nil
 }
 
-// refresh builds the tree anew, with new credentials of roles whose old ones are about to expire.
+// refresh builds the tree anew, with new credentials for roles whose credentials are about to expire.
 func (i *Instance) refresh() {
 	change, err := i.store.Rebuild()
 	i.report("refreshed", change, err, false)
@@ -73,8 +72,9 @@ func (i *Instance) refresh() {
 
 const refreshRetry = time.Minute
 
-// refreshTimer waits for the next refresh to fall due; it never fires without rolling credentials.
-func (i *Instance) refreshTimer() (due <-chan time.Time, giveUp func()) {
+// refreshTimer returns a channel that receives when the next refresh is due, nil without rolling credentials; stop ends the
+// timer.
+func (i *Instance) refreshTimer() (due <-chan time.Time, stop func()) {
 	at := i.store.Snapshot().Refresh()
 	if at.IsZero() {
 		return nil, func() {}
@@ -85,13 +85,13 @@ func (i *Instance) refreshTimer() (due <-chan time.Time, giveUp func()) {
 	return i.clock.At(at)
 }
 
-// warnOfServerKeys says, once for each change, that [server] is only read at the start.
+// warnOfServerKeys warns, once for each change, that changes of [server] take effect only at a start.
 func (i *Instance) warnOfServerKeys() {
 	if i.file == nil {
 		return
 	}
 	was, is := i.settings.server, *i.file.Server()
-	i.settings.server = is // said once
+	i.settings.server = is // so that it warns once
 	was.Places, is.Places = nil, nil
 	if reflect.DeepEqual(was, is) {
 		return
@@ -99,8 +99,8 @@ func (i *Instance) warnOfServerKeys() {
 	i.log.WithField("file", i.settings.File).Warn("changes of [server] take effect at the next start")
 }
 
-// report logs what a reload did. If nobody asked for it, faults that were reported before and the
-// lack of changes are for debugging only.
+// report logs what a reload did. If nobody asked for the reload, it logs known faults, and that nothing has changed, at the level
+// debug.
 func (i *Instance) report(done string, change build.Change, err error, asked bool) {
 	if err == nil {
 		if i.history.fault.Swap(nil) != nil {
@@ -139,16 +139,15 @@ func (i *Instance) reportChange(done string, change build.Change, asked bool) {
 		"added": len(change.Added), "removed": len(change.Removed), "changed": len(change.Changed), "options": strings.Join(change.Options, ","),
 	}
 	if paths := control.ReloadedBy(change).Texts(); len(paths) > 0 {
-		fields["paths"] = Printable(strings.Join(paths, ", "))
+		fields["paths"] = problem.Printable(strings.Join(paths, ", "))
 	}
 	i.log.WithFields(fields).Log(level, done)
 }
 
-// maxLogged are the warnings, and the faults, that are logged of one tree; check prints all.
+// maxLogged limits how many warnings and faults of one tree are logged; check prints all.
 const maxLogged = 20
 
-// logWarnings logs the warnings of the tree that were not logged before. One that has only moved to another line is not
-// new.
+// logWarnings logs the warnings of the tree that are new. A warning that has only moved to another line is not new.
 func (i *Instance) logWarnings() {
 	logged := map[problem.Fault]int{}
 	var fresh problem.Faults

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// serving is the time in which a daemon answers. It does not end with the signal, but when the parts are closed.
+// serving is the time in which a daemon answers. It ends when the parts are closed, not with the signal.
 type serving struct {
 	ctx     context.Context
 	cancel  context.CancelFunc

@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// Signals returns a context that SIGTERM and SIGINT end, and a channel of what else is taken: SIGHUP (reload),
-// SIGUSR1 (end for a successor) and SIGUSR2 (upgrade in place). Those are taken to the end of the process:
-// they would kill a daemon that is about to end well.
+// Signals returns a context that SIGTERM and SIGINT end, and a channel that receives SIGHUP (reload), SIGUSR1 (end for a
+// successor) and SIGUSR2 (upgrade in place). The process takes these to its end, because they would kill a daemon that is
+// stopping.
 func Signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
 	ctx, stop = signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
 	c := make(chan os.Signal, 1)

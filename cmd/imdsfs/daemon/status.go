@@ -23,7 +23,7 @@ func (d *Daemon) status() control.Status {
 	return s
 }
 
-// describe adds what there is to say of the instance alone.
+// describe adds the status of the instance.
 func (i *Instance) describe(s *control.Status) {
 	s.Faults = i.history.faults()
 	if i.mount != nil {
@@ -46,7 +46,7 @@ func describeSource(s source.Status) control.Source {
 	return described
 }
 
-// faults are those of the last reload, empty if it went well.
+// faults returns the faults of the last reload, nil if it succeeded.
 func (h *history) faults() []string {
 	err := h.fault.Load()
 	if err == nil {
@@ -59,7 +59,7 @@ func (h *history) faults() []string {
 	return []string{(*err).Error()}
 }
 
-// counters are what status tells of the HTTP door and of changes.
+// counters returns the counters of the HTTP door and of changes, for status.
 func (d *Daemon) counters() control.Counters {
 	i, c := d.instances[0], d.ports.edge.Counts()
 	return control.Counters{

@@ -16,11 +16,10 @@ import (
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
-// Try is a start up to where it would act: it refuses what a start refuses for its settings, its files and the tree
-// that is made of them, and changes nothing. What only the machine decides, such as whether a port is free, it does not
-// ask.
+// Try checks what a start checks: the settings, the files, and the tree that is made of them. It changes nothing, and does not
+// ask what only the machine decides, such as whether a port is free.
 func (c Config) Try(ctx context.Context) error {
-	// It has read credentials by the end, as the daemon has.
+	// Try reads credentials, as the daemon does.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
 	}
@@ -32,8 +31,7 @@ func (c Config) Try(ctx context.Context) error {
 	return err
 }
 
-// Build builds the tree that would be served, with what was changed at run time, and changes nothing. warnings are what
-// is odd about it.
+// Build builds the tree that would be served, with the changes made at run time, and returns its warnings. It changes nothing.
 func (s *Settings) Build(ctx context.Context) (warnings problem.Faults, err error) {
 	i := &Instance{settings: s, clock: clock.System()}
 	launch, err := readLaunchTime(s.StateDir)
@@ -52,15 +50,15 @@ func (s *Settings) Build(ctx context.Context) (warnings problem.Faults, err erro
 	return i.store.Snapshot().Warnings(), nil
 }
 
-// An Inspection is what an instance file says to a daemon that serves it.
+// An Inspection is what a daemon that serves an instance file learns from it.
 type Inspection struct {
 	Server   tomlfile.Server
 	Snapshot *build.Snapshot // nil unless the file is good
 	ID       string          // the instance id that the file gives, "" without one
 }
 
-// Inspect builds what serve -c FILE builds, from the same settings and sources, without what was changed at run time.
-// The error is [problem.Faults] if the file is at fault.
+// Inspect builds what serve -c FILE builds, from the same settings and sources, without the changes made at run time. The error
+// is [problem.Faults] if the file is faulty.
 func Inspect(ctx context.Context, path string) (*Inspection, error) {
 	c := Config{File: path}
 	instanceFile := tomlfile.New(path, c.Accept)
@@ -85,7 +83,7 @@ func Inspect(ctx context.Context, path string) (*Inspection, error) {
 	return found, nil
 }
 
-// environment is what a build needs to know of this process.
+// environment returns what a build needs to know of this process.
 func environment(now, launch time.Time) build.Env {
 	return build.Env{Now: now, LaunchTime: launch, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
 }

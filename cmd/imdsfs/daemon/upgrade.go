@@ -6,10 +6,11 @@ import (
 	"os"
 
 	"github.com/imdsfs/imdsfs/cmd/imdsfs/handover"
+	"github.com/imdsfs/imdsfs/cmd/imdsfs/privilege"
 	"github.com/imdsfs/imdsfs/fs/fault"
 )
 
-// ErrHandedOver is how a daemon ends that another process succeeds. It is no failure.
+// ErrHandedOver is the error of a daemon that ends for a successor in another process. It is no failure.
 var ErrHandedOver = errors.New("handed over")
 
 // An upgrade is a request that another program take the place of this one.
@@ -19,10 +20,10 @@ type upgrade struct {
 	done    chan error
 }
 
-// upgradeTo has the loop try a program and, if that is good, hand over to it.
+// upgradeTo makes the loop try a program and, if the program is good, hand over to it.
 func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error {
 	if d.Embedded {
-		return errors.New("imdsfs run ends with its command, and goes on with no other program")
+		return errors.New("imdsfs run ends with its command, and no other program can replace it")
 	}
 	u := upgrade{program, by, make(chan error, 1)}
 	select {
@@ -38,7 +39,7 @@ func (d *Daemon) upgradeTo(ctx context.Context, program string, by uint32) error
 	}
 }
 
-// handOver ends the loop for a successor: a program in this process, or nil for another process.
+// handOver ends the loop for a successor: a program in this process, or another process if next is nil.
 func (d *Daemon) handOver(next *handover.Candidate) {
 	d.Log.WithField("kept-by", d.Handover.String()).Info("handing over")
 	d.successor, d.next = true, next
@@ -52,7 +53,7 @@ func (d *Daemon) become(next *handover.Candidate) error {
 	return d.Handover.Restart()
 }
 
-// tryProgram tries another program as a start of it would. by is the user who names it.
+// tryProgram tries another program, with our arguments. by is the user who names it.
 func (d *Daemon) tryProgram(ctx context.Context, path string, by uint32) (*handover.Candidate, error) {
 	return handover.Try(ctx, path, handover.Trial{By: by, Args: os.Args[1:], Config: d.Settings.File})
 }
@@ -64,7 +65,7 @@ func (d *Daemon) tryOwnProgram(ctx context.Context) (*handover.Candidate, error)
 		return nil, err
 	}
 	by := handover.UnknownUser
-	if isRoot() {
+	if privilege.IsRoot() {
 		by = 0 // nobody else may send root a signal
 	}
 	return d.tryProgram(ctx, program, by)

@@ -25,20 +25,20 @@ import (
 	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
-// access is who may ask what.
+// access says who may ask what.
 type access struct {
 	allow, scrapers []edge.Rule // who is answered, and who may read the metrics
-	names           imds.Hosts  // by which every port may be asked
+	names           imds.Hosts  // that a Host header may hold, on every port
 	outsideGuests   bool        // vantage = "host"
 }
 
-// logging is what the log looks like.
+// logging is the level and the format of the log.
 type logging struct {
 	level     logrus.Level
 	formatter logrus.Formatter
 }
 
-// Logger returns the log as it is to look, on w.
+// Logger returns a log to w, with the level and the format of the settings.
 func (s *Settings) Logger(w io.Writer) *logrus.Logger {
 	log := logrus.New()
 	log.SetOutput(w)
@@ -47,17 +47,16 @@ func (s *Settings) Logger(w io.Writer) *logrus.Logger {
 	return log
 }
 
-// Accept judges [server] of an instance file: together with the flags it must say what the daemon can be built from. It
-// is a [tomlfile.Accept].
+// Accept checks [server] of an instance file: together with the flags it must describe a daemon. It is a [tomlfile.Accept].
 func (c Config) Accept(server *tomlfile.Server) problem.Faults {
 	_, faults, _ := c.settle(server)
 	return faults
 }
 
-// settle works every setting out: what the flag says, else the file's [server], else the default; and builds what that
-// means, so that nothing is refused later that was accepted here. Nothing else decides whether a setting is good: check,
-// serve, a reload, an upgrade and the mount helper all ask it. inFile is what is wrong with the file, also where a flag
-// wins over it; inFlags is what is wrong without any fault of the file.
+// settle works out every setting: the flag, else the file's [server], else the default. It builds the rules and values that a
+// daemon uses, so nothing that it accepts is refused later. Nothing else decides whether a setting is good: check, serve, a
+// reload, an upgrade and the mount helper all use it. inFile are the faults of the file, even where a flag wins over it; inFlags
+// is what is wrong apart from the file.
 func (c Config) settle(server *tomlfile.Server) (s *Settings, inFile problem.Faults, inFlags error) {
 	j := &judge{server: server}
 	s = &Settings{Config: c, given: c, server: *server}
@@ -71,7 +70,7 @@ func (c Config) settle(server *tomlfile.Server) (s *Settings, inFile problem.Fau
 	s.access.allow = many(j, "allow-from", c.AllowFrom, server.AllowFrom, []string{"local"}, edge.ParseAllow)
 	s.access.scrapers = many(j, "metrics-allow-from", c.MetricsAllowFrom, server.MetricsAllowFrom, []string{"local"}, edge.ParseAllow)
 	s.Hosts = many(j, "hosts", c.Hosts, server.Hosts, nil, parseHost)
-	s.access.names, _ = imds.NewHosts(s.Hosts...) // each was judged
+	s.access.names, _ = imds.NewHosts(s.Hosts...) // each was parsed before
 	s.logging.level = one(j, "log-level", c.LogLevel, server.LogLevel, "info", oneOf(logLevels, "debug", "info", "warn", "error"))
 	s.logging.formatter = one(j, "log-format", c.LogFormat, server.LogFormat, "text", oneOf(logFormats, "text", "json"))
 	s.sources = many(j, "sources", nil, server.Sources, nil, parseSource)
@@ -86,7 +85,7 @@ func (c Config) settle(server *tomlfile.Server) (s *Settings, inFile problem.Fau
 	return s, j.faults, j.err
 }
 
-// settleTogether refuses settings that are good alone and not together.
+// settleTogether refuses settings that are good alone but not together.
 func (s *Settings) settleTogether(j *judge) {
 	if s.Keeper.User != "" && !s.Keeper.Keep {
 		j.together("give --keep as well (keep = true); with systemd say User= in the unit", "--user needs a keeper", "user")
@@ -117,7 +116,7 @@ func (s *Settings) settleTogether(j *judge) {
 	}
 }
 
-// A judge collects what is wrong with settings.
+// A judge collects the faults of settings.
 type judge struct {
 	server *tomlfile.Server
 	faults problem.Faults
@@ -138,7 +137,7 @@ func (j *judge) flagFault(hint string, err error) {
 	}
 }
 
-// together is a fault of the first of these keys that the file decides, and else of the flags.
+// together adds a fault of the first of these keys that the file decides, or else of the flags.
 func (j *judge) together(hint, text string, keys ...string) {
 	for _, key := range keys {
 		if _, ok := j.server.Places[key]; ok && !slices.Contains(j.flags, key) {
@@ -149,7 +148,7 @@ func (j *judge) together(hint, text string, keys ...string) {
 	j.flagFault(hint, errors.New(text))
 }
 
-// one settles a setting that is one text, "" for what is not said. The errors of parse begin with that text in quotes.
+// one settles a setting that is one text, "" if it is not stated. The errors of parse begin with that text in quotes.
 func one[T any](j *judge, key, flag, file, fallback string, parse func(string) (T, error)) T {
 	list := func(text string) []string {
 		if text == "" {
@@ -165,7 +164,7 @@ func one[T any](j *judge, key, flag, file, fallback string, parse func(string) (
 	return settled[0]
 }
 
-// many settles a setting that is a list. What is wrong in it is left out.
+// many settles a setting that is a list. It leaves out faulty elements.
 func many[T any](j *judge, key string, flags, file, fallback []string, parse func(string) (T, error)) []T {
 	var inFile, settled []T
 	for i, text := range file {
@@ -197,7 +196,7 @@ func many[T any](j *judge, key string, flags, file, fallback []string, parse fun
 	return settled
 }
 
-// flagOf is the flag of a key of [server].
+// flagOf returns the flag of a key of [server].
 func flagOf(key string) string {
 	if key == "hosts" {
 		return "host"
@@ -205,25 +204,26 @@ func flagOf(key string) string {
 	return key
 }
 
-// needsAbsolute: a flag may be relative to where the program is started, which a file knows nothing of.
+// needsAbsolute reports whether a path of the file must be absolute. A flag may be relative to the working directory, which the
+// file does not know.
 func needsAbsolute(key, text string) bool {
 	return slices.Contains([]string{"mount", "runtime-dir", "state-dir", "admin"}, key) && text != None && !filepath.IsAbs(text)
 }
 
-// pathOr reads a path, or a keyword; "" for none.
+// pathOr returns a parser of a path, or of a keyword if it is not "".
 func pathOr(keyword string) func(string) (string, error) {
 	return func(text string) (string, error) {
 		switch {
 		case strings.ContainsRune(text, 0):
 			return "", fmt.Errorf("%q: not a path", text)
 		case text == None && keyword == "":
-			return "", fmt.Errorf("%q: must be a path: it cannot be done without", text)
+			return "", fmt.Errorf("%q: must be a path: the daemon needs one", text)
 		}
 		return text, nil
 	}
 }
 
-// MaxSocketPath is how long the path of an admin socket may be.
+// MaxSocketPath is the maximal length of the path of an admin socket.
 const MaxSocketPath = 107 // bytes: sun_path of unix(7), and the NUL behind it
 
 func parseListen(text string) (string, error) {
@@ -243,11 +243,11 @@ func parseMetrics(text string) (string, error) {
 var (
 	hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?$`)
 	userName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
-	number   = regexp.MustCompile(`(^|\.)[0-9]+\.?$`) // at the end of what is no name, but meant as an address
+	number   = regexp.MustCompile(`(^|\.)[0-9]+\.?$`) // a text that ends so is meant as an address, not as a name
 )
 
-// parseAddress reads HOST:PORT, and returns it in one form. Whether a name leads to an address of this machine is not
-// known before it is looked up.
+// parseAddress parses HOST:PORT, and returns it in a canonical form. It does not look names up, so it cannot tell whether a name
+// belongs to this machine.
 func parseAddress(text, orElse string) (string, error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {
@@ -263,8 +263,8 @@ func parseAddress(text, orElse string) (string, error) {
 	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }
 
-// collide reports whether the kernel refuses to listen on one of two addresses while the other is listened on: a
-// wildcard is both IPv4's and IPv6's.
+// collide reports whether the kernel refuses to listen on both addresses. A wildcard stands for all addresses, of IPv4 and of
+// IPv6.
 func collide(a, b string) bool {
 	for _, x := range expand(a, &ec2.Options{HTTPProtocolIPv6: true}) {
 		for _, y := range expand(b, &ec2.Options{HTTPProtocolIPv6: true}) {
@@ -283,7 +283,7 @@ func collide(a, b string) bool {
 	return false
 }
 
-// isAtOrAbove reports whether dir is path or a directory above it, by their names.
+// isAtOrAbove reports whether dir is path or a directory above it. It compares names only.
 func isAtOrAbove(dir, path string) bool {
 	above, errAbove := filepath.Abs(dir)
 	below, errBelow := filepath.Abs(path)
@@ -303,7 +303,7 @@ func parseSource(text string) (string, error) {
 	return text, nil
 }
 
-// parseUser reads the name of a user, who need not exist where the file is checked.
+// parseUser parses the name of a user, who need not exist where the file is checked.
 func parseUser(text string) (string, error) {
 	if !userName.MatchString(text) {
 		return "", fmt.Errorf("%q: not the name of a user", text)
@@ -335,7 +335,7 @@ var (
 	}
 )
 
-// oneOf reads one of these names, which are known.
+// oneOf returns a parser of the keys of known; names lists them in the order of the message.
 func oneOf[T any](known map[string]T, names ...string) func(string) (T, error) {
 	return func(text string) (T, error) {
 		v, ok := known[text]

@@ -19,14 +19,14 @@ func (d *Daemon) notifyReady() {
 	LeaveStart()
 	d.notify(sd.SdNotifyReady)
 	if os.Getenv(BackgroundVariable) != "" {
-		os.Unsetenv("NOTIFY_SOCKET") // mount has ended, and its socket with it
+		os.Unsetenv("NOTIFY_SOCKET") // mount.fuse.imdsfs has ended, and its socket with it
 	}
 }
 
 func (d *Daemon) notifyStopping() { d.notify(sd.SdNotifyStopping) }
 
-// startWatchdog tells systemd or the keeper, if they want to hear it, that the daemon is well: the kernel gets
-// answers, and changes reach it.
+// startWatchdog tells systemd or the keeper, if they ask for it, that the daemon is well: the kernel gets answers, and changes
+// reach it.
 func (d *Daemon) startWatchdog(context.Context) (part, error) {
 	limit, err := sd.SdWatchdogEnabled(false)
 	if err != nil || limit == 0 {

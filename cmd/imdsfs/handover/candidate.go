@@ -26,12 +26,12 @@ const (
 	// TrialFlag tells serve to end before it begins to act.
 	TrialFlag = "trial"
 
-	// UnknownUser is somebody with the daemon's user, or root: whoever sent a signal.
+	// UnknownUser is the sender of a signal: root, or the daemon's own user.
 	UnknownUser = ^uint32(0)
 )
 
-// A Candidate is a program that may take our place. It holds the file open, so that what was tried can be told from what
-// the path names later.
+// A Candidate is a program that may take our place. It holds the file open, to detect whether the path names another file
+// later.
 type Candidate struct {
 	path string
 	file *os.File // O_PATH
@@ -48,7 +48,7 @@ type Trial struct {
 }
 
 // Try tries a program as a candidate: with the daemon's own flags it looks at the instance file and the tree, as a start
-// would. One that finds fault, or does not even run, is refused. Where a program in our place would get capabilities, a user
+// would. Try refuses a program that finds a fault or does not run. Where a program in our place would get capabilities, a user
 // other than root may name only a program that nobody but root can change: otherwise the user's programs would get them.
 func Try(ctx context.Context, path string, t Trial) (*Candidate, error) {
 	c, err := OpenCandidate(path)
@@ -65,7 +65,7 @@ func Try(ctx context.Context, path string, t Trial) (*Candidate, error) {
 // OpenCandidate opens a program by its absolute path, without running it.
 func OpenCandidate(path string) (*Candidate, error) {
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("%s is no absolute path", path)
+		return nil, fmt.Errorf("%s is not an absolute path", path)
 	}
 	owners := &pathOwners{}
 	file, entry, err := safepath.Walk(path, owners)
@@ -74,7 +74,7 @@ func OpenCandidate(path string) (*Candidate, error) {
 	}
 	if !entry.IsRegular() {
 		file.Close()
-		return nil, fmt.Errorf("%s is no program", path)
+		return nil, fmt.Errorf("%s is not a program", path)
 	}
 	if entry.Stat.Mode&0o022 != 0 {
 		owners.note(entry, fmt.Sprintf("can be written by others (mode %04o)", entry.Stat.Mode&0o7777))
@@ -105,7 +105,7 @@ func (w *pathOwners) note(at *safepath.Entry, reason string) {
 	}
 }
 
-// Close lets go of the program.
+// Close closes the program's file.
 func (c *Candidate) Close() { c.file.Close() }
 
 // Unchanged returns an error unless the path still names the file that was opened, as it was.
@@ -138,9 +138,9 @@ func (c *Candidate) try(ctx context.Context, t Trial) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	said, err := c.run(ctx, "version")
-	if err == nil && !strings.HasPrefix(said, "imdsfs ") {
-		err = fmt.Errorf("%s is no imdsfs: it says %q to version", c.path, said)
+	output, err := c.run(ctx, "version")
+	if err == nil && !strings.HasPrefix(output, "imdsfs ") {
+		err = fmt.Errorf("%s is not imdsfs: version prints %q", c.path, output)
 	}
 	if err == nil {
 		err = c.tryServe(ctx, t.Args, t.Config)
@@ -155,8 +155,8 @@ func (c *Candidate) try(ctx context.Context, t Trial) error {
 // from before there was that flag refuses it; then the program parses the arguments with --help, and the instance file
 // with check.
 func (c *Candidate) tryServe(ctx context.Context, args []string, config string) error {
-	said, err := c.run(ctx, slices.Insert(slices.Clone(args), 1, "--"+TrialFlag)...)
-	if err == nil || !strings.Contains(said, "unknown flag: --"+TrialFlag) {
+	output, err := c.run(ctx, slices.Insert(slices.Clone(args), 1, "--"+TrialFlag)...)
+	if err == nil || !strings.Contains(output, "unknown flag: --"+TrialFlag) {
 		return err
 	}
 	if _, err := c.run(ctx, append(slices.Clone(args), "--help")...); err != nil || config == "" {
@@ -168,15 +168,15 @@ func (c *Candidate) tryServe(ctx context.Context, args []string, config string) 
 
 // run runs the program with no right that its user does not have, and returns the beginning of its output.
 func (c *Candidate) run(ctx context.Context, args ...string) (string, error) {
-	var said firstBytes
+	var output firstBytes
 	cmd := exec.CommandContext(ctx, c.path, args...)
-	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.WaitDelay = outputLimit
 	err := privilege.OnThread(func() error { return errors.Join(privilege.Renounce(), cmd.Start()) })
 	if err == nil {
 		err = cmd.Wait()
 	}
-	text := string(bytes.TrimSpace(said.text))
+	text := string(bytes.TrimSpace(output.text))
 	if err != nil {
 		return text, fmt.Errorf("%s %s: %w: %s", c.path, strings.Join(args, " "), err, text)
 	}

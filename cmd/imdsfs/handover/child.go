@@ -17,8 +17,8 @@ import (
 
 const (
 	drainLimit    = 5 * time.Second // to receive what a child sent before it died
-	maxDrained    = 1024            // messages of a dead child that still count
-	readyInterval = time.Second     // at least, between two calls of Ready for the same child
+	maxDrained    = 1024            // messages of a dead child that are still read
+	readyInterval = time.Second     // least time between two calls of Ready for the same child
 )
 
 // A child is a process that may give us descriptors to hold: a daemon, or MountCommand.
@@ -136,7 +136,7 @@ func descriptorsIn(oob []byte) (fds []int) {
 	return fds
 }
 
-// handle does what a message says. cut: the kernel has left out a part of it. Nothing in a bad message counts.
+// handle acts on a message. cut says that the kernel has left out a part of it. handle ignores a bad message as a whole.
 func (k *Keeper) handle(c *child, text string, fds []int, cut bool) {
 	m, err := parseMessage(text, len(fds))
 	if cut {

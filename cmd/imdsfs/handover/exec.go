@@ -83,7 +83,7 @@ func OwnProgram() (string, error) {
 	return path, nil
 }
 
-// lingeringVariable is the process number of a child that outlives an exec, for which nobody else waits.
+// lingeringVariable holds the process number of a child that survives an exec and for which nobody else waits.
 const lingeringVariable = "IMDSFS_LINGERING"
 
 // LeaveChild tells the successor in this process to wait for a child, 0 for none.

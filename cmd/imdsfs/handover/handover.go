@@ -31,8 +31,7 @@
 //
 //   - Messages to the keeper. [Keeper] checks each: only names that a Store makes, one descriptor at most, and only kinds
 //     of descriptors that can be held. Bad messages are dropped, and a few a minute are logged (message.go). No message
-//     can replace or remove what systemd has handed over. A flood, a hang or silence costs the daemon its life, not the
-//     keeper's.
+//     can replace or remove what systemd has handed over. A flood, a hang or silence ends the daemon, not the keeper.
 //   - Descriptors that are held. The keeper does not read them and mount-helper does not get them; only the next daemon
 //     does.
 //   - What the daemon writes to a terminal, without control characters (package privilege).

@@ -40,9 +40,9 @@ type Keeper struct {
 	MountCommand []string
 	// MountName is the FDNAME of a mount.
 	MountName string
-	// Watchdog is how long the daemon may take to become ready, and then may be silent; zero: for ever.
+	// Watchdog is how long the daemon may take to become ready, and how long it may be silent afterwards; zero: for ever.
 	Watchdog time.Duration
-	// GiveUp is how long we go on while no daemon becomes ready. Meanwhile readers of the mount wait.
+	// GiveUp is how long to try while no daemon becomes ready. Meanwhile readers of the mount wait.
 	GiveUp time.Duration
 	// Log gets what happens, a sentence at a time.
 	Log func(format string, args ...any)
@@ -122,8 +122,8 @@ func (k *Keeper) Run(ctx context.Context, signals <-chan os.Signal) int {
 	}
 }
 
-// Mounted reports, after Run, whether there has been a mount. A daemon gone bad may have left it behind, whatever its exit
-// status says.
+// Mounted reports, after Run, whether there has been a mount. A faulty daemon may have left it behind, whatever its exit status
+// says.
 func (k *Keeper) Mounted() bool { return k.mounted }
 
 // pause waits before the next try, longer each time. It drops signals: there is no daemon to pass them on to. It reports
@@ -186,7 +186,7 @@ func (k *Keeper) runOnce(ctx context.Context, signals <-chan os.Signal) (code in
 	case !k.everReady && !(wasKilled(err) && k.held.has(k.MountName)):
 		return code, false // the daemon has said why
 	}
-	k.Log("the daemon, pid %d, ended (%v); the next one goes on", c.cmd.Process.Pid, err)
+	k.Log("the daemon, pid %d, ended (%v); the next one takes over", c.cmd.Process.Pid, err)
 	return code, true
 }
 

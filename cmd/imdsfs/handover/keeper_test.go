@@ -174,7 +174,7 @@ func TestWhatIsKeptIsPassedOn(t *testing.T) {
 		if got, want := k.noted(), "kept , 0 from others; kept a mount, 0 from others"; got != want {
 			t.Errorf("%s: %s", end, got)
 		}
-		if complains := strings.Contains(k.log(), "the next one goes on"); complains == (end == "exit=75!") {
+		if complains := strings.Contains(k.log(), "the next one takes over"); complains == (end == "exit=75!") {
 			t.Errorf("%s: said %q", end, k.log())
 		}
 		if k.ready != 2 {

@@ -22,7 +22,7 @@ const (
 // A message is the part of a child's sd_notify(3) message that concerns a keeper.
 type message struct {
 	store  string // the name under which to hold the descriptor that comes with it
-	remove string // the name of what is to be held no longer
+	remove string // the name of what the keeper is to hold no longer
 	ready  bool
 	alive  bool
 }
@@ -31,16 +31,16 @@ type message struct {
 // right with FDSTORE=1, and none otherwise. Only a Store's names are right, so that no message can replace or remove
 // anything else that is held.
 func parseMessage(text string, descriptors int) (m message, err error) {
-	said := map[string]string{}
+	fields := map[string]string{}
 	for line := range strings.SplitSeq(text, "\n") {
 		key, value, _ := strings.Cut(line, "=")
-		said[key] = value
+		fields[key] = value
 	}
-	m.ready, m.alive = said["READY"] == "1", said["WATCHDOG"] == "1"
-	name, store, remove := said["FDNAME"], said["FDSTORE"] == "1", said["FDSTOREREMOVE"] == "1"
+	m.ready, m.alive = fields["READY"] == "1", fields["WATCHDOG"] == "1"
+	name, store, remove := fields["FDNAME"], fields["FDSTORE"] == "1", fields["FDSTOREREMOVE"] == "1"
 	switch {
 	case (store || remove) && !IsFDName(name):
-		return message{}, errors.New("FDNAME is no name of ours")
+		return message{}, errors.New("FDNAME is not one of our names")
 	case store && descriptors != 1:
 		return message{}, fmt.Errorf("FDSTORE=1 comes with %d descriptors, not 1", descriptors)
 	case !store && descriptors != 0:
@@ -82,7 +82,7 @@ func checkHoldable(fd int) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("what is no socket, no file and not /dev/fuse (mode %o) is not held", st.Mode)
+	return fmt.Errorf("only sockets, files and /dev/fuse are held, and it is none (mode %o)", st.Mode)
 }
 
 // A rateLimit bounds how many bad messages are logged: their sender decides how many there are.

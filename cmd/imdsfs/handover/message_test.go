@@ -82,7 +82,7 @@ func TestBadMessagesLeaveNothing(t *testing.T) {
 		m := bad[n%len(bad)]
 		send(m.text, m.descriptors)
 	}
-	// A pipe might block whoever closes or reads it, as a file on a hanging file system does.
+	// To close or read a pipe might block, as with a file on a hung file system.
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)

@@ -30,7 +30,7 @@ func Open() (s *Store, others map[string][]*os.File, err error) {
 	return s, others, nil
 }
 
-// plainFile makes a file that the runtime's poller does not watch; whoever wants that asks for it later.
+// plainFile makes a file that the runtime's poller does not watch.
 func plainFile(fd int, name string) *os.File {
 	unix.SetNonblock(fd, false)
 	return os.NewFile(uintptr(fd), name)
@@ -43,7 +43,7 @@ func (s *Store) openKeeper() error {
 	}
 	fd, err := strconv.Atoi(os.Getenv(socketVariable))
 	if err != nil || !wasPassed(fd) {
-		return fmt.Errorf("%s: %q is no descriptor that was passed: start imdsfs serve without it", socketVariable, os.Getenv(socketVariable))
+		return fmt.Errorf("%s: %q is not a descriptor that was passed: start imdsfs serve without it", socketVariable, os.Getenv(socketVariable))
 	}
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), socketName)
@@ -54,7 +54,7 @@ func (s *Store) openKeeper() error {
 	}
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
-		return errors.New("the keeper's socket is none")
+		return errors.New("the keeper's socket is not a Unix socket")
 	}
 	s.keeper, s.socket = pid, socket
 	if os.Getenv("LISTEN_FDS") != "" { // the keeper could not know our process number beforehand

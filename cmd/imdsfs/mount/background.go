@@ -44,7 +44,7 @@ func ExitStatus(err error, code int) int {
 	return code
 }
 
-// start starts the daemon and waits until it is ready. If it does not become ready, start prints what it said. While a daemon
+// start starts the daemon and waits until it is ready. If it does not become ready, start prints its log. While a daemon
 // that was just unmounted still has the directories, it tries again.
 func (p *plan) start(parent context.Context) error {
 	ctx, stop, _ := daemon.Signals(parent)

@@ -3,7 +3,7 @@
 //
 //	mount(8) ─ SOURCE DIR -o OPTIONS ─→ Request ─ options.go ─→ flags of imdsfs serve ─→ daemon.Settings
 //	   ↑                                   └─ background.go ─→ imdsfs serve, in a session of its own
-//	   └───── exit status ←──── READY=1, or the daemon's last words ────┘
+//	   └───── exit status ←──── READY=1, or the daemon's error ────┘
 //
 //	unit or keeper ─→ mount-helper ─┬─ PrepareStart: wait for the turn, add the addresses, mount ─→ handover.Store ─→ daemon
 //	                                └─ AfterStop, TakeAway: unmount, remove the addresses

@@ -18,14 +18,14 @@ var (
 	switchOptions = []string{"keep", "add-addresses", "force-addresses"}
 )
 
-// logOption is no flag of serve: it chooses the daemon's standard error.
+// logOption is not a flag of serve: it chooses the daemon's standard error.
 const logOption = "log"
 
 // Options returns the names of all options that are flags of imdsfs serve.
 func Options() []string { return slices.Concat(valueOptions, pathOptions, switchOptions) }
 
-// Generic options, mount(8) and fuse(4). genericOptions ask for what we do anyway, or are meant for somebody else;
-// contraryOptions ask for what we never do.
+// Generic options, mount(8) and fuse(4). genericOptions ask for what imdsfs does anyway, or concern other programs;
+// contraryOptions ask for what imdsfs never does.
 var (
 	genericOptions = []string{
 		"defaults", "ro", "rw", "nosuid", "nodev", "noexec", "auto", "noauto", "nofail", "_netdev",
@@ -66,9 +66,9 @@ func (r *Request) flags() (f flags, err error) {
 		case slices.Contains(switchOptions, name), slices.Contains(genericOptions, name):
 			return flags{}, problem.Usage("write "+name+" alone", fmt.Errorf("mount option %q takes no value", option))
 		case name == "remount":
-			return flags{}, problem.Usage("unmount it, and mount it again", errors.New("an imdsfs cannot be remounted: there is nothing to change"))
+			return flags{}, problem.Usage("unmount it, and mount it again", errors.New("imdsfs cannot be remounted: there is nothing to change"))
 		case r.Sloppy:
-			r.note("option %s is ignored: it is not known", name)
+			r.note("option %s is ignored: it is unknown", name)
 		default:
 			return flags{}, problem.Usage(hintForOption(name), fmt.Errorf("unknown mount option %q", option))
 		}

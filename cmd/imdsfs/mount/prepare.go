@@ -17,7 +17,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// PrepareStart is root's part before a daemon starts. In a unit it leaves an error to the daemon, which prints it and ends.
+// PrepareStart does what root has to do before a daemon starts. In a unit it leaves an error to the daemon, which prints it and ends.
 // report prints an error.
 func PrepareStart(ctx context.Context, s *daemon.Settings, report func(error)) error {
 	store, _, err := handover.Open()
@@ -37,7 +37,7 @@ func PrepareStart(ctx context.Context, s *daemon.Settings, report func(error)) e
 	return nil
 }
 
-// awaitTurn waits until a start may be tried that follows refused ones. It reports whether systemd stops us meanwhile. The
+// awaitTurn waits, after refused starts, until the next one may be tried. It reports whether systemd stops us meanwhile. The
 // next start does not wait then; and after SIGTERM, which is a final stop (the unit sends SIGUSR1 for a restart), everything
 // is taken away.
 func awaitTurn(s *daemon.Settings, report func(error)) (stopped bool) {

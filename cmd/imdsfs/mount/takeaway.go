@@ -19,8 +19,8 @@ var final = []string{"0", status(problem.KindUsage), status(problem.KindInvalid)
 
 func status(k problem.Kind) string { return strconv.Itoa(int(k)) }
 
-// AfterStop, in ExecStopPost= of a unit, takes away what no successor gets. What systemd says about the end of the main
-// process decides, systemd.exec(5).
+// AfterStop, in ExecStopPost= of a unit, removes what no successor gets. It decides by what systemd says about the end of the
+// main process, systemd.exec(5).
 func AfterStop(s *daemon.Settings) error {
 	code, status := os.Getenv("EXIT_CODE"), os.Getenv("EXIT_STATUS")
 	switch {
@@ -42,7 +42,7 @@ func AfterStop(s *daemon.Settings) error {
 	return nil
 }
 
-// TakeAway takes away the mounts and the link with the addresses; known is for [fs.CleanUp].
+// TakeAway removes the mounts, and the link with the addresses; known is for [fs.CleanUp].
 func TakeAway(s *daemon.Settings, known int) error {
 	return errors.Join(CleanUp(s, known), WithdrawAddresses(s))
 }
@@ -56,8 +56,8 @@ func CleanUp(s *daemon.Settings, known int) error {
 	return err
 }
 
-// cleanUpOthers unmounts where a daemon of the run-time directory mounted when the settings said otherwise, unless that
-// mount is still kept. An error is only a warning: it does not keep the daemon from its new place.
+// cleanUpOthers unmounts earlier mount points of the daemons of the run-time directory, unless such a mount is still kept. An
+// error is only a warning: it does not keep the daemon from its new mount point.
 func cleanUpOthers(s *daemon.Settings) {
 	dirs, err := fs.Mounts(s.RuntimeDir)
 	for _, dir := range dirs {

@@ -52,4 +52,5 @@ func supplementary(name string) (groups []uint32) {
 	return groups
 }
 
-func isRoot() bool { return os.Geteuid() == 0 }
+// IsRoot reports whether we are root.
+func IsRoot() bool { return os.Geteuid() == 0 }

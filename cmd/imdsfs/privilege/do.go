@@ -15,10 +15,10 @@ import (
 // else can look into the process meanwhile: the kernel makes a process undumpable when one of its threads changes its
 // user.
 func Do(a *Account, f func() error) error {
-	if !isRoot() && os.Geteuid() != a.UID {
+	if !IsRoot() && os.Geteuid() != a.UID {
 		return problem.Failed("run it as root: sudo imdsfs check --user "+a.Name+" FILE", fmt.Errorf("--user %s: only root and that user can tell what the user may read", a.Name))
 	}
-	if !isRoot() {
+	if !IsRoot() {
 		return f()
 	}
 	return OnThread(func() error {

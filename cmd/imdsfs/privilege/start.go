@@ -56,7 +56,7 @@ func Start(cmd *exec.Cmd, a *Account, caps []uintptr, named []string) error {
 		if err := Renounce(); err != nil {
 			return err
 		}
-		// The umask is the whole process's, but nothing else makes files meanwhile.
+		// The umask belongs to the whole process, but nothing else makes files meanwhile.
 		defer unix.Umask(unix.Umask(0o077))
 		return cmd.Start()
 	})

@@ -58,7 +58,7 @@ func IsPrivileged() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return isRoot() || sets[0].Permitted != 0 || sets[1].Permitted != 0, nil
+	return IsRoot() || sets[0].Permitted != 0 || sets[1].Permitted != 0, nil
 }
 
 // HasNetAdmin reports whether we have CAP_NET_ADMIN.

@@ -11,7 +11,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// addressArguments are the flags of mount-helper that say the same as the settings.
+// addressArguments returns the flags of mount-helper for the addresses of the settings.
 func addressArguments(s *daemon.Settings) (args []string) {
 	if s.Addresses.Add {
 		args = append(args, "--add-addresses")
@@ -22,8 +22,8 @@ func addressArguments(s *daemon.Settings) (args []string) {
 	return args
 }
 
-// addAddresses adds the link-local addresses for daemons that have no right to. remove takes them away after the last daemon;
-// but not from another daemon that was there before, and has kept ours from getting ready.
+// addAddresses adds the link-local addresses for daemons that have no right to. remove removes them after the last daemon,
+// but not from another daemon that had them before and kept ours from getting ready.
 func (s *supervisor) addAddresses(ctx context.Context) (remove func() error, err error) {
 	before, err := linklocal.Given(s.settings.LinkOwner())
 	if err != nil {

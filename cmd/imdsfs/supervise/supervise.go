@@ -1,5 +1,5 @@
-// Package supervise is imdsfs serve --keep: it starts the keeper of a daemon, and does root's part for a daemon that runs as
-// somebody else.
+// Package supervise is imdsfs serve --keep: it supervises a daemon with a keeper, and does root's part for a daemon that runs as
+// another user.
 //
 //	daemon.Settings ─→ Run ─→ handover.Keeper ─┬─ mount-helper (as root): addresses, mount
 //	                                           └─ imdsfs serve (as --user): the daemon, again and again
@@ -34,12 +34,11 @@ type supervisor struct {
 	settings *daemon.Settings
 	program  string // this one
 	keeper   *handover.Keeper
-	ready    atomic.Bool // a daemon has been
+	ready    atomic.Bool // a daemon has been ready
 }
 
-// Run supervises a daemon with the arguments of this process, until the daemon ends in an orderly way. given is what
-// its flags say, and settings what that means; sockets are those of a socket unit. Run reads nothing of the outside world but what this process
-// was started with. The error is a [problem.Exit] if the daemon ends with a status.
+// Run supervises a daemon with the arguments of this process, until the daemon ends in an orderly way. given holds its flags,
+// and settings what they mean; sockets are those of a socket unit. Run reads only what this process was started with. The error is a [problem.Exit] if the daemon ends with a status.
 func Run(parent context.Context, given daemon.Config, settings *daemon.Settings, sockets map[string][]*os.File, log *logrus.Logger) error {
 	if err := handover.Protect(); err != nil {
 		return err
@@ -90,7 +89,7 @@ func (s *supervisor) cleanUp() error {
 	}
 	err := mount.CleanUp(s.settings, known)
 	if !s.keeper.Mounted() && errors.Is(err, fs.ErrServed) {
-		return nil // none of our daemons has mounted: it is another daemon's
+		return nil // none of our daemons has mounted: the mount is another daemon's
 	}
 	return err
 }
@@ -99,7 +98,7 @@ func (s *supervisor) cleanUp() error {
 // account's, and with the mount and the link-local addresses made by root before. remove takes the addresses away, at the end.
 func (s *supervisor) prepareUser(ctx context.Context, given daemon.Config) (remove func() error, err error) {
 	if os.Geteuid() != 0 {
-		return nil, problem.Usage("leave out --user, or run as root", errors.New("only root can have the daemon run as somebody else"))
+		return nil, problem.Usage("leave out --user, or run as root", errors.New("only root can run the daemon as another user"))
 	}
 	a, err := privilege.Lookup(s.settings.Keeper.User)
 	if err != nil {
@@ -132,7 +131,8 @@ func (s *supervisor) prepareUser(ctx context.Context, given daemon.Config) (remo
 	return remove, nil
 }
 
-// absoluteFlags are the flags of serve that name a relative path, with absolute ones: the daemon's working directory is "/".
+// absoluteFlags returns the flags of serve that name a relative path, with an absolute one: the daemon's working directory is
+// "/".
 func absoluteFlags(given daemon.Config) (flags []string, err error) {
 	for _, f := range []struct{ name, path string }{
 		{"config", given.File}, {"mount", given.Mount}, {"admin", given.Admin},
@@ -149,7 +149,8 @@ func absoluteFlags(given daemon.Config) (flags []string, err error) {
 	return flags, nil
 }
 
-// mountArguments tell mount-helper where a daemon that starts now mounts: the file may say otherwise by then.
+// mountArguments returns the arguments that tell mount-helper where the daemon mounts. The file may name another directory by
+// then.
 func mountArguments(s *daemon.Settings) []string {
 	if s.StatedMount() != "" || s.File == "" {
 		return []string{"-c", daemon.None, "--mount", s.Mount}
@@ -157,7 +158,7 @@ func mountArguments(s *daemon.Settings) []string {
 	return []string{"-c", s.File}
 }
 
-// capabilities are those that a daemon needs to listen on these addresses, beyond those of any user.
+// capabilities returns the capabilities that a daemon needs to listen on these addresses.
 func capabilities(listen []string) []uintptr {
 	low := slices.ContainsFunc(listen, func(address string) bool {
 		_, port, err := net.SplitHostPort(address)
