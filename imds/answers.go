@@ -24,7 +24,7 @@ type Answers struct {
 	missed int // look-ups in all since rendered was copied from it
 }
 
-type entities map[tree.View]*entity
+type entities map[tree.Key]*entity
 
 // An entity is a body with the headers that depend on it alone.
 type entity struct {
@@ -41,15 +41,16 @@ func NewAnswers(snapshot *build.Snapshot) *Answers {
 
 // entity is a place of the snapshot as it is answered.
 func (t *Answers) entity(v tree.View) *entity {
-	if e, ok := (*t.rendered.Load())[v]; ok {
+	key := v.Key()
+	if e, ok := (*t.rendered.Load())[key]; ok {
 		return e
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e, ok := t.all[v]
+	e, ok := t.all[key]
 	if !ok {
 		e = newEntity(v)
-		t.all[v] = e
+		t.all[key] = e
 	}
 	if t.missed++; t.missed >= len(t.all) {
 		copied := maps.Clone(t.all)

@@ -22,6 +22,7 @@ const loadPatience = 3 * time.Second
 type Store struct {
 	env      func() build.Env
 	patience time.Duration
+	inTurn   bool // see LoadInTurn
 	current  atomic.Pointer[build.Snapshot]
 	statedID atomic.Pointer[string]
 	changed  atomic.Pointer[func()]
@@ -77,6 +78,10 @@ func NewStore(env func() build.Env, sources ...Source) *Store {
 	}
 	return s
 }
+
+// LoadInTurn has Reload load one source after the other, on the goroutine that calls it, for whoever reads with the
+// rights of one thread. Call it before the first Reload.
+func (s *Store) LoadInTurn() { s.inTurn = true }
 
 // Attach adds a door. Attach the mount before HTTP: then whatever HTTP shows is already on the mount. A door that is
 // attached after the first Reload gets the running snapshot at once.
@@ -162,6 +167,10 @@ func (s *Store) loadAll(ctx context.Context) []outcome {
 	var running sync.WaitGroup
 	for i, e := range s.sources {
 		if _, belongs := e.Source.(InstanceSource); belongs {
+			continue
+		}
+		if s.inTurn {
+			outcomes[i].fragment, outcomes[i].err = e.Load(ctx)
 			continue
 		}
 		s.mu.Lock()

@@ -21,8 +21,8 @@ func (r *checked) explain(w io.Writer, typed string) error {
 		return err
 	}
 	chain, _ := r.snap.Explain(key)
-	name, _, _ := strings.Cut(chain, " ")
-	fmt.Fprintf(w, "%s = %s\n%s\n", name, value, problem.Printable(chain))
+	name := strings.TrimPrefix(key, ec2.MetaData+"/")
+	fmt.Fprintf(w, "%s = %s\n%s\n", problem.Printable(name), value, problem.Printable(chain))
 	if fact := r.snap.Fact(key); fact != "" {
 		fmt.Fprintf(w, "see %s\n", fact)
 	}

@@ -131,14 +131,17 @@ type Source struct {
 	accept Accept
 
 	mu    sync.Mutex
-	read  *result // of Read, for the next Load; else nil
-	last  *File   // nil until a file was TOML
+	read  *result     // by Read, for the next Load; nil otherwise
+	last  *File       // nil before the first that was any TOML
+	marks watch.Marks // of the last attempt, each taken before it
 	watch *watch.Files
 }
 
+// A result is what an attempt to read the file has come to.
 type result struct {
-	file *File
-	err  error
+	file  *File // nil if the file is no TOML at all, or cannot be read
+	marks watch.Marks
+	err   error
 }
 
 var _ source.Watcher = (*Source)(nil)
@@ -156,11 +159,31 @@ func (s *Source) Name() string { return "file" }
 // Read reads the file as the function [Load] does. The next Load of the source uses what Read has read: a daemon needs
 // [server] first, and the fragment must come from the same text.
 func (s *Source) Read() (*File, error) {
-	f, err := Load(s.path, s.accept)
+	r := s.attempt()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.read = &result{f, err}
-	return f, err
+	s.read = r
+	return r.file, r.err
+}
+
+// attempt reads the file. If that fails altogether, the files that it named the last time still count.
+func (s *Source) attempt() *result {
+	marks := watch.Marks{}
+	if abs, err := filepath.Abs(s.path); err == nil {
+		marks.Add(abs)
+	}
+	s.mu.Lock()
+	if s.last != nil {
+		for _, path := range s.last.Refers {
+			marks.Add(path)
+		}
+	}
+	s.mu.Unlock()
+	f, err := Load(s.path, s.accept)
+	if f != nil {
+		marks = f.marks
+	}
+	return &result{f, marks, err}
 }
 
 // Load reads the file again; see the function [Load].
@@ -173,23 +196,25 @@ func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	s.read = nil
 	s.mu.Unlock()
 	if r == nil {
-		f, err := Load(s.path, s.accept)
-		r = &result{f, err}
-	}
-	if r.file == nil {
-		return nil, r.err // keep watching the files that it named last time
+		r = s.attempt()
 	}
 	s.mu.Lock()
-	s.last = r.file
+	if s.marks = r.marks; r.file != nil {
+		s.last = r.file
+	}
 	watching := s.watch
 	s.mu.Unlock()
 	if watching != nil {
-		watching.Follow(ctx, r.file.marks)
+		watching.Follow(ctx, r.marks)
+	}
+	if r.file == nil {
+		return nil, r.err
 	}
 	return r.file.Fragment, r.err
 }
 
-// Watch implements [source.Watcher]. It notices changes of the file and of the files that it names.
+// Watch implements [source.Watcher]. It notices changes of the file and of the files that it names, also those since the
+// last Load has read them.
 func (s *Source) Watch(ctx context.Context, changed func(), warn func(error)) error {
 	w, err := watch.New(ctx, changed, warn)
 	if err != nil {
@@ -197,10 +222,9 @@ func (s *Source) Watch(ctx context.Context, changed func(), warn func(error)) er
 	}
 	s.mu.Lock()
 	s.watch = w
-	marks := watch.Marks{}
-	if s.last != nil {
-		marks = s.last.marks
-	} else if abs, err := filepath.Abs(s.path); err == nil {
+	marks := s.marks
+	if abs, err := filepath.Abs(s.path); err == nil && marks == nil {
+		marks = watch.Marks{}
 		marks.Add(abs)
 	}
 	s.mu.Unlock()

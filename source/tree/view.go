@@ -143,6 +143,20 @@ func (v View) Expires() time.Time { return v.node.expires }
 // Origin returns where a leaf's value comes from.
 func (v View) Origin() Origin { return v.node.origin }
 
+// A Key names a place in a map. Places with one key look the same: a file does in every version.
+type Key struct {
+	node    *node
+	version string
+}
+
+// Key returns the key of the place.
+func (v View) Key() Key {
+	if v.node.dir {
+		return Key{v.node, v.version}
+	}
+	return Key{node: v.node}
+}
+
 // Same reports whether v and w show the same node: the same bytes, attributes and children.
 func (v View) Same(w View) bool { return v.node == w.node && v.version == w.version }
 

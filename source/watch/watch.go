@@ -46,7 +46,11 @@ type Files struct {
 type Marks map[string]identity
 
 // Add records the state of the file at an absolute path.
-func (m Marks) Add(path string) { m[path] = identify(path) }
+func (m Marks) Add(path string) {
+	if _, marked := m[path]; !marked { // the first mark is the one from before every reading
+		m[path] = identify(path)
+	}
+}
 
 // identity tells one state of a file from the next.
 type identity struct {

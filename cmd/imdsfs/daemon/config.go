@@ -168,6 +168,9 @@ func (s *Settings) listenBeside(activated []net.Listener) []string {
 	return s.Listen
 }
 
+// ForgetFile drops what was read of the instance file. It holds secrets, and only the daemon itself needs them.
+func (s *Settings) ForgetFile() { s.file = nil }
+
 // makeSources makes the sources that [server] names, or the default one.
 func (s *Settings) makeSources() ([]source.Source, error) {
 	setup := source.Setup{}

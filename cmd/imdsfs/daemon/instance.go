@@ -32,7 +32,7 @@ type Instance struct {
 
 	store   *source.Store
 	overlay *overlay.Overlay // changes made at run time
-	file    *tomlfile.Source // nil without an instance file
+	file    *tomlfile.Source // nil if no instance file is a source
 	mount   *fs.Door         // nil without a mount
 	http    *edge.Instance
 
@@ -88,7 +88,12 @@ func (i *Instance) openStore(launch time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	i.file = i.settings.file
+	for _, s := range sources {
+		if file, ok := s.(*tomlfile.Source); ok {
+			i.file = file
+		}
+	}
+	i.settings.ForgetFile() // the source has it, if there is one
 	env := func() build.Env { return environment(i.clock.Now(), launch) }
 	i.store = source.NewStore(env, append(sources, i.overlay)...)
 	return nil

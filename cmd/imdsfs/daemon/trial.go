@@ -75,6 +75,7 @@ func Inspect(ctx context.Context, path string) (*Inspection, error) {
 	}
 	now := clock.System().Now()
 	store := source.NewStore(func() build.Env { return environment(now, now) }, sources...)
+	store.LoadInTurn() // the rights of this thread may be those of another user
 	if _, err := store.Reload(ctx); err != nil {
 		return found, err
 	}
