@@ -87,7 +87,7 @@ func printStatus(w io.Writer, s *control.Status, now time.Time) error {
 		}
 		line("source", "%s, read %s ago", src.Name, age(src.Loaded))
 		if src.Error != "" {
-			line("", "  what it said then stands in for it: %s", src.Error)
+			line("", "  it cannot be read now, so what it said then is still served: %s", src.Error)
 		}
 	}
 	for _, f := range s.Faults {
