@@ -26,9 +26,6 @@ func (o *Options) set(name, value string, origin tree.Origin) error {
 	return nil
 }
 
-// Locks reports whether the option is locked: at run time it can be tightened, but never weakened.
-func (o *Options) Locks(name string) bool { return slices.Contains(o.Lock, name) }
-
 // resolveOptions decides each option by itself, as EC2 does: launch (what the file states) > account default > AMI
 // (imds-support) > built-in default. Changes made at run time come last, as far as the lock allows.
 func (b *builder) resolveOptions() {

@@ -33,7 +33,7 @@ func TestTheTableOfOptionsAgreesWithItself(t *testing.T) {
 		if row.Account != (row.NoPreference != "") {
 			t.Errorf("%s: an account default %v, and %q for no preference", row.Name, row.Account, row.NoPreference)
 		}
-		if strings.ToLower(strings.ReplaceAll(row.Name, "-", "")) != strings.ToLower(row.API) {
+		if !strings.EqualFold(strings.ReplaceAll(row.Name, "-", ""), row.API) {
 			t.Errorf("%s is %s in EC2's API", row.Name, row.API)
 		}
 	}

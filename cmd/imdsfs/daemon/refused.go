@@ -173,8 +173,11 @@ func (d *Daemon) checkMountHelper(context.Context) (part, error) {
 	text := d.Handover.InheritedText(KeptRefusal)
 	d.Handover.Drop(KeptRefusal)
 	var r passedRefusal
-	if text == nil || json.Unmarshal(text, &r) != nil {
+	switch {
+	case text == nil:
 		return part{}, nil
+	case json.Unmarshal(text, &r) != nil:
+		return part{}, errors.New("the mount helper failed, and its error cannot be read")
 	}
 	return part{}, &problem.Error{Kind: r.Kind, Hint: r.Hint, Err: errors.New(r.Error)}
 }

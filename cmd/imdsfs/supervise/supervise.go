@@ -43,6 +43,7 @@ func Run(parent context.Context, given daemon.Config, settings *daemon.Settings,
 	if err := handover.Protect(); err != nil {
 		return err
 	}
+	settings.ForgetFile()
 	ctx, stop, signals := daemon.Signals(parent)
 	defer stop()
 	program, err := handover.OwnProgram()
