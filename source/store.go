@@ -32,34 +32,9 @@ type Store struct {
 
 	mu        sync.Mutex // one publish at a time
 	sources   []*entry
-	ready     bool // every source has a good fragment
+	ready     bool // every source has a fragment in force
 	doors     []Door
 	observers []func(build.Change, time.Duration)
-}
-
-// An entry is a source and its state.
-type entry struct {
-	Source
-	run *run // the Load that runs, or whose outcome has not been taken yet; guarded by the store's reloading
-
-	// Guarded by the store's mu:
-	fragment *build.Fragment // the last good one; nil at first
-	loaded   time.Time       // when fragment was loaded
-	err      error           // of the last Load; nil if it succeeded
-}
-
-// A run is one call of Load.
-type run struct {
-	done    chan struct{} // closed once outcome is set
-	outcome outcome
-	late    bool // no reload waits for it any longer; changed is called when it ends
-	stale   bool // another reload has begun since, and the outcome may be too old for it
-}
-
-// An outcome is what Load returns.
-type outcome struct {
-	fragment *build.Fragment
-	err      error
 }
 
 // A Status is the state of one source.
@@ -78,10 +53,6 @@ func NewStore(env func() build.Env, sources ...Source) *Store {
 	}
 	return s
 }
-
-// LoadInTurn has Reload load one source after the other, on the goroutine that calls it, for whoever reads with the
-// rights of one thread. Call it before the first Reload.
-func (s *Store) LoadInTurn() { s.inTurn = true }
 
 // Attach adds a door. Attach the mount before HTTP: then whatever HTTP shows is already on the mount. A door that is
 // attached after the first Reload gets the running snapshot at once.
@@ -111,8 +82,8 @@ var errNotRead = errors.New("the sources have not been read successfully since t
 // Snapshot returns the running snapshot, nil before the first successful Reload or Restore.
 func (s *Store) Snapshot() *build.Snapshot { return s.current.Load() }
 
-// Watch starts every source that can watch, until ctx ends. changed is called when a Reload may find something new; it
-// must not block. warn gets the name of a source that cannot watch, or can no longer, and the error.
+// Watch starts every source that can watch, until ctx ends. changed is called when [Store.Refresh] may find something
+// new; it must not block. warn gets the name of a source that cannot watch, or can no longer, and the error.
 func (s *Store) Watch(ctx context.Context, changed func(), warn func(name string, err error)) {
 	s.changed.Store(&changed)
 	for _, e := range s.sources {
@@ -125,144 +96,63 @@ func (s *Store) Watch(ctx context.Context, changed func(), warn func(name string
 			failed(err)
 		}
 	}
+	if s.hasLateOutcome() {
+		changed()
+	}
 }
 
-// Reload loads every source, builds, checks and publishes. If a source cannot be read or does not answer, Reload uses its
-// last good fragment, and returns an error besides the change. Faults of the input ([problem.Faults]), and a source that
-// has never been read, change nothing: the running snapshot stays as a whole.
-func (s *Store) Reload(ctx context.Context) (build.Change, error) {
+// A StaleError says that some sources could not be read. Their last good fragments are in force, beside what the other
+// sources say now.
+type StaleError struct {
+	Sources []string
+	Err     error
+}
+
+func (e *StaleError) Error() string { return e.Err.Error() }
+func (e *StaleError) Unwrap() error { return e.Err }
+
+// Reload loads every source again, builds, checks and publishes. If a source cannot be read or does not answer, its last
+// good fragment is used, and besides the change there is a [*StaleError]. Any other error means that nothing has changed:
+// faults of the input ([problem.Faults]), or a source that has never been read.
+func (s *Store) Reload(ctx context.Context) (build.Change, error) { return s.reload(ctx, false) }
+
+// Refresh is Reload after a call of changed: if a source answers late, and no reload has come since it was asked, its
+// answer is used and it is not asked again.
+func (s *Store) Refresh(ctx context.Context) (build.Change, error) { return s.reload(ctx, true) }
+
+func (s *Store) reload(ctx context.Context, takeLate bool) (build.Change, error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	outcomes := s.loadAll(ctx)
+	outcomes := s.loadAll(ctx, takeLate)
 	if err := ctx.Err(); err != nil {
 		return build.Change{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.noteStatus()
-	fragments, faults, failed := s.take(ctx, outcomes)
+	t := s.take(ctx, outcomes)
 	switch {
-	case len(faults) > 0:
-		return build.Change{}, s.allFaults(faults, fragments)
-	case slices.Contains(fragments, nil):
-		return build.Change{}, failed
+	case len(t.faults) > 0:
+		return build.Change{}, s.allFaults(t.faults, t.fragments)
+	case slices.Contains(t.fragments, nil):
+		return build.Change{}, t.failed
 	}
-	next, err := build.Build(s.current.Load(), s.env(), fragments...)
+	next, err := build.Build(s.current.Load(), s.env(), t.fragments...)
 	if err != nil {
 		return build.Change{}, err
 	}
 	now := s.env().Now
 	for i, e := range s.sources {
-		if e.fragment = fragments[i]; e.err == nil {
+		if e.inForce = t.fragments[i]; e.err == nil {
 			e.loaded = now
 		}
 	}
 	s.ready = true
-	return s.show(next), failed
-}
-
-// loadAll loads all sources in parallel, except every [InstanceSource], whose outcome stays empty.
-func (s *Store) loadAll(ctx context.Context) []outcome {
-	outcomes := make([]outcome, len(s.sources))
-	var running sync.WaitGroup
-	for i, e := range s.sources {
-		if _, belongs := e.Source.(InstanceSource); belongs {
-			continue
-		}
-		if s.inTurn {
-			outcomes[i].fragment, outcomes[i].err = e.Load(ctx)
-			continue
-		}
-		s.mu.Lock()
-		spare := e.fragment != nil
-		s.mu.Unlock()
-		running.Go(func() { outcomes[i] = s.load(ctx, e, spare) })
+	change := s.show(next)
+	if t.failed != nil {
+		return change, &StaleError{t.stale, t.failed}
 	}
-	running.Wait()
-	return outcomes
-}
-
-// load loads a source. If the source has a good fragment already (spare), load stops waiting after s.patience, and a later
-// reload takes the outcome.
-func (s *Store) load(ctx context.Context, e *entry, spare bool) outcome {
-	var enough <-chan time.Time
-	if spare {
-		timer := time.NewTimer(s.patience)
-		defer timer.Stop()
-		enough = timer.C
-	}
-	for {
-		r := e.run
-		switch {
-		case r == nil:
-			r = &run{done: make(chan struct{})}
-			e.run = r
-			go func() {
-				defer close(r.done)
-				r.outcome.fragment, r.outcome.err = e.Load(ctx)
-			}()
-		case !isClosed(r.done):
-			r.stale = true
-		}
-		select {
-		case <-r.done:
-			e.run = nil
-			givenUp := errors.Is(r.outcome.err, context.Canceled) && ctx.Err() == nil // an earlier reload's context ended
-			if !r.stale && !givenUp {
-				return r.outcome
-			}
-		case <-enough:
-			s.tellWhenDone(r)
-			return outcome{err: fmt.Errorf("no answer within %v", s.patience)}
-		case <-ctx.Done():
-			s.tellWhenDone(r)
-			return outcome{err: ctx.Err()}
-		}
-	}
-}
-
-func isClosed(done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	default:
-		return false
-	}
-}
-
-// tellWhenDone calls changed when r ends, so that a later reload takes its outcome.
-func (s *Store) tellWhenDone(r *run) {
-	if r.late {
-		return
-	}
-	r.late = true
-	go func() {
-		<-r.done
-		if changed := s.changed.Load(); changed != nil {
-			(*changed)()
-		}
-	}()
-}
-
-// take returns the fragments to build from, the faults of the input, and the errors of sources that could not be read. For
-// such a source the fragment is the last good one, or nil.
-func (s *Store) take(ctx context.Context, outcomes []outcome) (fragments []*build.Fragment, faults problem.Faults, failed error) {
-	for i, e := range s.sources {
-		o := outcomes[i]
-		if belongs, ok := e.Source.(InstanceSource); ok {
-			o.fragment, o.err = belongs.LoadFor(ctx, idIn(fragments))
-		}
-		var bad problem.Faults
-		switch e.err = o.err; {
-		case errors.As(o.err, &bad):
-			faults = append(faults, bad...)
-		case o.err != nil:
-			o.fragment = e.fragment
-			failed = errors.Join(failed, fmt.Errorf("source %s: %w", e.Name(), o.err))
-		}
-		fragments = append(fragments, o.fragment)
-	}
-	return fragments, faults, failed
+	return change, nil
 }
 
 // idIn returns the instance id that fragments give, or "". Changes made at run time do not count: they describe that
@@ -326,7 +216,7 @@ func (s *Store) fragments() ([]*build.Fragment, error) {
 	}
 	all := make([]*build.Fragment, len(s.sources))
 	for i, e := range s.sources {
-		all[i] = e.fragment
+		all[i] = e.inForce
 	}
 	return all, nil
 }
@@ -373,7 +263,7 @@ func (s *Store) Update(name string, edit func(id string) (*build.Fragment, error
 	if err := commit(next); err != nil {
 		return build.Change{}, err
 	}
-	s.sources[i].fragment = f
+	s.sources[i].inForce, s.sources[i].good = f, f
 	return s.show(next), nil
 }
 

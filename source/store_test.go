@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/problem"
 	"github.com/imdsfs/imdsfs/testdata/kit"
+	"golang.org/x/sys/unix"
 )
 
 // reborn is a snapshot as a successor gets it.
@@ -74,9 +76,7 @@ func TestASourceThatFailsLeavesTheOthersFresh(t *testing.T) {
 	file.fragment = least("meta-data/rack", "7")
 	now.Now = now.Now.Add(time.Hour)
 	change, err := store.Reload(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "source host: no such machine") {
-		t.Errorf("the error is %v", err)
-	}
+	wantStale(t, err, "host", "no such machine")
 	if snap := store.Snapshot(); !slices.Contains(change.Added, "meta-data/rack") || text(snap, "meta-data/rack") != "7" || text(snap, "meta-data/tier") != "gold" {
 		t.Errorf("changed %+v; rack %s, tier %s", change, text(snap, "meta-data/rack"), text(snap, "meta-data/tier"))
 	}
@@ -123,55 +123,208 @@ type slow struct {
 	begun chan struct{}
 }
 
+func newSlow(name string, f *build.Fragment) *slow {
+	return &slow{scripted: scripted{name: name, fragment: f}, let: make(chan struct{}, 10), begun: make(chan struct{}, 10)}
+}
+
 func (s *slow) Load(ctx context.Context) (*build.Fragment, error) {
 	s.begun <- struct{}{}
 	<-s.let
 	return s.scripted.Load(ctx)
 }
 
+func receive(t *testing.T, from <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-from:
+	case <-time.After(kit.Patience):
+		t.Fatalf("%s: not within %v", what, kit.Patience)
+	}
+}
+
+// wantStale expects an error that names the source, beside a snapshot that holds the rest.
+func wantStale(t *testing.T, err error, name, why string) {
+	t.Helper()
+	var stale *StaleError
+	if !errors.As(err, &stale) || !slices.Equal(stale.Sources, []string{name}) || !strings.Contains(err.Error(), "source "+name+": "+why) {
+		t.Errorf("the error is %v, want %s of %s", err, why, name)
+	}
+}
+
 func TestASourceThatHangsLeavesTheOthersFresh(t *testing.T) {
-	hanging := &slow{scripted: scripted{name: "host", fragment: states("meta-data/tier", "gold")}, let: make(chan struct{}, 10), begun: make(chan struct{}, 10)}
+	hanging := newSlow("host", states("meta-data/tier", "gold"))
 	file := &scripted{name: "file", fragment: least()}
-	store := NewStore(environment, hanging, file, &perInstance{scripted: scripted{name: "overlay"}})
+	store := NewStore(environment, hanging, file)
 	store.patience = 50 * time.Millisecond
 	hanging.let <- struct{}{}
 	reload(t, store)
-	<-hanging.begun
+	receive(t, hanging.begun, "the first load")
 
 	told := make(chan struct{}, 10)
 	store.Watch(t.Context(), func() { told <- struct{}{} }, nil)
 	hanging.fragment, file.fragment = states("meta-data/tier", "silver"), least("meta-data/rack", "7")
-	if _, err := store.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "source host: no answer within") {
-		t.Errorf("the error is %v", err)
-	}
+	_, err := store.Reload(t.Context())
+	wantStale(t, err, "host", "no answer within")
 	if snap := store.Snapshot(); text(snap, "meta-data/rack") != "7" || text(snap, "meta-data/tier") != "gold" {
 		t.Errorf("rack %s, tier %s", text(snap, "meta-data/rack"), text(snap, "meta-data/tier"))
 	}
 	if err := store.Status()[0].Err; err == nil {
 		t.Error("the status does not tell")
 	}
-	// Changes at run time do not wait for it, and it is not loaded twice at a time.
-	_, err := store.Update("overlay", func(string) (*build.Fragment, error) {
-		return atRunTime(*states("meta-data/row", "2")), nil
-	}, func(*build.Snapshot) error { return nil })
-	if err != nil || text(store.Snapshot(), "meta-data/row") != "2" {
-		t.Errorf("a change at run time: %v", err)
+	// It is not loaded twice at a time.
+	_, err = store.Reload(t.Context())
+	wantStale(t, err, "host", "no answer within")
+	if len(hanging.begun) != 1 {
+		t.Errorf("it was loaded %d times", len(hanging.begun))
 	}
-	if _, err := store.Reload(t.Context()); err == nil || len(hanging.begun) != 1 {
-		t.Errorf("%v, and it was loaded %d times", err, len(hanging.begun))
-	}
-	// What it says in the end is asked for again, because a reload has come since it began; then it is taken.
+	// What it says in the end is older than the last reload: it is used, and the source is asked again.
 	hanging.let <- struct{}{}
-	<-told
-	if _, err := store.Reload(t.Context()); err == nil || len(hanging.begun) != 2 {
-		t.Errorf("%v, and it was loaded %d times", err, len(hanging.begun))
-	}
-	hanging.let <- struct{}{}
-	<-told
-	reload(t, store)
+	receive(t, told, "the late answer")
+	_, err = store.Refresh(t.Context())
+	wantStale(t, err, "host", "no answer within")
 	if snap := store.Snapshot(); text(snap, "meta-data/tier") != "silver" || len(hanging.begun) != 2 {
 		t.Errorf("tier %s, loaded %d times", text(snap, "meta-data/tier"), len(hanging.begun))
 	}
+	// No reload has come since it was asked: a refresh takes the answer.
+	hanging.fragment = states("meta-data/tier", "bronze")
+	hanging.let <- struct{}{}
+	receive(t, told, "the late answer")
+	if _, err := store.Refresh(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if snap := store.Snapshot(); text(snap, "meta-data/tier") != "bronze" || len(hanging.begun) != 2 || store.Status()[0].Err != nil {
+		t.Errorf("tier %s, loaded %d times, %v", text(snap, "meta-data/tier"), len(hanging.begun), store.Status()[0].Err)
+	}
+}
+
+// A reload that somebody asks for does not take an answer from before the question.
+func TestAReloadAsksAgainWhatHasAnsweredLate(t *testing.T) {
+	hanging := newSlow("host", least("meta-data/tier", "gold"))
+	store := NewStore(environment, hanging)
+	store.patience = 50 * time.Millisecond
+	hanging.let <- struct{}{}
+	reload(t, store)
+	told := make(chan struct{}, 10)
+	store.Watch(t.Context(), func() { told <- struct{}{} }, nil)
+	_, err := store.Reload(t.Context())
+	wantStale(t, err, "host", "no answer within")
+	hanging.let <- struct{}{}
+	receive(t, told, "the late answer")
+	hanging.let <- struct{}{}
+	hanging.fragment = least("meta-data/tier", "silver")
+	reload(t, store)
+	if got := text(store.Snapshot(), "meta-data/tier"); got != "silver" {
+		t.Errorf("tier %s is from before the reload", got)
+	}
+}
+
+// A successor has a tree to serve: it does not wait for a source that hangs, and takes up its answer.
+func TestARestoredTreeIsServedWhileASourceHangs(t *testing.T) {
+	hanging := newSlow("host", least("meta-data/tier", "silver"))
+	store := NewStore(environment, hanging)
+	store.patience = 50 * time.Millisecond
+	store.Restore(reborn(t, least("meta-data/tier", "gold")))
+	var stale *StaleError
+	if _, err := store.Reload(t.Context()); err == nil || errors.As(err, &stale) {
+		t.Errorf("nothing can have been published: %v", err)
+	}
+	if got := text(store.Snapshot(), "meta-data/tier"); got != "gold" {
+		t.Errorf("tier %s", got)
+	}
+	hanging.let <- struct{}{}
+	told := make(chan struct{}, 10)
+	store.Watch(t.Context(), func() { told <- struct{}{} }, nil)
+	receive(t, told, "the answer, before or after it is watched")
+	if _, err := store.Refresh(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := text(store.Snapshot(), "meta-data/tier"); got != "silver" {
+		t.Errorf("tier %s", got)
+	}
+}
+
+// What one source says while another is faulty is not lost when that one hangs afterwards.
+func TestAGoodFragmentOfARefusedReloadIsKept(t *testing.T) {
+	hanging, file := newSlow("host", states("meta-data/tier", "gold")), &scripted{name: "file", err: problem.Faults{{Place: "web.toml:1", Text: "unknown key"}}}
+	store := NewStore(environment, hanging, file)
+	store.patience = 50 * time.Millisecond
+	store.Restore(reborn(t, least()))
+	hanging.let <- struct{}{}
+	if _, err := store.Reload(t.Context()); err == nil {
+		t.Fatal("a faulty file was taken")
+	}
+	file.fragment, file.err = least(), nil
+	_, err := store.Reload(t.Context())
+	wantStale(t, err, "host", "no answer within")
+	if got := text(store.Snapshot(), "meta-data/tier"); got != "gold" {
+		t.Errorf("tier %s", got)
+	}
+	hanging.let <- struct{}{}
+}
+
+// Loading holds no lock: changes at run time and the status do not wait for it.
+func TestAChangeAtRunTimeDoesNotWaitForASource(t *testing.T) {
+	hanging := newSlow("host", least())
+	store := NewStore(environment, hanging, &perInstance{scripted: scripted{name: "overlay"}})
+	store.patience = 2 * kit.Patience
+	hanging.let <- struct{}{}
+	reload(t, store)
+	receive(t, hanging.begun, "the first load")
+	reloaded := make(chan struct{})
+	go func() {
+		defer close(reloaded)
+		if _, err := store.Reload(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	receive(t, hanging.begun, "the second load")
+	changed := make(chan struct{})
+	go func() {
+		defer close(changed)
+		_, err := store.Update("overlay", func(string) (*build.Fragment, error) {
+			return atRunTime(*states("meta-data/row", "2")), nil
+		}, func(*build.Snapshot) error { return nil })
+		if err != nil || text(store.Snapshot(), "meta-data/row") != "2" || len(store.Status()) != 2 {
+			t.Errorf("a change at run time: %v", err)
+		}
+	}()
+	receive(t, changed, "the change")
+	select {
+	case <-reloaded:
+		t.Error("the reload has not waited for its source")
+	default:
+	}
+	hanging.let <- struct{}{}
+	receive(t, reloaded, "the reload")
+}
+
+// A source whose Load ends with the word of a context, for reasons of its own, is not loaded over and over.
+func TestASourceMayReturnCanceled(t *testing.T) {
+	store := NewStore(environment, &scripted{name: "host", err: context.Canceled}, &scripted{name: "file", fragment: least()})
+	if _, err := store.Reload(t.Context()); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestSourcesAreLoadedOnTheCallersThreadIfAsked(t *testing.T) {
+	src := &threadSource{}
+	store := NewStore(environment, src)
+	store.LoadInTurn()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	reload(t, store)
+	if got, want := src.thread, unix.Gettid(); got != want {
+		t.Errorf("loaded on thread %d, not on %d", got, want)
+	}
+}
+
+// A threadSource notes the thread that loads it.
+type threadSource struct{ thread int }
+
+func (s *threadSource) Name() string { return "thread" }
+func (s *threadSource) Load(context.Context) (*build.Fragment, error) {
+	s.thread = unix.Gettid()
+	return least(), nil
 }
 
 // A door that notes when it was told.
@@ -189,7 +342,7 @@ func TestObserversAreToldBehindTheDoors(t *testing.T) {
 	store.Attach(notingDoor{"mount", &log})
 	store.Attach(notingDoor{"http", &log})
 	store.Observe(func(change build.Change, took time.Duration) {
-		if took < 0 || !slices.Contains(change.Changed, "meta-data/instance-id") && store.Snapshot() == nil {
+		if took < 0 || !slices.Contains(change.Added, "meta-data/instance-id") {
 			t.Errorf("%+v took %v", change, took)
 		}
 		log = append(log, "observer")
@@ -205,7 +358,7 @@ func TestSourcesAreLoadedInParallel(t *testing.T) {
 	var sources []Source
 	var slows []*slow
 	for _, name := range []string{"a", "b", "c"} {
-		s := &slow{scripted: scripted{name: name, fragment: least()}, let: make(chan struct{}, 1), begun: make(chan struct{}, 1)}
+		s := newSlow(name, least())
 		sources, slows = append(sources, s), append(slows, s)
 	}
 	store := NewStore(environment, sources...)
@@ -215,11 +368,7 @@ func TestSourcesAreLoadedInParallel(t *testing.T) {
 		done <- err
 	}()
 	for _, s := range slows {
-		select {
-		case <-s.begun:
-		case <-time.After(kit.Patience):
-			t.Fatalf("%s waits for another", s.name)
-		}
+		receive(t, s.begun, s.name+" does not wait for another")
 	}
 	for _, s := range slows {
 		s.let <- struct{}{}

@@ -205,7 +205,7 @@ func (s *Source) Load(ctx context.Context) (*build.Fragment, error) {
 	watching := s.watch
 	s.mu.Unlock()
 	if watching != nil {
-		watching.Follow(ctx, r.marks)
+		watching.Follow(r.marks)
 	}
 	if r.file == nil {
 		return nil, r.err
@@ -228,7 +228,7 @@ func (s *Source) Watch(ctx context.Context, changed func(), warn func(error)) er
 		marks.Add(abs)
 	}
 	s.mu.Unlock()
-	w.Follow(ctx, marks)
+	w.Follow(marks)
 	return nil
 }
 

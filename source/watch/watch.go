@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -39,7 +40,10 @@ type Files struct {
 	seen    Marks
 	folders map[string]bool // watched folders
 	missing bool            // a folder could not be watched
-	control chan func()     // functions for run to call
+
+	mu   sync.Mutex
+	next Marks         // to follow from now on; nil: no others
+	wake chan struct{} // receives after next was set
 }
 
 // Marks holds the states of files by their absolute paths.
@@ -68,21 +72,20 @@ func New(ctx context.Context, changed func(), warn func(error)) (*Files, error) 
 	if err != nil {
 		return nil, fmt.Errorf("watch for changes: %w", err)
 	}
-	w := &Files{changed: changed, warn: warn, notify: n, seen: Marks{}, folders: map[string]bool{}, control: make(chan func())}
+	w := &Files{changed: changed, warn: warn, notify: n, seen: Marks{}, folders: map[string]bool{}, wake: make(chan struct{}, 1)}
 	go w.run(ctx)
 	return w, nil
 }
 
 // Follow watches the marked files from now on, and no others. A file that already differs from its mark counts as a
-// change.
-func (w *Files) Follow(ctx context.Context, marks Marks) {
+// change. Follow does not block.
+func (w *Files) Follow(marks Marks) {
+	w.mu.Lock()
+	w.next = marks
+	w.mu.Unlock()
 	select {
-	case w.control <- func() {
-		w.seen = marks
-		w.watchFolders()
-		w.compare()
-	}:
-	case <-ctx.Done():
+	case w.wake <- struct{}{}:
+	default: // run has not seen the marks before these
 	}
 }
 
@@ -96,8 +99,8 @@ func (w *Files) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case f := <-w.control:
-			f()
+		case <-w.wake:
+			w.look()
 		case _, ok := <-w.notify.Events:
 			if !ok {
 				return
@@ -111,15 +114,24 @@ func (w *Files) run(ctx context.Context) {
 			settled = time.After(0)
 		case <-settled:
 			settled = nil
-			w.watchFolders()
-			w.compare()
+			w.look()
 		case <-retry.C:
 			if w.missing {
-				w.watchFolders()
-				w.compare()
+				w.look()
 			}
 		}
 	}
+}
+
+// look watches the folders of the files to follow, and compares the files.
+func (w *Files) look() {
+	w.mu.Lock()
+	if w.next != nil {
+		w.seen, w.next = w.next, nil
+	}
+	w.mu.Unlock()
+	w.watchFolders()
+	w.compare()
 }
 
 // compare calls changed if a file differs from its last known state.

@@ -103,7 +103,7 @@ func TestWatcherNoticesEveryKindOfChange(t *testing.T) {
 				marks := Marks{}
 				marks.Add(path)
 				if watched {
-					w.Follow(t.Context(), marks)
+					w.Follow(marks)
 				}
 				select {
 				case <-told:
@@ -113,7 +113,7 @@ func TestWatcherNoticesEveryKindOfChange(t *testing.T) {
 				c.change(dir)
 				want := identify(path)
 				if !watched {
-					w.Follow(t.Context(), marks) // what came between reading and watching
+					w.Follow(marks) // what came between reading and watching
 				}
 				for seen := (identity{}); seen != want; {
 					select {
@@ -158,5 +158,86 @@ func rewrite(t *testing.T, path, text string) {
 	}
 	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// follow watches a file, and returns a channel that receives for each change.
+func follow(t *testing.T, path string) <-chan struct{} {
+	t.Helper()
+	told := make(chan struct{}, 100)
+	w, err := New(t.Context(), func() { told <- struct{}{} }, func(err error) { t.Errorf("warned: %v", err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks := Marks{}
+	marks.Add(path)
+	w.Follow(marks)
+	return told
+}
+
+func noticed(t *testing.T, told <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-told:
+	case <-time.After(kit.Patience):
+		t.Fatal("not noticed")
+	}
+}
+
+// Editors that write in place empty the file first: a change counts when nothing more happens.
+func TestAFileWrittenInStepsIsOneChange(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	rewrite(t, path, "a")
+	told := follow(t, path)
+	rewrite(t, path, "b") // is watched by the time that this is noticed
+	noticed(t, told)
+	for deadline := time.Now().Add(kit.Patience); ; {
+		start := time.Now()
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			if _, err := f.WriteString("line\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Close()
+		quick := time.Since(start) < settle/2
+		noticed(t, told)
+		if quick {
+			break // else the machine was busy, and a step may have looked like the last
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("this machine is too slow to write 20 lines")
+		}
+	}
+	rewrite(t, path, "c") // its notice comes behind all others
+	noticed(t, told)
+	if n := len(told); n > 0 {
+		t.Errorf("20 steps are %d changes more than one", n)
+	}
+}
+
+// A folder that is not there yet is looked for.
+func TestAMissingFolderIsLookedFor(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "conf")
+	told := follow(t, filepath.Join(dir, "f"))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, filepath.Join(dir, "f"), "a")
+	noticed(t, told)
+}
+
+func TestTheFirstMarkOfAFileCounts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	rewrite(t, path, "a")
+	marks := Marks{}
+	marks.Add(path)
+	first := marks[path]
+	rewrite(t, path, "b")
+	if marks.Add(path); marks[path] != first {
+		t.Error("a second mark hides a change since the first")
 	}
 }
