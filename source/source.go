@@ -70,8 +70,11 @@ type Setup struct {
 
 var kinds []Kind
 
-// Register adds a kind of source. Call it from init.
+// Register adds a kind of source. Call it from init, once for a name.
 func Register(k Kind) {
+	if slices.Contains(Kinds(), k.Name) {
+		panic("two sources are called " + k.Name)
+	}
 	kinds = append(kinds, k)
 	slices.SortStableFunc(kinds, func(a, b Kind) int {
 		return cmp.Or(cmp.Compare(a.Order, b.Order), strings.Compare(a.Name, b.Name))

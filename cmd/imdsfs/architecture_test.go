@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/imdsfs/imdsfs/testdata/kit"
 )
 
 const (
@@ -109,11 +111,30 @@ func TestImportsGoDown(t *testing.T) {
 
 func isDoor(path, door string) bool { return path == door || strings.HasPrefix(path, door+"/") }
 
-// Each package says in its comment what it is for, and which way its data takes.
+// Each package says in its comment what it is for. Which way its data takes is for a reader to check.
 func TestEveryPackageHasAComment(t *testing.T) {
 	for _, p := range goPackages(t) {
 		if len(p.Doc) < 20 {
 			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// Package tree knows nothing of what is in it, also not in examples.
+func TestTheTreeHasNoWordOfEC2(t *testing.T) {
+	word := regexp.MustCompile(`(?i)ec2|imds\b|meta-data|user-data|public.key|instance|availability|region`)
+	files, err := filepath.Glob("../../source/tree/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("found %v, %v", files, err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for i, line := range strings.Split(kit.ReadFile(t, name), "\n") {
+			if found := word.FindString(line); found != "" && !strings.HasPrefix(line, "\t\"") {
+				t.Errorf("%s:%d: %s", name, i+1, found)
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	"github.com/imdsfs/imdsfs/source/ec2"
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
@@ -41,7 +42,7 @@ type ipv6Only struct{ error }
 
 func (e ipv6Only) Unwrap() error { return e.error }
 
-const byHand = "ip address add 169.254.169.254/32 dev lo (and ip -6 address add fd00:ec2::254/128 dev lo nodad)"
+var byHand = fmt.Sprintf("ip address add %s/32 dev lo (and ip -6 address add %s/128 dev lo nodad)", ec2.ServiceIPv4, ec2.ServiceIPv6)
 
 // explain turns the kernel's answer to doing something into an error for a user; nil into nil.
 func explain(doing string, err error) error {

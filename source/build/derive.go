@@ -57,9 +57,10 @@ type rule struct {
 // ifStated is the prefix of a need that only a stated value meets.
 const ifStated = "stated:"
 
-// A scope is one application of a rule, for one network interface if the rule is about interfaces.
+// A scope is one application of a rule, for one network interface if the rule is about interfaces. Values of keys are read
+// through get and need alone, which know what the rule declares: so the order of rules cannot matter.
 type scope struct {
-	*builder
+	b    *builder
 	rule *rule
 	mac  string
 	from []string // the keys that the value follows from: the rule's needs, unless the rule sets others
@@ -69,13 +70,18 @@ type scope struct {
 func (s *scope) key(key string) string {
 	key = strings.TrimPrefix(key, ifStated)
 	if s.mac != "" {
-		key = strings.Replace(strings.Replace(key, "macs/*/", "macs/"+s.mac+"/", 1), "macs/@/", "macs/"+s.interfaces.primary+"/", 1)
+		key = strings.Replace(strings.Replace(key, "macs/*/", "macs/"+s.mac+"/", 1), "macs/@/", "macs/"+s.b.interfaces.primary+"/", 1)
 	}
 	return key
 }
 
-// get returns the value at a key of the table.
-func (s *scope) get(key string) (string, bool) { return s.text(s.key(key)) }
+// get returns the value at a key of the table, which the rule has to name among its needs or uses.
+func (s *scope) get(key string) (string, bool) {
+	if !slices.Contains(s.rule.needs, key) && !slices.Contains(s.rule.uses, key) {
+		panic("the rule for " + s.rule.target + " reads " + key + ", and does not declare it")
+	}
+	return s.b.text(s.key(key))
+}
 
 // need returns the value of the rule's need at index i.
 func (s *scope) need(i int) string {
@@ -88,11 +94,11 @@ func (b *builder) applyRule(r *rule) {
 	switch {
 	case strings.Contains(r.target, "macs/*/"):
 		for _, mac := range b.interfaces.macs {
-			b.fill(&scope{builder: b, rule: r, mac: mac})
+			b.fill(&scope{b: b, rule: r, mac: mac})
 		}
 	case r.isAboutPrimary() && b.interfaces.primary == "":
 	default:
-		b.fill(&scope{builder: b, rule: r, mac: b.interfaces.primary})
+		b.fill(&scope{b: b, rule: r, mac: b.interfaces.primary})
 	}
 }
 
@@ -124,11 +130,11 @@ func (b *builder) fill(s *scope) {
 
 // made returns text as a value derived from the keys in s.from, or as a default.
 func (s *scope) made(text string) value {
-	v := tree.Value{Bytes: []byte(text), Mtime: s.base}
+	v := tree.Value{Bytes: []byte(text), Mtime: s.b.base}
 	if s.rule.assumes != "" {
 		v.Origin = tree.Origin{Kind: tree.Default, Place: strings.TrimPrefix(s.rule.assumes, "-")}
 	} else {
-		v.Mtime, v.Origin = s.mtime(s.from), tree.Origin{Kind: tree.Derived, From: s.from}
+		v.Mtime, v.Origin = s.b.mtime(s.from), tree.Origin{Kind: tree.Derived, From: s.from}
 	}
 	return value{Value: v, derived: true}
 }

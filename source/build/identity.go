@@ -118,11 +118,15 @@ func identityDocument(s *scope) (string, bool) {
 	var fields []any
 	for _, f := range documentFields {
 		var v any
-		text, ok := s.get(f.key)
+		var text string
+		var ok bool
+		if f.key != "" {
+			text, ok = s.get(f.key)
+		}
 		switch {
 		case f.constant != "":
 			v = f.constant
-		case !ok || s.snowball && !f.snowball:
+		case !ok || s.b.snowball && !f.snowball:
 		case f.list:
 			v = strings.Split(text, "\n")
 		default:
@@ -138,11 +142,11 @@ func identityDocument(s *scope) (string, bool) {
 
 // roleDocuments returns the documents of the instance's role.
 func roleDocuments(s *scope) map[string]value {
-	r := s.role
+	r := s.b.role
 	if r == nil {
 		return nil
 	}
-	updated, expires := s.lease("role "+r.Name, r)
+	updated, expires := s.b.lease("role "+r.Name, r)
 	account, _ := s.get(accountKey)
 	partition, ok := s.get("meta-data/services/partition")
 	if !ok {
@@ -165,11 +169,11 @@ func roleDocuments(s *scope) map[string]value {
 
 // identityDocuments returns the documents of the role that EC2 itself uses in every instance.
 func identityDocuments(s *scope) map[string]value {
-	r := s.identity
+	r := s.b.identity
 	if r == nil {
 		return nil
 	}
-	updated, expires := s.lease("identity", r)
+	updated, expires := s.b.lease("identity", r)
 	account, _ := s.get(accountKey)
 	info := object("Code", "Success", "LastUpdated", stamp(updated), "AccountId", account)
 	return map[string]value{

@@ -135,7 +135,7 @@ func (b *builder) number(macs []string, primary string) map[string]int {
 
 // primaryMAC follows from which interface is the primary one.
 func primaryMAC(s *scope) (string, bool) {
-	mac := s.interfaces.primary
+	mac := s.b.interfaces.primary
 	s.from = []string{macsPath + mac}
 	return mac, mac != ""
 }

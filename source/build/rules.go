@@ -162,11 +162,11 @@ func firstLineIfAny(s *scope) (string, bool) {
 }
 
 func launchTime(s *scope) (string, bool) {
-	return s.env.LaunchTime.UTC().Format(time.RFC3339), !s.env.LaunchTime.IsZero()
+	return s.b.env.LaunchTime.UTC().Format(time.RFC3339), !s.b.env.LaunchTime.IsZero()
 }
 
 func versions(s *scope) (string, bool) {
-	return strings.Join(ec2.Versions(s.snowball), "\n"), true
+	return strings.Join(ec2.Versions(s.b.snowball), "\n"), true
 }
 
 func partition(s *scope) (string, bool) {
@@ -224,7 +224,7 @@ func terminationTime(s *scope) (string, bool) {
 // interface whose associations are stated.
 func associations(s *scope) map[string]value {
 	dir := s.key(s.rule.target)
-	for path := range s.leaves {
+	for path := range s.b.leaves { // no other rule fills this directory
 		if strings.HasPrefix(path, dir) {
 			return nil
 		}
@@ -241,6 +241,6 @@ func associations(s *scope) map[string]value {
 
 // deviceNumber returns the number that findInterfaces gave to an interface without a stated one.
 func deviceNumber(s *scope) (string, bool) {
-	n, ok := s.interfaces.numbers[s.mac]
+	n, ok := s.b.interfaces.numbers[s.mac]
 	return strconv.Itoa(n), ok
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // A node is a directory or a leaf. It does not change once a tree holds it, so trees share every subtree that stays the
-// same. The edge to a node holds its name: "/latest" and "/2009-04-04" are two edges to one node.
+// same. The edge to a node holds its name: "/latest" and "/1.0" are two edges to one node.
 type node struct {
 	dir    bool
 	since  string // the first version that shows it; "": every version does

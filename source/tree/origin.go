@@ -20,13 +20,13 @@ type Origin struct {
 	Kind OriginKind
 	// Place of a Stated value: "web-1.toml:14", "/sys/class/dmi/id/product_name". Of a Default: a remark, may be empty.
 	Place string
-	// Key of a Stated value: the key in the file, "meta-data.instance-id". May be empty.
+	// Key of a Stated value: the key in the file, "a.b". May be empty.
 	Key string
 	// From holds the paths or keys that a Derived value follows from.
 	From []string
 }
 
-// String returns what check prints: "web-1.toml:14", "derived from meta-data/mac", "default".
+// String returns what check prints: "web-1.toml:14", "derived from a/b", "default".
 func (o Origin) String() string {
 	switch {
 	case o.Kind == Derived:

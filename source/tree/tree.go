@@ -8,8 +8,8 @@
 // tree before it. So [Diff] compares pointers, and its cost grows with the change and not with the tree. A [View] is a
 // place in a tree as one version shows it: names that a later version introduced are hidden.
 //
-// Paths are relative to a version ("meta-data/mac"; "" is the version's own directory), except for [Tree.Find], which
-// takes absolute ones ("/latest/meta-data/mac").
+// Paths are relative to a version ("a/b"; "" is the version's own directory), except for [Tree.Find], which
+// takes absolute ones ("/latest/a/b").
 package tree
 
 import (
@@ -34,7 +34,7 @@ func (t *Tree) Root() View { return View{node: t.top} }
 // View returns the directory of a version: "latest" or one of Versions.
 func (t *Tree) View(version string) (View, bool) { return t.Root().Child(version) }
 
-// Find returns the place at an absolute path, "/latest/meta-data/mac". It skips empty segments.
+// Find returns the place at an absolute path, "/latest/a/b". It skips empty segments.
 func (t *Tree) Find(path string) (View, bool) {
 	v := t.Root()
 	for name := range strings.SplitSeq(path, "/") {

@@ -39,7 +39,7 @@ func (v View) IsDir() bool { return v.node.dir }
 // Version returns the version that shows the place, "" at "/".
 func (v View) Version() string { return v.version }
 
-// Child returns the place called name in this directory. The name of a public key is "0", not "0=name".
+// Child returns the place called name in this directory. The name is never a [Style.Label].
 func (v View) Child(name string) (View, bool) {
 	n := v.node.child(name)
 	if n == nil {

@@ -62,6 +62,7 @@ func (i *Instance) load(ctx context.Context) (part, error) {
 	if err := i.openStore(launch); err != nil {
 		return part{}, err
 	}
+	i.history.server = i.settings.server
 	served := i.predecessor.Snapshot()
 	if served != nil {
 		i.store.Restore(served)
@@ -125,8 +126,8 @@ func (i *Instance) openDoors(context.Context) (p part, err error) {
 		}
 	}
 	i.store.Attach(i.http)
-	i.OnPublish(build.Change{}, time.Since(start))
-	i.store.Observe(i.OnPublish)
+	i.countPublish(time.Since(start))
+	i.store.Observe(func(_ build.Change, took time.Duration) { i.countPublish(took) })
 	return p, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,10 +23,10 @@ import (
 	"github.com/imdsfs/imdsfs/source/problem"
 )
 
-// The addresses of the real service.
-const (
-	LinkLocalIPv4 = "169.254.169.254:80"
-	LinkLocalIPv6 = "[fd00:ec2::254]:80"
+// The addresses of the real service, with its port.
+var (
+	LinkLocalIPv4 = netip.AddrPortFrom(ec2.ServiceIPv4, 80).String()
+	LinkLocalIPv6 = netip.AddrPortFrom(ec2.ServiceIPv6, 80).String()
 )
 
 // listeners are the sockets of the HTTP door. A successor gets them. So no client is refused while no daemon runs: connections
@@ -265,7 +266,7 @@ func listenHint(address string, err error) string {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "something else answers there; stop it, or choose another address with --listen"
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && address == LinkLocal:
-		return "give it --add-addresses, or put them on an interface first: ip address add 169.254.169.254/32 dev lo"
+		return "give it --add-addresses, or put them on an interface first: ip address add " + ec2.ServiceIPv4.String() + "/32 dev lo"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "the address belongs to no interface of this machine"
 	case errors.Is(err, syscall.EACCES):

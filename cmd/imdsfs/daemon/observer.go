@@ -13,8 +13,8 @@ type observer struct {
 	failed atomic.Uint64 // changes that did not reach a door, without those that the mount counts itself
 }
 
-// OnPublish is called after the doors show a tree; took is how long they needed.
-func (i *Instance) OnPublish(_ build.Change, took time.Duration) {
+// countPublish is called after the doors show a tree; took is how long they needed.
+func (i *Instance) countPublish(took time.Duration) {
 	i.observer.shown.Add(1)
 	i.published(i.store.Snapshot(), took)
 }

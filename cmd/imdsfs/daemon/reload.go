@@ -11,12 +11,16 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/imdsfs/imdsfs/imds/control"
+	"github.com/imdsfs/imdsfs/source"
 	"github.com/imdsfs/imdsfs/source/build"
 	"github.com/imdsfs/imdsfs/source/problem"
+	"github.com/imdsfs/imdsfs/source/tomlfile"
 )
 
-// A history records how the reloads since the start went, and what the log already says about them. Only the loop changes it.
+// A history records how the reloads since the start went, and what the log already says about them. The start changes it,
+// and then the loop alone.
 type history struct {
+	server   tomlfile.Server       // [server] as last read, to notice changes
 	fault    atomic.Pointer[error] // of the last reload; nil if it succeeded
 	warned   map[problem.Fault]int // warnings of the last good reload, without their places, and how often
 	noted    *string               // the id for which the log lists the changes made at run time; nil before the first
@@ -24,21 +28,29 @@ type history struct {
 	failures atomic.Uint64 // failed reloads
 }
 
-// reload reads the sources again, and returns what has changed. If they are faulty, it logs each fault with its place, and the
-// tree stays. For a source that cannot be read, the store uses what it said before.
+// reload reads the sources again, because somebody has asked for it or because a source has told of a change, and returns
+// what has changed. If they are faulty, it logs each fault with its place, and the tree stays. For a source that cannot be
+// read, the store uses what it said before.
 func (i *Instance) reload(ctx context.Context, asked bool) (build.Change, error) {
-	change, err := i.store.Reload(ctx)
+	load := i.store.Refresh
+	if asked {
+		load = i.store.Reload
+	}
+	change, err := load(ctx)
 	if ctx.Err() != nil {
 		return build.Change{}, ctx.Err()
 	}
+	var stale *source.StaleError
+	published := err == nil || errors.As(err, &stale)
 	i.history.reloads.Add(1)
 	if err != nil {
 		i.history.failures.Add(1)
-	} else {
+	}
+	if published {
 		i.logWarnings()
 	}
 	i.report("reloaded", change, err, asked)
-	if err == nil {
+	if published {
 		i.warnOfServerKeys()
 		i.noteID()
 	}
@@ -90,8 +102,8 @@ func (i *Instance) warnOfServerKeys() {
 	if i.file == nil {
 		return
 	}
-	was, is := i.settings.server, *i.file.Server()
-	i.settings.server = is // so that it warns once
+	was, is := i.history.server, *i.file.Server()
+	i.history.server = is // so that it warns once
 	was.Places, is.Places = nil, nil
 	if reflect.DeepEqual(was, is) {
 		return
@@ -109,7 +121,8 @@ func (i *Instance) report(done string, change build.Change, err error, asked boo
 		i.reportChange(done, change, asked)
 		return
 	}
-	if !change.Empty() { // of the sources that could be read
+	var stale *source.StaleError
+	if errors.As(err, &stale) {
 		i.reportChange(done, change, asked)
 	}
 	if before := i.history.fault.Swap(&err); before != nil && (*before).Error() == err.Error() && !asked {
@@ -125,6 +138,10 @@ func (i *Instance) report(done string, change build.Change, err error, asked boo
 			i.log.WithField("more", more).Error("more faults: see all of them with imdsfs check")
 		}
 		i.log.WithField("faults", len(faults)).Error("the input is faulty: still serving what was there before")
+		return
+	}
+	if stale != nil {
+		i.log.WithError(err).Error("cannot read a source: still serving what it said before, and what the others say now")
 		return
 	}
 	i.log.WithError(err).Error("cannot read the input: still serving what was there before")

@@ -12,7 +12,7 @@ import (
 // stopping.
 func Signals(parent context.Context) (ctx context.Context, stop func(), others <-chan os.Signal) {
 	ctx, stop = signal.NotifyContext(parent, syscall.SIGTERM, syscall.SIGINT)
-	c := make(chan os.Signal, 1)
+	c := make(chan os.Signal, 16) // the loop may need seconds for a reload, and none of them is to be lost
 	signal.Notify(c, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	return ctx, stop, c
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -18,6 +19,9 @@ import (
 	"github.com/imdsfs/imdsfs/source/tree"
 	"github.com/imdsfs/imdsfs/testdata/kit"
 )
+
+// hangingSources counts the sources that tests have registered, which stay.
+var hangingSources atomic.Int32
 
 // A hangingSource answers the first time, and then not before its context ends.
 type hangingSource struct {
@@ -54,15 +58,15 @@ func TestTheDoorsServeWhatIsFreshWhileASourceHangsOrFails(t *testing.T) {
 				}
 			}
 			state("7")
-			hanging := &hangingSource{fails: fails}
-			source.Register(source.Kind{Name: "hanging " + name, New: func(source.Setup) source.Source { return hanging }})
+			hanging, kind := &hangingSource{fails: fails}, fmt.Sprintf("hanging %d", hangingSources.Add(1))
+			source.Register(source.Kind{Name: kind, New: func(source.Setup) source.Source { return hanging }})
 			s, err := Config{
 				File: file, Mount: None, Listen: []string{"127.0.0.1:0"}, Metrics: None, Admin: None, RuntimeDir: dir + "/run", StateDir: dir + "/state",
 			}.Validate(nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.sources = []string{"hanging " + name, "file"}
+			s.sources = []string{kind, "file"}
 			log := logrus.New()
 			log.SetOutput(io.Discard)
 
@@ -76,6 +80,8 @@ func TestTheDoorsServeWhatIsFreshWhileASourceHangsOrFails(t *testing.T) {
 			case d = <-ready:
 			case err := <-ended:
 				t.Fatal(err)
+			case <-time.After(kit.Patience):
+				t.Fatal("not ready")
 			}
 			get := func(path string) string {
 				t.Helper()
