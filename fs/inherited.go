@@ -95,7 +95,7 @@ func (d *Door) answerFirst(cfg *Config, k key, s *build.Snapshot) error {
 	return nil
 }
 
-// replaceInherited ends the mount of a predecessor that cannot be gone on with, and mounts afresh on the same point.
+// replaceInherited ends the mount of a predecessor that cannot be continued, and mounts afresh on the same point.
 func replaceInherited(p *mountpoint.Point, cfg *Config, k key, s *build.Snapshot) (*Door, error) {
 	pre := cfg.Predecessor
 	cfg.Predecessor = nil

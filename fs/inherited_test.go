@@ -259,7 +259,7 @@ func TestWhatCannotBeGoneOnWithIsMountedAfresh(t *testing.T) {
 			}
 			e.mount(snapshotOf(t, pre.Snapshot(), "meta-data/x", "three"), pre)
 			if e.door.Resumed() {
-				t.Error("it was gone on with")
+				t.Error("it was continued")
 			}
 			if text := e.warnings.all(); !strings.Contains(text, c.why) || !strings.Contains(text, "mounted afresh") {
 				t.Errorf("warned of %q", text)

@@ -23,7 +23,7 @@ type Predecessor struct {
 	served uint64       // number of the tree that was served
 	trees  []inheritedTree
 	names  []string // under which it is kept
-	err    error    // why it cannot be gone on with, as far as that can be told yet
+	err    error    // why it cannot be continued, as far as that can be told yet
 }
 
 type inheritedTree struct {
@@ -140,7 +140,7 @@ func (p *Predecessor) point() mountpoint.Inherited {
 	return from
 }
 
-// check reports why the mount cannot be gone on with on dir.
+// check reports why the mount cannot be continued on dir.
 func (p *Predecessor) check(dir string) error {
 	switch {
 	case p.err != nil:

@@ -61,6 +61,6 @@ func TestRecordsOfAnotherUserAreNotBelieved(t *testing.T) {
 	}
 	e.mount(snapshotOf(t, nil), pre)
 	if e.door.Resumed() {
-		t.Error("it was gone on with")
+		t.Error("it was continued")
 	}
 }

@@ -38,7 +38,7 @@ func (r *checked) valueAt(typed string) (key, value string, err error) {
 	}
 	key, err = ec2.InEveryVersion(typed)
 	if err != nil {
-		return "", "", problem.Usage("leave the version out: --explain meta-data/hostname", fmt.Errorf("--explain %s %w", problem.Printable(typed), err))
+		return "", "", problem.Usage("leave the version out: --explain meta-data/hostname", fmt.Errorf("--explain %s: %w", problem.Printable(typed), err))
 	}
 	v, ok := r.snap.Find("/" + tree.Latest + "/" + key)
 	switch {

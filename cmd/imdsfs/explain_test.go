@@ -32,7 +32,7 @@ see EC2 user guide, "Instance hostname types"
 		"iam/security-credentials/web":  {0, "iam/security-credentials/web = [secret]\niam/security-credentials/web (FILE:5)\n", ""},
 		"host-name":                     {exitNo, "", "imdsfs: error: FILE: there is no host-name\nimdsfs: hint: did you mean hostname?\n"},
 		"iam":                           {exitNo, "", "imdsfs: error: FILE: iam is a directory\nimdsfs: hint: name a value below it\n"},
-		"/2021-03-23/meta-data/mac":     {exitUsage, "", "imdsfs: error: --explain /2021-03-23/meta-data/mac is of one version"},
+		"/2021-03-23/meta-data/mac":     {exitUsage, "", "imdsfs: error: --explain /2021-03-23/meta-data/mac: the path names one version"},
 	} {
 		var out, errs bytes.Buffer
 		code := run([]string{"check", "--explain", typed, file}, &out, &errs)
