@@ -54,20 +54,15 @@ type Inherited struct {
 
 // Claim locks the mount point at dir. The error wraps [ErrServed] if somebody else has the lock. [Point.Prepare] comes
 // next, unless there is a mount to go on with.
-func Claim(dir, runtimeDir string) (*Point, error) {
-	p, err := newPoint(dir, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.open(); err != nil {
-		return nil, err
-	}
-	return p.locked(runtimeDir, nil)
-}
+func Claim(dir, runtimeDir string) (*Point, error) { return claimPoint(dir, runtimeDir, nil) }
 
 // ClaimFor is [Claim] for the daemon of another user, who may own directories above the mount point.
 func ClaimFor(dir, runtimeDir string, uid int) (*Point, error) {
-	p, err := newPoint(dir, []int{uid})
+	return claimPoint(dir, runtimeDir, []int{uid})
+}
+
+func claimPoint(dir, runtimeDir string, users []int) (*Point, error) {
+	p, err := newPoint(dir, users)
 	if err != nil {
 		return nil, err
 	}
