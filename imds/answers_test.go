@@ -20,19 +20,20 @@ func places(s *build.Snapshot) []tree.View {
 func TestAPlaceIsRenderedOnce(t *testing.T) {
 	s := snapshot(t, fixture(), nil)
 	answers := NewAnswers(s)
-	first := map[tree.View]*entity{}
+	first, at := map[tree.Key]*entity{}, map[tree.Key]tree.View{}
 	for range 3 {
 		for _, v := range places(s) {
-			e := answers.entity(v)
-			if first[v] == nil {
-				first[v] = e
+			e, key := answers.entity(v), v.Key()
+			if first[key] == nil {
+				first[key], at[key] = e, v
 			}
-			if e != first[v] {
+			if e != first[key] {
 				t.Fatalf("%q is rendered again", e.body)
 			}
 		}
 	}
-	for v, e := range first {
+	for key, e := range first {
+		v := at[key]
 		want := v.Bytes()
 		if v.IsDir() {
 			want = v.Listing()

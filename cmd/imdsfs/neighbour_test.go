@@ -110,7 +110,7 @@ func TestNeighbourGetsNothingUnlessListed(t *testing.T) {
 			if got := n.neighbour.run(askToken + tokenURL); len(got) != 56 {
 				t.Errorf("the neighbour's token: %q", got)
 			}
-			if strings.Contains(n.log.String(), "refused") {
+			if strings.Contains(n.log.String(), "peer=") {
 				t.Errorf("logged as refused:\n%s", n.log)
 			}
 		})

@@ -181,7 +181,7 @@ func TestEachWarningIsLoggedOnce(t *testing.T) {
 	text := func(more string) string { return least("", "colour = \"blue\"\n"+more) }
 	s := newSite(t, text(rule+rule))
 	d := s.start("--mount", none, "--log-level", "debug")
-	want := map[string]int{"has no path /latest/meta-data/colour": 1, "has no path /latest/meta-data/none, and nobody": 2}
+	want := map[string]int{"has no path /latest/meta-data/colour": 1, "has no path /latest/meta-data/none, and no source": 2}
 	told := func(when string) {
 		t.Helper()
 		for text, n := range want {
@@ -196,14 +196,14 @@ func TestEachWarningIsLoggedOnce(t *testing.T) {
 	d.reload(s.file, text("\n\ntier = \"gold\"\n"+rule+rule), "msg=reloaded")
 	told("after a change of something else")
 	d.reload(s.file, text("tier = \"gold\"\n"+rule+rule+rule), "msg=reloaded")
-	want["has no path /latest/meta-data/none, and nobody"]++
+	want["has no path /latest/meta-data/none, and no source"]++
 	told("after one more")
 	d.after("msg=ready", func() {
 		if out, err := with(d, "upgrade"); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	want = map[string]int{"has no path /latest/meta-data/colour": 2, "has no path /latest/meta-data/none, and nobody": 6}
+	want = map[string]int{"has no path /latest/meta-data/colour": 2, "has no path /latest/meta-data/none, and no source": 6}
 	told("after a handover, by the successor")
 	d.after("msg=reloaded", func() { d.signal(syscall.SIGHUP) })
 	told("after a reload of the successor")
