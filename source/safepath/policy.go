@@ -197,7 +197,7 @@ func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
 	}
 	defer parent.Close()
 	full := filepath.Join(parent.Name(), name)
-	err = unix.Mkdirat(int(parent.Fd()), name, 0o700)
+	err = unix.Mkdirat(int(parent.Fd()), name, uint32(mode.Perm()))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, &fs.PathError{Op: "mkdir", Path: full, Err: err}
 	}
@@ -209,7 +209,8 @@ func (p Policy) MakeDir(path string, mode os.FileMode) (*os.File, error) {
 	if err := p.ownDir(entry); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if created {
+	// Mostly the umask has left the mode alone. Then another process of ours may use the directory already.
+	if created && os.FileMode(entry.Stat.Mode).Perm() != mode.Perm() {
 		err := IsEmpty(f)
 		if err == nil {
 			err = Chmod(f, mode)

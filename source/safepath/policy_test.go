@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -154,6 +156,27 @@ func TestMakeDirHasItsModeWhateverTheUmask(t *testing.T) {
 	f.Close()
 	if info, _ := os.Stat(top + "/x/y/z"); info.Mode().Perm() != 0o750 {
 		t.Errorf("the mode of a directory that was there became %v", info.Mode())
+	}
+}
+
+func TestMakeDirByTwoAtOnce(t *testing.T) {
+	for range 200 {
+		path := t.TempDir() + "/shared"
+		var all sync.WaitGroup
+		for i := range 4 {
+			all.Go(func() {
+				f, err := Policy{}.MakeDir(path, 0o700)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer f.Close()
+				if err := os.WriteFile(filepath.Join(path, strconv.Itoa(i)), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
 	}
 }
 
